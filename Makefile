@@ -1,0 +1,63 @@
+# Every target is one command. `make help` lists them.
+PYTHON ?= python3
+SEED ?= 1
+MINUTES ?= 10
+V := .venv/bin
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+PROJECTS := pyproject.toml clients/python/pyproject.toml proto/gen/python/pyproject.toml
+EDITABLE := $(V)/python -m pip install --quiet --no-deps --no-build-isolation -e . -e clients/python -e proto/gen/python
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-fast check gen lock soak mutants bench report venv
+
+help: ## Lists the targets.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+
+run: .venv/run.stamp ## Starts everything on this machine; HUBBUB_PORT is Envoy's port (8080). Ctrl-C stops it.
+	@$(V)/hubbub up
+
+test: .venv/dev.stamp ## Runs every test that the README promises.
+	$(V)/python -m pytest
+
+test-fast: .venv/dev.stamp ## Runs the levels that need no servers: unit, contract on SQLite and fakes, rpc.
+	$(V)/python -m pytest -m "unit or contract or rpc" --adapters=sqlite
+
+check: .venv/dev.stamp ## Lints, types, layers, dependencies, contract, generated code.
+	$(V)/python scripts/check.py
+
+gen: .venv/dev.stamp ## Generates proto/gen from proto/hubbub.
+	$(V)/python scripts/gen.py
+
+lock: ## Renews requirements/*.txt; needs uv. LOCK="-P name" upgrades one package.
+	scripts/lock.sh $(LOCK)
+
+soak: .venv/dev.stamp ## Kills parts under load and checks every history: SEED=, MINUTES=.
+	$(V)/python -m tests.soak --seed $(SEED) --minutes $(MINUTES)
+
+mutants: .venv/dev.stamp ## Breaks each promise on purpose; fails when a test does not notice.
+	$(V)/python -m tests.mutants
+
+bench: .venv/dev.stamp ## Measures.
+	$(V)/python -m bench
+
+report: .venv/dev.stamp ## Writes docs/report.json.
+	$(V)/python -m bench.report
+
+venv: .venv/dev.stamp ## Makes .venv with everything in it.
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# dev.txt is a superset of run.txt, so a stamp of dev is good for run too.
+.venv/run.stamp: requirements/run.txt $(PROJECTS) | .venv/bin/python
+	$(V)/python -m pip install --quiet --require-hashes -r requirements/run.txt
+	$(EDITABLE)
+	@touch $@
+
+.venv/dev.stamp: requirements/dev.txt $(PROJECTS) | .venv/bin/python
+	$(V)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	$(EDITABLE)
+	@touch $@ .venv/run.stamp

@@ -1,0 +1,1 @@
+"""The hubbub server: nodes and workers of the chat backend."""

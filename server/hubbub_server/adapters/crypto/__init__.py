@@ -1,0 +1,1 @@
+"""Password hashes (argon2id) and signed access tokens (JWT)."""

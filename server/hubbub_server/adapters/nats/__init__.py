@@ -1,0 +1,1 @@
+"""JetStream and core NATS behind the ports: the topic log, accounts in KV, signals."""

@@ -1,0 +1,1 @@
+"""The embedded store: read models in one SQLite file."""

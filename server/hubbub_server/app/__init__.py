@@ -1,0 +1,1 @@
+"""Use cases and the sans-IO session, on domain and ports."""

@@ -1,0 +1,1 @@
+"""The grpc.aio edge: thin servicers and interceptors."""

@@ -1,0 +1,1 @@
+"""Durable consumers of the log: projector and relay."""
