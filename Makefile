@@ -7,7 +7,6 @@ V := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-PROJECTS := pyproject.toml clients/python/pyproject.toml proto/gen/python/pyproject.toml
 EDITABLE := $(V)/python -m pip install --quiet --no-deps --no-build-isolation -e . -e clients/python -e proto/gen/python
 
 .DEFAULT_GOAL := help
@@ -23,7 +22,7 @@ test: .venv/dev.stamp ## Runs every test that the README promises.
 	$(V)/python -m pytest
 
 test-fast: .venv/dev.stamp ## Runs the levels that need no servers: unit, contract on SQLite and fakes, rpc.
-	$(V)/python -m pytest -m "unit or contract or rpc" --adapters=sqlite
+	$(V)/python -m pytest -m "unit or contract or rpc" --adapters=fake,sqlite
 
 check: .venv/dev.stamp ## Lints, types, layers, dependencies, contract, generated code.
 	$(V)/python scripts/check.py
@@ -52,12 +51,12 @@ venv: .venv/dev.stamp ## Makes .venv with everything in it.
 	$(PYTHON) -m venv .venv
 
 # dev.txt is a superset of run.txt, so a stamp of dev is good for run too.
-.venv/run.stamp: requirements/run.txt $(PROJECTS) | .venv/bin/python
+.venv/run.stamp: requirements/run.txt | .venv/bin/python
 	$(V)/python -m pip install --quiet --require-hashes -r requirements/run.txt
 	$(EDITABLE)
 	@touch $@
 
-.venv/dev.stamp: requirements/dev.txt $(PROJECTS) | .venv/bin/python
+.venv/dev.stamp: requirements/dev.txt | .venv/bin/python
 	$(V)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
 	$(EDITABLE)
 	@touch $@ .venv/run.stamp

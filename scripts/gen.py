@@ -4,6 +4,7 @@ The `google.*` Python modules come from the protobuf and googleapis-common-proto
 copied from the same wheel here, so that it cannot differ from what runs.
 """
 
+import os
 import shutil
 import sys
 from importlib.resources import files
@@ -53,14 +54,12 @@ def generate(proto_root: Path, gen_root: Path) -> None:
 
 def run_protoc(arguments: list[str]) -> None:
     """Runs the protobuf compiler; exits when it refuses."""
+    # It finds the mypy plugins beside the interpreter, activated or not.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     if (code := protoc.main(["protoc", *arguments])) != 0:
         sys.exit(code)
 
 
 if __name__ == "__main__":
-    import os
-
-    # protoc finds the mypy plugins beside the interpreter, activated or not.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     vendor(REPO / "proto")
     generate(REPO / "proto", REPO / "proto" / "gen")

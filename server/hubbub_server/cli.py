@@ -1,0 +1,1 @@
+"""The sub-commands that the server adds to `hubbub`: up, node, worker."""

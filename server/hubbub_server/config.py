@@ -1,0 +1,1 @@
+"""The settings tree: read once, by main."""

@@ -1,0 +1,50 @@
+"""What every level shares: markers by folder, the options of the suites, and no network in unit tests."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+MARKER_OF_FOLDER = {
+    "unit": "unit",
+    "proto": "unit",
+    "golden": "unit",
+    "contract": "contract",
+    "rpc": "rpc",
+    "scenario": "scenario",
+    "integration": "integration",
+    "e2e": "e2e",
+    "chaos": "chaos",
+    "soak": "unit",
+    "mutants": "unit",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the options that choose what a suite runs on."""
+    parser.addoption("--adapters", default="all", help='contract suites: comma-separated adapters, or "all"')
+    parser.addoption("--harness", default="all", help='scenarios: comma-separated harnesses, or "all"')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks each test with the level of its folder; a folder without a level is an error."""
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        if folder not in MARKER_OF_FOLDER:
+            raise pytest.UsageError(f"{item.path}: put tests in one of {', '.join(MARKER_OF_FOLDER)}")
+        item.add_marker(getattr(pytest.mark, MARKER_OF_FOLDER[folder]))
+
+
+@pytest.fixture(autouse=True)
+def no_network_in_unit_tests(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuses connections from unit tests: what needs a socket belongs to another level."""
+    if request.node.get_closest_marker("unit") is None:
+        return
+
+    def refuse(_socket: socket.socket, address: Any) -> None:
+        pytest.fail(f"a unit test opened a connection to {address!r}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)

@@ -1,0 +1,1 @@
+"""The contract as a document: lint, comments, and what proto/README.md must explain."""
