@@ -25,10 +25,10 @@ test-fast: .venv/dev.stamp ## Runs the levels that need no servers: unit, contra
 	$(V)/python -m pytest -m "unit or contract or rpc" --adapters=fake,sqlite
 
 check: .venv/dev.stamp ## Lints, types, layers, dependencies, contract, generated code.
-	$(V)/python scripts/check.py
+	$(V)/python -m scripts.check
 
 gen: .venv/dev.stamp ## Generates proto/gen from proto/hubbub.
-	$(V)/python scripts/gen.py
+	$(V)/python -m scripts.gen
 
 lock: ## Renews requirements/*.txt; needs uv. LOCK="-P name" upgrades one package.
 	scripts/lock.sh $(LOCK)

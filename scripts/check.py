@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import gen
+from scripts import gen
 
 REPO = gen.REPO
 BIN = Path(sys.executable).parent
@@ -93,6 +92,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "layers": lambda: run("lint-imports"),
     "dependencies": dependencies,
     "buf lint": lambda: run("buf", "lint"),
+    "buf format": lambda: run("buf", "format", "--diff", "--exit-code", "--path", "proto/hubbub"),
     "buf breaking": breaking,
     "generated code": drift,
     "contract documents": lambda: run("python", "-m", "pytest", "-q", "tests/proto"),

@@ -1,7 +1,7 @@
 """Generates proto/gen from proto/hubbub: Python messages, typed stubs, and the descriptor set for Envoy's transcoder.
 
-The `google.*` Python modules come from the protobuf and googleapis-common-protos wheels; proto/google is only what the compilers read,
-copied from the same wheel here, so that it cannot differ from what runs.
+The `google.*` Python modules come from the protobuf and googleapis-common-protos wheels; proto/google is only what
+the compilers read, copied from the same wheel here, so that it cannot differ from what runs.
 """
 
 import os

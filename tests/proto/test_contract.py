@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
-
 from hubbub.auth.v1 import auth_service_pb2
 from hubbub.chat.v1 import chat_service_pb2, frame_pb2
 from hubbub.conversation.v1 import conversation_service_pb2

@@ -57,14 +57,16 @@ class AuthServiceServicer:
     """
 
     def Register(self, request, context):
-        """Registers an account and signs it in. Errors: INVALID_FIELD, NAME_TAKEN, RATE_LIMITED. After an unknown outcome call Login.
+        """Registers an account and signs it in. Errors: INVALID_FIELD, NAME_TAKEN, RATE_LIMITED,
+        BACKEND_UNAVAILABLE. Not idempotent: after an unknown outcome call Login.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Login(self, request, context):
-        """Signs in and starts a device session. Errors: INVALID_CREDENTIALS (the same for unknown name and wrong password), RATE_LIMITED.
+        """Signs in and starts a device session. Errors: INVALID_CREDENTIALS (the same for unknown
+        name and wrong password), RATE_LIMITED, BACKEND_UNAVAILABLE. Safe to repeat: a lost answer costs an unused session.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,7 +74,8 @@ class AuthServiceServicer:
 
     def RefreshToken(self, request, context):
         """Exchanges a refresh token for a new pair. The old one stays good until the new access token is first used, at most 60 s, so
-        that a lost answer costs no login; later use of it revokes the device session. Errors: INVALID_CREDENTIALS.
+        that a lost answer costs no login; later use of it revokes the device session. Errors: INVALID_CREDENTIALS,
+        RATE_LIMITED, BACKEND_UNAVAILABLE. Safe to repeat with the same token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -27,7 +27,9 @@ if _version_not_supported:
 
 
 class ChatServiceStub:
-    """Sends messages and delivers what happens in all topics of the caller. Needs an access token as metadata "authorization".
+    """Sends messages and delivers what happens in all topics of the caller. Needs an access token as metadata "authorization:
+    Bearer …". Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING,
+    INTERNAL.
     """
 
     def __init__(self, channel):
@@ -54,12 +56,17 @@ class ChatServiceStub:
 
 
 class ChatServiceServicer:
-    """Sends messages and delivers what happens in all topics of the caller. Needs an access token as metadata "authorization".
+    """Sends messages and delivers what happens in all topics of the caller. Needs an access token as metadata "authorization:
+    Bearer …". Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING,
+    INTERNAL.
     """
 
     def Connect(self, request_iterator, context):
         """Opens a session in both directions: Hello within 10 s, then commands. Server: Welcome, Heads, then frames for ever. Half
-        close by the client ends it with OK. Ends with a status only after Goodbye. Set no deadline.
+        close by the client ends it with OK. A refused command is answered by Rejected and ends nothing; the stream itself ends
+        with a status only after Goodbye. A frame of the client is at most 256 KiB. Errors: STREAM_PROTOCOL (no Hello in time,
+        Hello twice, anything before Hello, an empty or oversized frame, request_id still unanswered, wrong Ack), INVALID_FIELD
+        (Hello). Set no deadline.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -67,15 +74,16 @@ class ChatServiceServicer:
 
     def Subscribe(self, request, context):
         """Opens a session for clients that cannot stream upwards (browsers): the frames of Connect without Reply and without an ack
-        window; commands go by unary call. Ends with the token, Goodbye(TOKEN_EXPIRED).
+        window; commands go by unary call. Ends with the token, Goodbye(TOKEN_EXPIRED). Errors: INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SendMessage(self, request, context):
-        """Sends a message to a conversation. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, ID_REUSED,
-        SEND_ORDER, RATE_LIMITED, BACKEND_UNAVAILABLE. Idempotent by client_message_id.
+        """Sends a message to a conversation. Members. The answer means: durable, numbered, and in every later
+        read. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, ID_REUSED, SEND_ORDER, RATE_LIMITED, BACKEND_UNAVAILABLE.
+        Idempotent by client_message_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,7 +116,9 @@ def add_ChatServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ChatService:
-    """Sends messages and delivers what happens in all topics of the caller. Needs an access token as metadata "authorization".
+    """Sends messages and delivers what happens in all topics of the caller. Needs an access token as metadata "authorization:
+    Bearer …". Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING,
+    INTERNAL.
     """
 
     @staticmethod

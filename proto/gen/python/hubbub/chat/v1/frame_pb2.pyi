@@ -214,7 +214,8 @@ Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
 @_typing.final
 class Heads(_message.Message):
     """Heads of topics. From here on this stream carries every later event of these topics without a hole; what lies between the
-    client's own cursor and the head is fetched by Sync. Also sent alone, before the first event of a topic that is new to the stream.
+    client's own cursor and the head is fetched by Sync. Also sent alone, before the first event of a topic that is new to the
+    stream.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -275,7 +276,9 @@ Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
 @_typing.final
 class Reply(_message.Message):
-    """Answers a command that was done. It may come before or after the event of the same position."""
+    """Answers a command that was done: exactly one Reply or Rejected for each. It may come before or after the event of the same
+    position.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -446,8 +449,8 @@ Global___TopicEnded: _TypeAlias = TopicEnded  # noqa: Y015
 
 @_typing.final
 class Lagging(_message.Message):
-    """The buffer is half full: signals are dropped, events are not. When it is full, what was not sent is thrown away, Goodbye follows
-    (SLOW_READER), and 10 s later the transport is reset.
+    """The buffer is half full: signals are dropped, events are not. When it is full, what was not sent is thrown away, Goodbye
+    follows (SLOW_READER), and 10 s later the transport is reset.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -509,7 +512,9 @@ class Command(_message.Message):
     SEND_MESSAGE_FIELD_NUMBER: _builtins.int
     REAUTHENTICATE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Required. Unique on this stream while unanswered, at most 64 characters. Names the answer, gives no idempotency."""
+    """Required. Unique on this stream while unanswered (else the stream ends with STREAM_PROTOCOL), 1 to 64 characters. Names the
+    answer, gives no idempotency.
+    """
     @_builtins.property
     def send_message(self) -> Global___SendMessageRequest:
         """Sends a message."""
@@ -547,10 +552,11 @@ class SendMessageRequest(_message.Message):
     CLIENT_TIME_FIELD_NUMBER: _builtins.int
     PREVIOUS_CLIENT_MESSAGE_ID_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """Required."""
+    """Required. One that the caller is not a member of answers CONVERSATION_NOT_FOUND, as an unknown one."""
     client_message_id: _builtins.str
-    """Required. UUID made once per message by the client, UUIDv7 preferred; its time never orders anything. For at least 7 days
-    a repeat by the same user in the same conversation returns the first answer; with other content it is ID_REUSED.
+    """Required. UUID made once per message by the client, any case, UUIDv7 preferred; its time never orders anything. For at
+    least 7 days a repeat by the same user in the same conversation returns the first answer; with other content it is
+    ID_REUSED.
     """
     previous_client_message_id: _builtins.str
     """Optional. The sender's message before this one in this conversation, while that one is unacknowledged: refused with
@@ -558,11 +564,11 @@ class SendMessageRequest(_message.Message):
     """
     @_builtins.property
     def content(self) -> _message_pb2.Content:
-        """Required."""
+        """Required. Text of 1 to 8,000 code points and at most 32 KiB, with something visible."""
 
     @_builtins.property
     def client_time(self) -> _timestamp_pb2.Timestamp:
-        """Optional. Display only."""
+        """Optional. Display only; clamped to [commit_time - 24 h, commit_time]. Not part of the content that a repeat must match."""
 
     def __init__(
         self,
@@ -591,7 +597,7 @@ class SendMessageResponse(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     COMMIT_TIME_FIELD_NUMBER: _builtins.int
     message_number: _builtins.int
-    """Its number."""
+    """Its number: dense per conversation, from 1; the same on every repeat."""
     @_builtins.property
     def cursor(self) -> _conversation_pb2.Cursor:
         """Place of its event."""
@@ -623,7 +629,7 @@ class ReauthenticateRequest(_message.Message):
 
     ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
-    """Required."""
+    """Required. Of another user or device session: Rejected with INVALID_CREDENTIALS, the old token stays."""
     def __init__(
         self,
         *,

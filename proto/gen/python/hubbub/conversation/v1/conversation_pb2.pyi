@@ -84,9 +84,9 @@ class Conversation(_message.Message):
     kind: Global___ConversationKind.ValueType
     """Sort; never changes."""
     title: _builtins.str
-    """Group: 1 to 100 visible characters. Direct: empty, clients show the other user's name."""
+    """Group: 1 to 100 characters, at least one visible. Direct: empty, clients show the other user's name."""
     member_count: _builtins.int
-    """Number of members now."""
+    """Number of members now: 2 for direct conversations, 1 to 1,000 for groups."""
     def __init__(
         self,
         *,

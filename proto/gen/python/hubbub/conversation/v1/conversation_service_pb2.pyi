@@ -30,7 +30,9 @@ class CreateConversationRequest(_message.Message):
     DIRECT_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Required for groups. UUID made by the caller; a repeat returns the first answer."""
+    """Required for groups, ignored for direct conversations. UUID made by the caller, any case; a repeat returns the same
+    conversation for ever.
+    """
     @_builtins.property
     def direct(self) -> Global___DirectSpec:
         """The conversation with one other user."""
@@ -64,7 +66,7 @@ class DirectSpec(_message.Message):
 
     USER_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Required. Not the caller."""
+    """Required. Not the caller (INVALID_FIELD)."""
     def __init__(
         self,
         *,
@@ -87,10 +89,12 @@ class GroupSpec(_message.Message):
     TITLE_FIELD_NUMBER: _builtins.int
     USER_IDS_FIELD_NUMBER: _builtins.int
     title: _builtins.str
-    """Required. 1 to 100 visible characters."""
+    """Required. 1 to 100 characters after NFC and trimming, at least one visible, no control or direction characters."""
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. At most 500 users besides the caller; more by AddMembers."""
+        """Optional. At most 500 users besides the caller, each once; naming the caller is allowed and changes nothing. More by
+        AddMembers.
+        """
 
     def __init__(
         self,
@@ -180,7 +184,9 @@ class GetConversationRequest(_message.Message):
 
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """Required."""
+    """Required. Any text that is no id of the caller's conversations answers CONVERSATION_NOT_FOUND; only an empty one is
+    INVALID_FIELD.
+    """
     def __init__(
         self,
         *,
@@ -229,7 +235,7 @@ class ListConversationsRequest(_message.Message):
     page_size: _builtins.int
     """0 = 50, more than 200 = 200, negative = error."""
     page_token: _builtins.str
-    """Optional. next_page_token of the page before."""
+    """Optional. next_page_token of the page before, with the same page_size or another; one that was made up is INVALID_FIELD."""
     def __init__(
         self,
         *,
@@ -282,11 +288,13 @@ class ListMembersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """Required."""
+    """Required. Any text that is no id of the caller's conversations answers CONVERSATION_NOT_FOUND; only an empty one is
+    INVALID_FIELD.
+    """
     page_size: _builtins.int
     """0 = 100, more than 500 = 500, negative = error."""
     page_token: _builtins.str
-    """Optional. next_page_token of the page before."""
+    """Optional. next_page_token of the page before, with the same page_size or another; one that was made up is INVALID_FIELD."""
     def __init__(
         self,
         *,
@@ -339,10 +347,12 @@ class AddMembersRequest(_message.Message):
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     USER_IDS_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """Required."""
+    """Required. Any text that is no id of the caller's conversations answers CONVERSATION_NOT_FOUND; only an empty one is
+    INVALID_FIELD.
+    """
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Required. 1 to 500 users: one event, well below the frame limit."""
+        """Required. 1 to 500 users, each once: one event, well below the frame limit."""
 
     def __init__(
         self,
@@ -391,9 +401,11 @@ class RemoveMemberRequest(_message.Message):
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """Required."""
+    """Required. Any text that is no id of the caller's conversations answers CONVERSATION_NOT_FOUND; only an empty one is
+    INVALID_FIELD.
+    """
     user_id: _builtins.str
-    """Required. "me" is the caller."""
+    """Required. A user_id, or "me" for the caller."""
     def __init__(
         self,
         *,

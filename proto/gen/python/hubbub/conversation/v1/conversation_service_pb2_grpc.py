@@ -27,7 +27,9 @@ if _version_not_supported:
 
 class ConversationServiceStub:
     """Creates conversations and changes who belongs to them. Every call needs an access token. A conversation that the caller is
-    not a member of answers NOT_FOUND (CONVERSATION_NOT_FOUND), as if it did not exist; ex-members are no members.
+    not a member of answers NOT_FOUND (CONVERSATION_NOT_FOUND), as if it did not exist; ex-members are no members. Every call may
+    also fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING and INTERNAL. Reads are
+    exact: they contain everything that was acknowledged before the call, on any node.
     """
 
     def __init__(self, channel):
@@ -70,19 +72,22 @@ class ConversationServiceStub:
 
 class ConversationServiceServicer:
     """Creates conversations and changes who belongs to them. Every call needs an access token. A conversation that the caller is
-    not a member of answers NOT_FOUND (CONVERSATION_NOT_FOUND), as if it did not exist; ex-members are no members.
+    not a member of answers NOT_FOUND (CONVERSATION_NOT_FOUND), as if it did not exist; ex-members are no members. Every call may
+    also fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING and INTERNAL. Reads are
+    exact: they contain everything that was acknowledged before the call, on any node.
     """
 
     def CreateConversation(self, request, context):
         """Creates a conversation, or returns the one that exists: one direct conversation per pair whoever starts, one group per
-        (caller, request_id). Errors: INVALID_FIELD, USER_NOT_FOUND, ID_REUSED. Idempotent.
+        (caller, request_id). Any user. Errors: INVALID_FIELD, USER_NOT_FOUND, ID_REUSED (request_id with another title or other
+        users). Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetConversation(self, request, context):
-        """Gets one conversation as its members see it.
+        """Gets one conversation as the caller sees it. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,29 +95,32 @@ class ConversationServiceServicer:
 
     def ListConversations(self, request, context):
         """Lists the caller's conversations in the order of joining, newest first; clients sort by activity themselves.
+        Errors: INVALID_FIELD (page_size, page_token).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMembers(self, request, context):
-        """Lists the members, owners first, then in the order of joining.
+        """Lists the members, owners first, then in the order of joining. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AddMembers(self, request, context):
-        """Adds users to a group. Admins. All or none; members already there stay as they are. Errors: NOT_PERMITTED, USER_NOT_FOUND,
-        CONVERSATION_STATE (full, direct). Idempotent.
+        """Adds users to a group of at most 1,000 members. Owners and admins. All or none; members already there stay as they are.
+        Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, USER_NOT_FOUND, CONVERSATION_STATE (full, direct).
+        Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveMember(self, request, context):
-        """Removes a user from a group, or the caller (leave). Admins, or oneself. Who is no member stays none. Errors: NOT_PERMITTED,
-        CONVERSATION_STATE (direct, last owner). Idempotent.
+        """Removes a user from a group, or the caller (leave). Owners and admins, or oneself. Who is no member stays none. Errors:
+        INVALID_FIELD, CONVERSATION_NOT_FOUND (also for a repeated leave), NOT_PERMITTED, CONVERSATION_STATE (direct, last owner).
+        Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,7 +169,9 @@ def add_ConversationServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ConversationService:
     """Creates conversations and changes who belongs to them. Every call needs an access token. A conversation that the caller is
-    not a member of answers NOT_FOUND (CONVERSATION_NOT_FOUND), as if it did not exist; ex-members are no members.
+    not a member of answers NOT_FOUND (CONVERSATION_NOT_FOUND), as if it did not exist; ex-members are no members. Every call may
+    also fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING and INTERNAL. Reads are
+    exact: they contain everything that was acknowledged before the call, on any node.
     """
 
     @staticmethod

@@ -14,32 +14,41 @@ GRPC_VERSION: str
 
 class ConversationServiceStub:
     """Creates conversations and changes who belongs to them. Every call needs an access token. A conversation that the caller is
-    not a member of answers NOT_FOUND (CONVERSATION_NOT_FOUND), as if it did not exist; ex-members are no members.
+    not a member of answers NOT_FOUND (CONVERSATION_NOT_FOUND), as if it did not exist; ex-members are no members. Every call may
+    also fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING and INTERNAL. Reads are
+    exact: they contain everything that was acknowledged before the call, on any node.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.CreateConversationRequest, _conversation_service_pb2.CreateConversationResponse]
     """Creates a conversation, or returns the one that exists: one direct conversation per pair whoever starts, one group per
-    (caller, request_id). Errors: INVALID_FIELD, USER_NOT_FOUND, ID_REUSED. Idempotent.
+    (caller, request_id). Any user. Errors: INVALID_FIELD, USER_NOT_FOUND, ID_REUSED (request_id with another title or other
+    users). Idempotent.
     """
     GetConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.GetConversationRequest, _conversation_service_pb2.GetConversationResponse]
-    """Gets one conversation as its members see it."""
+    """Gets one conversation as the caller sees it. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND."""
     ListConversations: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.ListConversationsRequest, _conversation_service_pb2.ListConversationsResponse]
-    """Lists the caller's conversations in the order of joining, newest first; clients sort by activity themselves."""
+    """Lists the caller's conversations in the order of joining, newest first; clients sort by activity themselves.
+    Errors: INVALID_FIELD (page_size, page_token).
+    """
     ListMembers: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.ListMembersRequest, _conversation_service_pb2.ListMembersResponse]
-    """Lists the members, owners first, then in the order of joining."""
+    """Lists the members, owners first, then in the order of joining. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND."""
     AddMembers: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.AddMembersRequest, _conversation_service_pb2.AddMembersResponse]
-    """Adds users to a group. Admins. All or none; members already there stay as they are. Errors: NOT_PERMITTED, USER_NOT_FOUND,
-    CONVERSATION_STATE (full, direct). Idempotent.
+    """Adds users to a group of at most 1,000 members. Owners and admins. All or none; members already there stay as they are.
+    Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, USER_NOT_FOUND, CONVERSATION_STATE (full, direct).
+    Idempotent.
     """
     RemoveMember: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.RemoveMemberRequest, _conversation_service_pb2.RemoveMemberResponse]
-    """Removes a user from a group, or the caller (leave). Admins, or oneself. Who is no member stays none. Errors: NOT_PERMITTED,
-    CONVERSATION_STATE (direct, last owner). Idempotent.
+    """Removes a user from a group, or the caller (leave). Owners and admins, or oneself. Who is no member stays none. Errors:
+    INVALID_FIELD, CONVERSATION_NOT_FOUND (also for a repeated leave), NOT_PERMITTED, CONVERSATION_STATE (direct, last owner).
+    Idempotent.
     """
 
 class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Creates conversations and changes who belongs to them. Every call needs an access token. A conversation that the caller is
-    not a member of answers NOT_FOUND (CONVERSATION_NOT_FOUND), as if it did not exist; ex-members are no members.
+    not a member of answers NOT_FOUND (CONVERSATION_NOT_FOUND), as if it did not exist; ex-members are no members. Every call may
+    also fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING and INTERNAL. Reads are
+    exact: they contain everything that was acknowledged before the call, on any node.
     """
 
     @_abc_1.abstractmethod
@@ -49,7 +58,8 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_conversation_service_pb2.CreateConversationRequest, _abc.Awaitable[_conversation_service_pb2.CreateConversationResponse]],
     ) -> _abc.Awaitable[_conversation_service_pb2.CreateConversationResponse]:
         """Creates a conversation, or returns the one that exists: one direct conversation per pair whoever starts, one group per
-        (caller, request_id). Errors: INVALID_FIELD, USER_NOT_FOUND, ID_REUSED. Idempotent.
+        (caller, request_id). Any user. Errors: INVALID_FIELD, USER_NOT_FOUND, ID_REUSED (request_id with another title or other
+        users). Idempotent.
         """
 
     @_abc_1.abstractmethod
@@ -58,7 +68,7 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _conversation_service_pb2.GetConversationRequest,
         context: _aio.ServicerContext[_conversation_service_pb2.GetConversationRequest, _abc.Awaitable[_conversation_service_pb2.GetConversationResponse]],
     ) -> _abc.Awaitable[_conversation_service_pb2.GetConversationResponse]:
-        """Gets one conversation as its members see it."""
+        """Gets one conversation as the caller sees it. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def ListConversations(
@@ -66,7 +76,9 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _conversation_service_pb2.ListConversationsRequest,
         context: _aio.ServicerContext[_conversation_service_pb2.ListConversationsRequest, _abc.Awaitable[_conversation_service_pb2.ListConversationsResponse]],
     ) -> _abc.Awaitable[_conversation_service_pb2.ListConversationsResponse]:
-        """Lists the caller's conversations in the order of joining, newest first; clients sort by activity themselves."""
+        """Lists the caller's conversations in the order of joining, newest first; clients sort by activity themselves.
+        Errors: INVALID_FIELD (page_size, page_token).
+        """
 
     @_abc_1.abstractmethod
     def ListMembers(
@@ -74,7 +86,7 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _conversation_service_pb2.ListMembersRequest,
         context: _aio.ServicerContext[_conversation_service_pb2.ListMembersRequest, _abc.Awaitable[_conversation_service_pb2.ListMembersResponse]],
     ) -> _abc.Awaitable[_conversation_service_pb2.ListMembersResponse]:
-        """Lists the members, owners first, then in the order of joining."""
+        """Lists the members, owners first, then in the order of joining. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def AddMembers(
@@ -82,8 +94,9 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _conversation_service_pb2.AddMembersRequest,
         context: _aio.ServicerContext[_conversation_service_pb2.AddMembersRequest, _abc.Awaitable[_conversation_service_pb2.AddMembersResponse]],
     ) -> _abc.Awaitable[_conversation_service_pb2.AddMembersResponse]:
-        """Adds users to a group. Admins. All or none; members already there stay as they are. Errors: NOT_PERMITTED, USER_NOT_FOUND,
-        CONVERSATION_STATE (full, direct). Idempotent.
+        """Adds users to a group of at most 1,000 members. Owners and admins. All or none; members already there stay as they are.
+        Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, USER_NOT_FOUND, CONVERSATION_STATE (full, direct).
+        Idempotent.
         """
 
     @_abc_1.abstractmethod
@@ -92,8 +105,9 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _conversation_service_pb2.RemoveMemberRequest,
         context: _aio.ServicerContext[_conversation_service_pb2.RemoveMemberRequest, _abc.Awaitable[_conversation_service_pb2.RemoveMemberResponse]],
     ) -> _abc.Awaitable[_conversation_service_pb2.RemoveMemberResponse]:
-        """Removes a user from a group, or the caller (leave). Admins, or oneself. Who is no member stays none. Errors: NOT_PERMITTED,
-        CONVERSATION_STATE (direct, last owner). Idempotent.
+        """Removes a user from a group, or the caller (leave). Owners and admins, or oneself. Who is no member stays none. Errors:
+        INVALID_FIELD, CONVERSATION_NOT_FOUND (also for a repeated leave), NOT_PERMITTED, CONVERSATION_STATE (direct, last owner).
+        Idempotent.
         """
 
 def add_ConversationServiceServicer_to_server(servicer: ConversationServiceServicer, server: _aio.Server) -> None: ...

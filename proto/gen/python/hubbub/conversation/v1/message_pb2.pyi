@@ -92,7 +92,9 @@ class Content(_message.Message):
     FALLBACK_TEXT_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     fallback_text: _builtins.str
-    """Shown by clients that do not know the kind; at most 500 code points. The server fills it for its own kinds."""
+    """Shown by clients that do not know the kind; at most 500 code points, else INVALID_FIELD. The server fills it for its own
+    kinds.
+    """
     @_builtins.property
     def text(self) -> Global___TextContent:
         """Words."""

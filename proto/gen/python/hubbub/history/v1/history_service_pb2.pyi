@@ -107,7 +107,7 @@ class SyncOnceRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request(self) -> Global___SyncRequest:
-        """Required. The request."""
+        """Required. The request; an unset one is INVALID_FIELD."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class ListMessagesRequest(_message.Message):
     SIDE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """Required."""
+    """Required. One that the caller is not a member of answers CONVERSATION_NOT_FOUND, as an unknown one."""
     anchor_number: _builtins.int
     """Number to read from, exclusive but for AROUND. 0: BEFORE starts at the newest, AFTER at the first, AROUND is an error."""
     side: Global___PageSide.ValueType
@@ -227,7 +227,7 @@ class GetMessageRequest(_message.Message):
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     MESSAGE_NUMBER_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """Required."""
+    """Required. One that the caller is not a member of answers CONVERSATION_NOT_FOUND, as an unknown one."""
     message_number: _builtins.int
     """Required. From 1."""
     def __init__(

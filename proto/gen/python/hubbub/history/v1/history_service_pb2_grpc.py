@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class HistoryServiceStub:
-    """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer.
+    """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer, on any
+    node. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE,
+    NODE_DRAINING and INTERNAL.
     """
 
     def __init__(self, channel):
@@ -58,33 +60,39 @@ class HistoryServiceStub:
 
 
 class HistoryServiceServicer:
-    """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer.
+    """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer, on any
+    node. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE,
+    NODE_DRAINING and INTERNAL.
     """
 
     def Sync(self, request_iterator, context):
         """Brings topics up to date. For each cursor: events, or Gap, Reset, TopicEnded or Rejected; CaughtUp after each request. The
         client sends the next request when it has processed the answer. Call it while a Connect or Subscribe stream is open.
+        Members; one who was a member gets the events up to the own removal, then TopicEnded. A topic of nobody or of strangers is
+        Rejected with CONVERSATION_NOT_FOUND and the rest goes on. Errors: INVALID_FIELD (count, a topic twice, position < 0): the
+        stream ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SyncOnce(self, request, context):
-        """Does one request of Sync, for clients that cannot stream upwards, and ends with OK after CaughtUp.
+        """Does one request of Sync, for clients that cannot stream upwards, and ends with OK after CaughtUp. Errors: INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMessages(self, request, context):
-        """Lists messages by number, deleted ones included as tombstones. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
+        """Lists messages by number, deleted ones included as tombstones. Members. Errors: INVALID_FIELD (negative page_size or anchor,
+        AROUND without anchor, unknown side), CONVERSATION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetMessage(self, request, context):
-        """Gets one message. Members. Errors: CONVERSATION_NOT_FOUND, MESSAGE_NOT_FOUND.
+        """Gets one message. Members. Errors: INVALID_FIELD (number below 1), CONVERSATION_NOT_FOUND, MESSAGE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,7 +130,9 @@ def add_HistoryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class HistoryService:
-    """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer.
+    """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer, on any
+    node. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE,
+    NODE_DRAINING and INTERNAL.
     """
 
     @staticmethod

@@ -13,22 +13,33 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class HistoryServiceStub:
-    """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer."""
+    """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer, on any
+    node. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE,
+    NODE_DRAINING and INTERNAL.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Sync: _aio.StreamStreamMultiCallable[_history_service_pb2.SyncRequest, _history_service_pb2.SyncResponse]
     """Brings topics up to date. For each cursor: events, or Gap, Reset, TopicEnded or Rejected; CaughtUp after each request. The
     client sends the next request when it has processed the answer. Call it while a Connect or Subscribe stream is open.
+    Members; one who was a member gets the events up to the own removal, then TopicEnded. A topic of nobody or of strangers is
+    Rejected with CONVERSATION_NOT_FOUND and the rest goes on. Errors: INVALID_FIELD (count, a topic twice, position < 0): the
+    stream ends.
     """
     SyncOnce: _aio.UnaryStreamMultiCallable[_history_service_pb2.SyncOnceRequest, _history_service_pb2.SyncOnceResponse]
-    """Does one request of Sync, for clients that cannot stream upwards, and ends with OK after CaughtUp."""
+    """Does one request of Sync, for clients that cannot stream upwards, and ends with OK after CaughtUp. Errors: INVALID_FIELD."""
     ListMessages: _aio.UnaryUnaryMultiCallable[_history_service_pb2.ListMessagesRequest, _history_service_pb2.ListMessagesResponse]
-    """Lists messages by number, deleted ones included as tombstones. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND."""
+    """Lists messages by number, deleted ones included as tombstones. Members. Errors: INVALID_FIELD (negative page_size or anchor,
+    AROUND without anchor, unknown side), CONVERSATION_NOT_FOUND.
+    """
     GetMessage: _aio.UnaryUnaryMultiCallable[_history_service_pb2.GetMessageRequest, _history_service_pb2.GetMessageResponse]
-    """Gets one message. Members. Errors: CONVERSATION_NOT_FOUND, MESSAGE_NOT_FOUND."""
+    """Gets one message. Members. Errors: INVALID_FIELD (number below 1), CONVERSATION_NOT_FOUND, MESSAGE_NOT_FOUND."""
 
 class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer."""
+    """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer, on any
+    node. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE,
+    NODE_DRAINING and INTERNAL.
+    """
 
     @_abc_1.abstractmethod
     def Sync(
@@ -38,6 +49,9 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_history_service_pb2.SyncResponse]:
         """Brings topics up to date. For each cursor: events, or Gap, Reset, TopicEnded or Rejected; CaughtUp after each request. The
         client sends the next request when it has processed the answer. Call it while a Connect or Subscribe stream is open.
+        Members; one who was a member gets the events up to the own removal, then TopicEnded. A topic of nobody or of strangers is
+        Rejected with CONVERSATION_NOT_FOUND and the rest goes on. Errors: INVALID_FIELD (count, a topic twice, position < 0): the
+        stream ends.
         """
 
     @_abc_1.abstractmethod
@@ -46,7 +60,7 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _history_service_pb2.SyncOnceRequest,
         context: _aio.ServicerContext[_history_service_pb2.SyncOnceRequest, _abc.AsyncIterator[_history_service_pb2.SyncOnceResponse]],
     ) -> _abc.AsyncIterator[_history_service_pb2.SyncOnceResponse]:
-        """Does one request of Sync, for clients that cannot stream upwards, and ends with OK after CaughtUp."""
+        """Does one request of Sync, for clients that cannot stream upwards, and ends with OK after CaughtUp. Errors: INVALID_FIELD."""
 
     @_abc_1.abstractmethod
     def ListMessages(
@@ -54,7 +68,9 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _history_service_pb2.ListMessagesRequest,
         context: _aio.ServicerContext[_history_service_pb2.ListMessagesRequest, _abc.Awaitable[_history_service_pb2.ListMessagesResponse]],
     ) -> _abc.Awaitable[_history_service_pb2.ListMessagesResponse]:
-        """Lists messages by number, deleted ones included as tombstones. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND."""
+        """Lists messages by number, deleted ones included as tombstones. Members. Errors: INVALID_FIELD (negative page_size or anchor,
+        AROUND without anchor, unknown side), CONVERSATION_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def GetMessage(
@@ -62,6 +78,6 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _history_service_pb2.GetMessageRequest,
         context: _aio.ServicerContext[_history_service_pb2.GetMessageRequest, _abc.Awaitable[_history_service_pb2.GetMessageResponse]],
     ) -> _abc.Awaitable[_history_service_pb2.GetMessageResponse]:
-        """Gets one message. Members. Errors: CONVERSATION_NOT_FOUND, MESSAGE_NOT_FOUND."""
+        """Gets one message. Members. Errors: INVALID_FIELD (number below 1), CONVERSATION_NOT_FOUND, MESSAGE_NOT_FOUND."""
 
 def add_HistoryServiceServicer_to_server(servicer: HistoryServiceServicer, server: _aio.Server) -> None: ...

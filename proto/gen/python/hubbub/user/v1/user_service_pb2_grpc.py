@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class UserServiceStub:
-    """Tells who users are. Every call needs an access token.
+    """Tells who users are. Every call needs an access token, and may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED,
+    BACKEND_UNAVAILABLE, NODE_DRAINING and INTERNAL.
     """
 
     def __init__(self, channel):
@@ -48,7 +49,8 @@ class UserServiceStub:
 
 
 class UserServiceServicer:
-    """Tells who users are. Every call needs an access token.
+    """Tells who users are. Every call needs an access token, and may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED,
+    BACKEND_UNAVAILABLE, NODE_DRAINING and INTERNAL.
     """
 
     def LookupUser(self, request, context):
@@ -87,7 +89,8 @@ def add_UserServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UserService:
-    """Tells who users are. Every call needs an access token.
+    """Tells who users are. Every call needs an access token, and may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED,
+    BACKEND_UNAVAILABLE, NODE_DRAINING and INTERNAL.
     """
 
     @staticmethod

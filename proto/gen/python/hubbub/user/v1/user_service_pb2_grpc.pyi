@@ -13,7 +13,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UserServiceStub:
-    """Tells who users are. Every call needs an access token."""
+    """Tells who users are. Every call needs an access token, and may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED,
+    BACKEND_UNAVAILABLE, NODE_DRAINING and INTERNAL.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     LookupUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.LookupUserRequest, _user_service_pb2.LookupUserResponse]
@@ -22,7 +24,9 @@ class UserServiceStub:
     """Gets several users by id, in the order asked; ids of nobody are left out without an error. Errors: INVALID_FIELD."""
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Tells who users are. Every call needs an access token."""
+    """Tells who users are. Every call needs an access token, and may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED,
+    BACKEND_UNAVAILABLE, NODE_DRAINING and INTERNAL.
+    """
 
     @_abc_1.abstractmethod
     def LookupUser(
