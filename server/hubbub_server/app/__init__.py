@@ -1,1 +1,1 @@
-"""Use cases and the sans-IO session, on domain and ports."""
+"""Use cases: active topics, group commit, sessions, sync and reads. Knows ports, no technology."""

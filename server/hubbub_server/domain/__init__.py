@@ -1,1 +1,1 @@
-"""Pure rules of conversations, members and messages: decide and evolve, standard library only."""
+"""The rules of hubbub: pure, standard library only."""

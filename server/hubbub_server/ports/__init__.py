@@ -1,1 +1,1 @@
-"""What the application needs from the outside world, as Protocols in its own words."""
+"""What the application needs from outside, in its own words: Protocols, values and errors."""

@@ -210,19 +210,23 @@ class ConversationJoined(_message.Message):
 
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     JOIN_POSITION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """Which."""
     join_position: _builtins.int
     """Position of the MembersAdded event there: the client's cursor of that topic starts one before it."""
+    epoch: _builtins.int
+    """Epoch of that conversation's log at that event."""
     def __init__(
         self,
         *,
         conversation_id: _builtins.str = ...,
         join_position: _builtins.int = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "join_position", b"join_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "epoch", b"epoch", "join_position", b"join_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -236,19 +240,23 @@ class ConversationLeft(_message.Message):
 
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     LEAVE_POSITION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """Which."""
     leave_position: _builtins.int
     """Position of the MemberRemoved event there."""
+    epoch: _builtins.int
+    """Epoch of that conversation's log at that event."""
     def __init__(
         self,
         *,
         conversation_id: _builtins.str = ...,
         leave_position: _builtins.int = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "leave_position", b"leave_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "epoch", b"epoch", "leave_position", b"leave_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,336 @@
+"""A conversation: its state, what may be done to it (`decide`) and what happened to it (`evolve`). Pure.
+
+`decide` never changes anything: it refuses, or says which events a commit at the head would append. Those events hold only
+if the head did not move meanwhile; the log's compare-and-set sees to that. `evolve` folds committed events, in order.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from hubbub_server.domain.commands import (
+    Accepted,
+    AddMembers,
+    Changed,
+    CreateDirect,
+    CreateGroup,
+    Decision,
+    Done,
+    LookupNeeded,
+    Refused,
+    RemoveMember,
+    SendMessage,
+    Sent,
+)
+from hubbub_server.domain.cursor import Cursor, TopicHead
+from hubbub_server.domain.errors import (
+    ConversationNotFound,
+    ConversationState,
+    HubbubError,
+    IdReused,
+    NotPermitted,
+    SendOrder,
+    Unavailable,
+)
+from hubbub_server.domain.events import (
+    ConversationCreated,
+    ConversationKind,
+    Event,
+    EventKind,
+    Member,
+    MemberRemoved,
+    MemberRole,
+    MembersAdded,
+    MessageSent,
+    UnknownKind,
+)
+from hubbub_server.domain.id_window import IdEntry, IdKey, IdLookup, IdWindow
+from hubbub_server.domain.ids import ConversationId, UserId
+from hubbub_server.domain.limits import GROUP_MAX_MEMBERS, MEMBERS_PER_CHANGE
+from hubbub_server.domain.message import Message, content_hash, request_hash
+
+_DAY_MS = 24 * 60 * 60 * 1000
+
+ConversationCommand = SendMessage | CreateDirect | CreateGroup | AddMembers | RemoveMember
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationState:
+    """Everything that a decision needs, as of `position`. `kind` is None until the conversation was created."""
+
+    conversation_id: ConversationId
+    epoch: int
+    position: int = 0
+    commit_time_ms: int = 0
+    kind: ConversationKind | None = None
+    title: str = ""
+    creator_id: UserId | None = None
+    creation_hash: str = ""
+    members: Mapping[UserId, Member] = field(default_factory=lambda: MappingProxyType({}))
+    former_members: Mapping[UserId, int] = field(default_factory=lambda: MappingProxyType({}))
+    last_message_number: int = 0
+    last_counted_number: int = 0
+    window: IdWindow = field(default_factory=IdWindow)
+    has_unknown_event: bool = False
+
+    @property
+    def head(self) -> TopicHead:
+        """The head that this state was folded to."""
+        return TopicHead(
+            cursor=Cursor(topic_id=self.conversation_id, epoch=self.epoch, position=self.position),
+            last_message_number=self.last_message_number,
+            last_counted_number=self.last_counted_number,
+        )
+
+    def members_in_order(self) -> list[Member]:
+        """Returns the members, owners first, then admins, then in the order of joining."""
+        rank = {MemberRole.OWNER: 0, MemberRole.ADMIN: 1, MemberRole.MEMBER: 2}
+        return sorted(self.members.values(), key=lambda m: (rank[m.role], m.join_position, m.user_id))
+
+
+def decide(
+    state: ConversationState, command: ConversationCommand, now_ms: int, lookup: IdLookup | None = None
+) -> Decision:
+    """Decides a command on the state at the head."""
+    if state.has_unknown_event:
+        return Refused(error=Unavailable("this conversation has events of a newer version", retry_after_s=30))
+    try:
+        match command:
+            case SendMessage():
+                return _decide_send(state, command, now_ms, lookup)
+            case CreateDirect():
+                return _decide_create_direct(state, command, now_ms)
+            case CreateGroup():
+                return _decide_create_group(state, command, now_ms)
+            case AddMembers():
+                return _decide_add_members(state, command, now_ms)
+            case RemoveMember():
+                return _decide_remove_member(state, command, now_ms)
+    except HubbubError as error:
+        return Refused(error=error)
+
+
+def evolve(state: ConversationState, event: Event, hash_of_request: str = "") -> ConversationState:
+    """Folds one committed event. `hash_of_request` is the record's entry for it (a machine fact, not part of the event)."""
+    state = replace(state, position=event.position, epoch=event.epoch, commit_time_ms=event.commit_time_ms)
+    match event.kind:
+        case MessageSent(message=message):
+            entry = IdEntry(
+                message_number=message.message_number,
+                content_hash=hash_of_request,
+                epoch=event.epoch,
+                position=event.position,
+                commit_time_ms=event.commit_time_ms,
+            )
+            return replace(
+                state,
+                last_message_number=message.message_number,
+                last_counted_number=message.counted_number,
+                window=state.window.add((message.sender_id, message.client_message_id), entry),
+            )
+        case ConversationCreated(conversation_kind=kind, title=title):
+            return replace(state, kind=kind, title=title, creator_id=event.actor_id, creation_hash=hash_of_request)
+        case MembersAdded(members=added):
+            added_ids = {m.user_id for m in added}
+            return replace(
+                state,
+                members={**state.members, **{m.user_id: m for m in added}},
+                former_members={u: p for u, p in state.former_members.items() if u not in added_ids},
+            )
+        case MemberRemoved(user_id=user_id):
+            return replace(
+                state,
+                members={u: m for u, m in state.members.items() if u != user_id},
+                former_members={**state.former_members, user_id: event.position},
+            )
+        case UnknownKind():
+            return replace(state, has_unknown_event=True)
+        case _:
+            raise ValueError(f"{type(event.kind).__name__} does not belong to a conversation")
+
+
+def _member(state: ConversationState, user_id: UserId) -> Member:
+    member = state.members.get(user_id)
+    if member is None:
+        raise ConversationNotFound
+    return member
+
+
+def _decide_send(state: ConversationState, command: SendMessage, now_ms: int, lookup: IdLookup | None) -> Decision:
+    _member(state, command.sender_id)
+    key: IdKey = (command.sender_id, command.client_message_id)
+    keys = {key}
+    if command.previous_client_message_id is not None:
+        keys.add((command.sender_id, command.previous_client_message_id))
+    entries: dict[IdKey, IdEntry | None] = {}
+    unknown: set[IdKey] = set()
+    for each in keys:
+        entries[each], is_known = _find_id(state, each, now_ms, lookup)
+        if not is_known:
+            unknown.add(each)
+    if unknown:
+        return LookupNeeded(keys=frozenset(keys))
+    hash_of_content = content_hash(command.content)
+    first = entries[key]
+    if first is not None:
+        if first.content_hash != hash_of_content:
+            raise IdReused(first.message_number)
+        cursor = Cursor(topic_id=state.conversation_id, epoch=first.epoch, position=first.position)
+        return Done(
+            answer=Sent(message_number=first.message_number, cursor=cursor, commit_time_ms=first.commit_time_ms)
+        )
+    if any(entry is None for other, entry in entries.items() if other != key):
+        raise SendOrder
+    commit_time_ms = max(now_ms, state.commit_time_ms)
+    message = Message(
+        message_number=state.last_message_number + 1,
+        counted_number=state.last_counted_number + 1,
+        sender_id=command.sender_id,
+        client_message_id=command.client_message_id,
+        content=command.content,
+        client_time_ms=_clamp_client_time(command.client_time_ms, commit_time_ms),
+    )
+    event = Event(
+        topic_id=state.conversation_id,
+        epoch=state.epoch,
+        position=state.position + 1,
+        commit_time_ms=commit_time_ms,
+        actor_id=None,
+        message_number=message.message_number,
+        kind=MessageSent(message=message),
+    )
+    cursor = Cursor(topic_id=state.conversation_id, epoch=state.epoch, position=event.position)
+    return Accepted(
+        events=(event,),
+        request_hashes=(hash_of_content,),
+        answer=Sent(message_number=message.message_number, cursor=cursor, commit_time_ms=commit_time_ms),
+    )
+
+
+def _find_id(state: ConversationState, key: IdKey, now_ms: int, lookup: IdLookup | None) -> tuple[IdEntry | None, bool]:
+    """Returns (first use or None, whether that is certain)."""
+    entry = state.window.get(key)
+    if entry is not None or state.window.is_never_used(key, now_ms):
+        return entry, True
+    if lookup is None or key not in lookup.keys or lookup.applied_position < state.window.evicted_position:
+        return None, False
+    return lookup.found.get(key), True
+
+
+def _clamp_client_time(client_time_ms: int | None, commit_time_ms: int) -> int | None:
+    if client_time_ms is None:
+        return None
+    return min(max(client_time_ms, commit_time_ms - _DAY_MS), commit_time_ms)
+
+
+def _decide_create_direct(state: ConversationState, command: CreateDirect, now_ms: int) -> Decision:
+    if state.kind is not None:
+        _member(state, command.creator_id)
+        return Done(answer=Changed(cursor=state.head.cursor))
+    members = tuple(sorted((command.creator_id, command.other_id)))
+    return _create(
+        state,
+        command.creator_id,
+        ConversationCreated(conversation_kind=ConversationKind.DIRECT, title=""),
+        [tuple((user_id, MemberRole.MEMBER) for user_id in members)],
+        request_hash("direct", *members),
+        now_ms,
+    )
+
+
+def _decide_create_group(state: ConversationState, command: CreateGroup, now_ms: int) -> Decision:
+    others = sorted(set(command.user_ids) - {command.creator_id})
+    hash_of_request = request_hash("group", command.title, *others)
+    if state.kind is not None:
+        if state.creator_id != command.creator_id:
+            raise ConversationNotFound
+        if state.creation_hash != hash_of_request:
+            raise IdReused(0)
+        _member(state, command.creator_id)
+        return Done(answer=Changed(cursor=state.head.cursor))
+    additions: list[tuple[tuple[UserId, MemberRole], ...]] = [((command.creator_id, MemberRole.OWNER),)]
+    if others:
+        additions.append(tuple((user_id, MemberRole.MEMBER) for user_id in others))
+    created = ConversationCreated(conversation_kind=ConversationKind.GROUP, title=command.title)
+    return _create(state, command.creator_id, created, additions, hash_of_request, now_ms)
+
+
+def _create(
+    state: ConversationState,
+    creator_id: UserId,
+    created: ConversationCreated,
+    additions: list[tuple[tuple[UserId, MemberRole], ...]],
+    hash_of_request: str,
+    now_ms: int,
+) -> Decision:
+    kinds: list[EventKind] = [created]
+    for position, addition in enumerate(additions, start=state.position + 2):
+        kinds.append(
+            MembersAdded(
+                members=tuple(Member(user_id=user_id, role=role, join_position=position) for user_id, role in addition)
+            )
+        )
+    return _change(state, creator_id, kinds, now_ms, (hash_of_request, *[""] * len(additions)))
+
+
+def _decide_add_members(state: ConversationState, command: AddMembers, now_ms: int) -> Decision:
+    actor = _member(state, command.actor_id)
+    if state.kind is ConversationKind.DIRECT:
+        raise ConversationState("nobody can be added to a direct conversation")
+    if actor.role is MemberRole.MEMBER:
+        raise NotPermitted("only owners and admins add members")
+    new = [user_id for user_id in dict.fromkeys(command.user_ids) if user_id not in state.members]
+    if not new:
+        return Done(answer=Changed(cursor=state.head.cursor))
+    if len(state.members) + len(new) > GROUP_MAX_MEMBERS or len(new) > MEMBERS_PER_CHANGE:
+        raise ConversationState(f"a group has at most {GROUP_MAX_MEMBERS} members")
+    position = state.position + 1
+    added = MembersAdded(members=tuple(Member(user_id=u, role=MemberRole.MEMBER, join_position=position) for u in new))
+    return _change(state, command.actor_id, [added], now_ms)
+
+
+def _decide_remove_member(state: ConversationState, command: RemoveMember, now_ms: int) -> Decision:
+    is_leaving = command.user_id == command.actor_id
+    left_at = state.former_members.get(command.actor_id)
+    if is_leaving and left_at is not None:  # a repeated "leave" whose first answer was lost
+        cursor = Cursor(topic_id=state.conversation_id, epoch=state.epoch, position=left_at)
+        return Done(answer=Changed(cursor=cursor))
+    actor = _member(state, command.actor_id)
+    if state.kind is ConversationKind.DIRECT:
+        raise ConversationState("nobody leaves a direct conversation")
+    target = state.members.get(command.user_id)
+    if not is_leaving and (
+        actor.role is MemberRole.MEMBER
+        or (target is not None and target.role is MemberRole.OWNER and actor.role is not MemberRole.OWNER)
+    ):
+        raise NotPermitted("only owners and admins remove others, and only owners remove owners")
+    if target is None:
+        return Done(answer=Changed(cursor=state.head.cursor))
+    owners = sum(m.role is MemberRole.OWNER for m in state.members.values())
+    if target.role is MemberRole.OWNER and owners == 1:
+        raise ConversationState("the last owner cannot leave")
+    return _change(state, command.actor_id, [MemberRemoved(user_id=command.user_id)], now_ms)
+
+
+def _change(
+    state: ConversationState,
+    actor_id: UserId,
+    kinds: list[EventKind],
+    now_ms: int,
+    hashes: tuple[str, ...] | None = None,
+) -> Accepted:
+    commit_time_ms = max(now_ms, state.commit_time_ms)
+    events = tuple(
+        Event(
+            topic_id=state.conversation_id,
+            epoch=state.epoch,
+            position=position,
+            commit_time_ms=commit_time_ms,
+            actor_id=actor_id,
+            message_number=0,
+            kind=kind,
+        )
+        for position, kind in enumerate(kinds, start=state.position + 1)
+    )
+    cursor = Cursor(topic_id=state.conversation_id, epoch=state.epoch, position=events[-1].position)
+    return Accepted(events=events, request_hashes=hashes or ("",) * len(events), answer=Changed(cursor=cursor))

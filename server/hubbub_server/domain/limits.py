@@ -1,0 +1,64 @@
+"""The limits of the contract, in one place, and the rules for text and names."""
+
+import unicodedata
+from typing import Final
+
+from hubbub_server.domain.errors import InvalidField
+
+TEXT_MAX_CODE_POINTS: Final = 8_000
+TEXT_MAX_BYTES: Final = 32 * 1024
+NAME_MAX_CHARACTERS: Final = 100
+FALLBACK_MAX_CODE_POINTS: Final = 500
+FRAME_MAX_BYTES: Final = 256 * 1024
+REQUEST_ID_MAX_CHARACTERS: Final = 64
+GROUP_MAX_MEMBERS: Final = 1_000
+MEMBERS_PER_CHANGE: Final = 500
+RECORD_MAX_EVENTS: Final = 256
+RECORD_MAX_BYTES: Final = 200 * 1024
+SYNC_MAX_CURSORS: Final = 500
+SYNC_MAX_EVENTS: Final = 1_000
+GAP_MESSAGES: Final = 50
+GAP_MAX_BYTES: Final = 128 * 1024
+PAGE_MAX_BYTES: Final = 256 * 1024
+HEADS_PER_FRAME: Final = 1_000
+FUTURE_ID_TOLERANCE_MS: Final = 5 * 60 * 1000
+
+# Letters by category that draw nothing: Hangul fillers, the braille blank, the Khmer inherent vowels.
+_BLANK_LETTERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800\u17b4\u17b5")
+# Format characters with a use inside words and emoji: ZWNJ, ZWJ, and the tags of flag emoji.
+_ALLOWED_FORMATS: Final = frozenset("\u200c\u200d") | {chr(c) for c in range(0xE0020, 0xE0080)}
+
+
+def _is_visible(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LNPS" and character not in _BLANK_LETTERS
+
+
+def check_text(field: str, text: str) -> None:
+    """Checks a message text: 1 to 8,000 code points, at most 32 KiB of UTF-8, something visible in it.
+
+    Raises:
+        InvalidField: it breaks one of them.
+    """
+    if not 1 <= len(text) <= TEXT_MAX_CODE_POINTS:
+        raise InvalidField(field, f"1 to {TEXT_MAX_CODE_POINTS} code points")
+    if len(text.encode()) > TEXT_MAX_BYTES:
+        raise InvalidField(field, f"at most {TEXT_MAX_BYTES} bytes of UTF-8")
+    if not any(map(_is_visible, text)):
+        raise InvalidField(field, "at least one visible character")
+
+
+def clean_name(field: str, name: str) -> str:
+    """Returns a display name or title in NFC without outer white space: 1 to 100 characters, none of them a control.
+
+    Raises:
+        InvalidField: it is empty, too long, invisible, or holds control or direction characters.
+    """
+    cleaned = unicodedata.normalize("NFC", name).strip()
+    if not 1 <= len(cleaned) <= NAME_MAX_CHARACTERS:
+        raise InvalidField(field, f"1 to {NAME_MAX_CHARACTERS} visible characters")
+    if not any(map(_is_visible, cleaned)):
+        raise InvalidField(field, "at least one visible character")
+    for character in cleaned:
+        if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp") and character not in _ALLOWED_FORMATS:
+            raise InvalidField(field, "no control or direction characters")
+    return cleaned

@@ -1,0 +1,29 @@
+"""Names of all metrics. Labels are bounded: reasons, roles and shards, never users or conversations."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+commits = Counter("hubbub_commits", "Records committed by this node.")
+committed_events = Counter("hubbub_committed_events", "Events in the records committed by this node.")
+conflicts = Counter("hubbub_commit_conflicts", "Appends refused because the head had moved.")
+unknown_outcomes = Counter(
+    "hubbub_unknown_outcomes",
+    "Appends without an answer, by how they were settled: found, never, appended.",
+    ["settled"],
+)
+commit_seconds = Histogram(
+    "hubbub_commit_seconds",
+    "From append to its answer.",
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 15),
+)
+live_gaps_repaired = Counter("hubbub_live_gaps_repaired", "Holes in live delivery that were fetched from the log.")
+head_mismatches = Counter("hubbub_head_mismatches", "Topics that a head check found behind.")
+id_lookups = Counter("hubbub_id_lookups", "Client ids looked up in the store.")
+goodbyes = Counter("hubbub_goodbyes", "Streams ended by the server, by reason.", ["reason"])
+streams = Gauge("hubbub_streams", "Open streams.")
+stream_buffer_bytes = Gauge("hubbub_stream_buffer_bytes", "Bytes that wait in buffers of streams.")
+active_topics = Gauge("hubbub_active_topics", "Topics in memory.")
+delivered_events = Counter("hubbub_delivered_events", "Events put into buffers of streams.")
+rpcs = Counter("hubbub_rpcs", "Finished RPCs.", ["method", "code"])
+worker_lag_records = Gauge("hubbub_worker_lag_records", "Records that a worker has not applied yet.", ["role", "shard"])
+worker_applied_records = Counter("hubbub_worker_applied_records", "Records applied by a worker.", ["role"])
+worker_poisoned = Gauge("hubbub_worker_poisoned", "1 while a shard is stopped by a poison record.", ["role", "shard"])

@@ -1,0 +1,134 @@
+"""What the worker writes into the store, and how far it has come. Rows are values; writes commute.
+
+Law: every cell has one source topic and is ordered by (epoch, position) of the event that caused it. Applying any batch
+again, or batches in any order, ends in the same rows. Only the worker writes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hubbub_server.domain.events import ConversationKind, MemberRole
+from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, UserId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    """One event as clients get it. `framed` as in RecordCodec."""
+
+    topic_id: TopicId
+    epoch: int
+    position: int
+    framed: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRow:
+    """The current state of one message. `position` is that of the last event that changed it (change_position).
+
+    `body` are the bytes of hubbub.conversation.v1.Message without the "state" fields.
+    """
+
+    conversation_id: ConversationId
+    epoch: int
+    position: int
+    message_number: int
+    counted_number: int
+    sender_id: UserId
+    client_message_id: ClientMessageId
+    content_hash: str
+    commit_time_ms: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationRow:
+    """A conversation's settings."""
+
+    conversation_id: ConversationId
+    epoch: int
+    position: int
+    kind: ConversationKind
+    title: str
+    creator_id: UserId
+    creation_hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberRow:
+    """A user's part in a conversation. `role` is None after they left; then `position` is where they left."""
+
+    conversation_id: ConversationId
+    user_id: UserId
+    epoch: int
+    position: int
+    role: MemberRole | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MembershipRow:
+    """The newest news of a user in a conversation, from the user's own topic (domain/user_topic.py)."""
+
+    user_id: UserId
+    conversation_id: ConversationId
+    epoch: int
+    """Epoch of the user's topic."""
+    position: int
+    """Position in the user's topic."""
+    joined: bool
+    source_epoch: int
+    source_position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedRow:
+    """How far a topic is applied: everything up to `position` is in the store. Written last.
+
+    `sequence` is that of the last applied record in the log of `epoch`; `id_floor_ms` the largest
+    `id_window.entry_time_ms` of all its applied messages.
+    """
+
+    topic_id: TopicId
+    epoch: int
+    position: int
+    sequence: int
+    commit_time_ms: int
+    last_message_number: int
+    last_counted_number: int
+    id_floor_ms: int
+    has_unknown_event: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardRow:
+    """How far a shard of the log is applied: everything up to `sequence` of `epoch` is in the store."""
+
+    shard: int
+    epoch: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectionBatch:
+    """Rows of one batch of records of one shard."""
+
+    events: Sequence[EventRow] = ()
+    messages: Sequence[MessageRow] = ()
+    conversations: Sequence[ConversationRow] = ()
+    members: Sequence[MemberRow] = ()
+    memberships: Sequence[MembershipRow] = ()
+    applied: Sequence[AppliedRow] = ()
+    shard: ShardRow
+
+
+class Projection(Protocol):
+    """Writes read models. Raises StoreUnavailable; then nothing or a part was written, and writing it again is right."""
+
+    async def apply(self, batch: ProjectionBatch) -> None:
+        """Writes a batch: rows first, then `applied`, then `shard`. Idempotent; older rows never overwrite newer ones.
+
+        `id_floor_ms` is merged by maximum, `has_unknown_event` by or.
+        """
+
+    async def read_shard(self, shard: int) -> ShardRow | None:
+        """Reads how far a shard is applied; None when it never was."""
