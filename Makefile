@@ -47,16 +47,18 @@ report: .venv/dev.stamp ## Writes docs/report.json.
 
 venv: .venv/dev.stamp ## Makes .venv with everything in it.
 
-.venv/bin/python:
+# pip comes last: an interrupted set-up starts again.
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hubbub needs Python 3.11 or newer: PYTHON=... make")'
 	$(PYTHON) -m venv .venv
 
 # dev.txt is a superset of run.txt, so a stamp of dev is good for run too.
-.venv/run.stamp: requirements/run.txt | .venv/bin/python
+.venv/run.stamp: requirements/run.txt | .venv/bin/pip
 	$(V)/python -m pip install --quiet --require-hashes -r requirements/run.txt
 	$(EDITABLE)
 	@touch $@
 
-.venv/dev.stamp: requirements/dev.txt | .venv/bin/python
+.venv/dev.stamp: requirements/dev.txt | .venv/bin/pip
 	$(V)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
 	$(EDITABLE)
 	@touch $@ .venv/run.stamp
