@@ -25,12 +25,12 @@ from hubbub_server.domain.commands import (
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import (
     ConversationNotFound,
-    ConversationState,
     HubbubError,
     IdReused,
     NotPermitted,
     SendOrder,
     Unavailable,
+    WrongState,
 )
 from hubbub_server.domain.events import (
     ConversationCreated,
@@ -276,14 +276,14 @@ def _create(
 def _decide_add_members(state: ConversationState, command: AddMembers, now_ms: int) -> Decision:
     actor = _member(state, command.actor_id)
     if state.kind is ConversationKind.DIRECT:
-        raise ConversationState("nobody can be added to a direct conversation")
+        raise WrongState("nobody can be added to a direct conversation")
     if actor.role is MemberRole.MEMBER:
         raise NotPermitted("only owners and admins add members")
     new = [user_id for user_id in dict.fromkeys(command.user_ids) if user_id not in state.members]
     if not new:
         return Done(answer=Changed(cursor=state.head.cursor))
     if len(state.members) + len(new) > GROUP_MAX_MEMBERS or len(new) > MEMBERS_PER_CHANGE:
-        raise ConversationState(f"a group has at most {GROUP_MAX_MEMBERS} members")
+        raise WrongState(f"a group has at most {GROUP_MAX_MEMBERS} members")
     position = state.position + 1
     added = MembersAdded(members=tuple(Member(user_id=u, role=MemberRole.MEMBER, join_position=position) for u in new))
     return _change(state, command.actor_id, [added], now_ms)
@@ -297,7 +297,7 @@ def _decide_remove_member(state: ConversationState, command: RemoveMember, now_m
         return Done(answer=Changed(cursor=cursor))
     actor = _member(state, command.actor_id)
     if state.kind is ConversationKind.DIRECT:
-        raise ConversationState("nobody leaves a direct conversation")
+        raise WrongState("nobody leaves a direct conversation")
     target = state.members.get(command.user_id)
     if not is_leaving and (
         actor.role is MemberRole.MEMBER
@@ -308,7 +308,7 @@ def _decide_remove_member(state: ConversationState, command: RemoveMember, now_m
         return Done(answer=Changed(cursor=state.head.cursor))
     owners = sum(m.role is MemberRole.OWNER for m in state.members.values())
     if target.role is MemberRole.OWNER and owners == 1:
-        raise ConversationState("the last owner cannot leave")
+        raise WrongState("the last owner cannot leave")
     return _change(state, command.actor_id, [MemberRemoved(user_id=command.user_id)], now_ms)
 
 

@@ -13,7 +13,7 @@
     ├── IdReused                a client's id came back with other content
     ├── NameTaken
     ├── SendOrder               the message before it is not committed
-    ├── ConversationState       full, direct, last owner …
+    ├── WrongState              full, direct, last owner …
     ├── RateLimited
     └── Unavailable             not now; nothing was half-done, or the outcome is unknown and a retry settles it
         ├── LogUnavailable
@@ -112,7 +112,7 @@ class SendOrder(HubbubError):
         super().__init__("the message before this one is not committed, send that one first")
 
 
-class ConversationState(HubbubError):
+class WrongState(HubbubError):
     """The conversation is full, direct, or otherwise in a state that refuses this."""
 
 

@@ -86,9 +86,9 @@ class TopicListener(Protocol):
 class TopicLog(Protocol):
     """Appends to and reads from the logs of topics.
 
-    Every method is bounded in time (the adapter's own time-outs, retried inside) and raises LogUnavailable when the log
-    cannot answer. Reads are exact: they are answered by the leader, or checked against what the leader said, and a record
-    that was acknowledged before the call is never missing from the answer.
+    Every method is bounded in time (the adapter's own time-outs, retried inside) and raises LogUnavailable when the
+    log cannot answer. Reads are exact: they are answered by the leader, or checked against what the leader said, and a
+    record that was acknowledged before the call is never missing from the answer.
     """
 
     @property
@@ -96,7 +96,10 @@ class TopicLog(Protocol):
         """Number of shards."""
 
     def epoch(self, shard: int) -> int:
-        """Epoch of a shard's log as last read, from 1; new after the log was recreated. Read again on reconnect and every 30 s."""
+        """Epoch of a shard's log as last read, from 1; another after the log was recreated.
+
+        Read again on reconnect and every 30 s.
+        """
 
     def is_live(self) -> bool:
         """Tells whether the log was heard within the last 10 s: while False, live records may be missing."""
@@ -115,7 +118,7 @@ class TopicLog(Protocol):
         """
 
     async def read_head(self, topic_id: TopicId) -> LogRecord | None:
-        """Reads the newest record of a topic from the leader; None means trimmed or never made, never "unknown topic"."""
+        """Reads the newest record of a topic from the leader; None: trimmed or never made, not "unknown topic"."""
 
     async def read_next(self, topic_id: TopicId, *, after_sequence: int) -> LogRecord | None:
         """Reads from the leader the first record of a topic whose sequence is larger than `after_sequence`."""
@@ -128,8 +131,8 @@ class TopicLog(Protocol):
     ) -> Sequence[LogRecord]:
         """Reads records of a topic in order: `after_sequence` < sequence <= `up_to_sequence`.
 
-        `up_to_sequence` is the sequence of a known record. Ends early, after at least one record, when the bodies exceed
-        `max_bytes`; the caller goes on after the last one. Complete: positions of the answer are dense.
+        `up_to_sequence` is the sequence of a known record. Ends early, after at least one record, when the bodies
+        exceed `max_bytes`; the caller goes on after the last one. Complete: positions of the answer are dense.
         """
 
     async def follow(self, topic_id: TopicId, listener: TopicListener) -> None:
