@@ -1,0 +1,1 @@
+"""Verified fakes: they pass the contract suites that the real adapters pass."""
