@@ -1,0 +1,21 @@
+"""Milliseconds to protobuf's times and back."""
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+
+def timestamp(time_ms: int) -> Timestamp:
+    """Returns Unix milliseconds as a Timestamp."""
+    seconds, milliseconds = divmod(time_ms, 1000)
+    return Timestamp(seconds=seconds, nanos=milliseconds * 1_000_000)
+
+
+def milliseconds(time: Timestamp) -> int:
+    """Returns a Timestamp as Unix milliseconds, rounded down."""
+    return time.seconds * 1000 + time.nanos // 1_000_000
+
+
+def duration(span_s: float) -> Duration:
+    """Returns seconds, at least 0, as a Duration of whole milliseconds, rounded up."""
+    span_ms = -int(-span_s * 1000 // 1)
+    return Duration(seconds=span_ms // 1000, nanos=span_ms % 1000 * 1_000_000)
