@@ -1,5 +1,6 @@
 """The limits of the contract, in one place, and the rules for text and names."""
 
+import re
 import unicodedata
 from typing import Final
 
@@ -22,6 +23,9 @@ GAP_MAX_BYTES: Final = 128 * 1024
 PAGE_MAX_BYTES: Final = 256 * 1024
 HEADS_PER_FRAME: Final = 1_000
 FUTURE_ID_TOLERANCE_MS: Final = 5 * 60 * 1000
+PASSWORD_MIN_CODE_POINTS: Final = 8
+PASSWORD_MAX_CODE_POINTS: Final = 256
+USERS_PER_GET: Final = 200
 
 # Letters by category that draw nothing: Hangul fillers, the braille blank, the Khmer inherent vowels.
 _BLANK_LETTERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800\u17b4\u17b5")
@@ -62,3 +66,17 @@ def clean_name(field: str, name: str) -> str:
         if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp") and character not in _ALLOWED_FORMATS:
             raise InvalidField(field, "no control or direction characters")
     return cleaned
+
+
+_LOGIN_NAME = re.compile(r"[a-z0-9_.-]{3,32}\Z")
+
+
+def clean_login_name(field: str, name: str) -> str:
+    """Returns a login name with upper case folded: 3 to 32 of [a-z0-9_.-].
+
+    Raises:
+        InvalidField: it is none. Folding is ASCII only: the Kelvin sign is no k.
+    """
+    if not name.isascii() or not _LOGIN_NAME.match(folded := name.lower()):
+        raise InvalidField(field, "3 to 32 of [a-z0-9_.-]")
+    return folded

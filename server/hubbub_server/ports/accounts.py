@@ -29,17 +29,15 @@ class Profile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSession:
-    """A sign-in and its refresh family. Hashes are SHA-256 of refresh tokens, in hex.
+    """A sign-in and its refresh family: one refresh token a generation, the newest is `generation`.
 
-    The token before the current one stays good until `previous_good_until_ms` or until the new access token is first
-    used (`is_confirmed`), whichever is first.
+    The token of the generation before stays good until `previous_good_until_ms`, or until an access token of the newest
+    generation is first used (`is_confirmed`), whichever is first.
     """
 
     device_session_id: DeviceSessionId
     user_id: UserId
     generation: int
-    refresh_hash: str
-    previous_refresh_hash: str
     previous_good_until_ms: int
     is_confirmed: bool
     is_revoked: bool
@@ -50,7 +48,7 @@ class AccountStore(Protocol):
     """Keeps accounts. Every method raises LogUnavailable when it cannot answer; after that the outcome is unknown."""
 
     async def create(self, account: Account) -> None:
-        """Creates an account under its login name, and its profile. Raises NameTaken when the name belongs to another."""
+        """Creates an account under its login name, and its profile. Raises NameTaken when the name is another's."""
 
     async def find(self, login_name: str) -> Account | None:
         """Finds an account by its folded login name."""

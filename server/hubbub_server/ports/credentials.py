@@ -35,8 +35,8 @@ class TokenSigner(Protocol):
     def verify(self, access_token: str) -> AccessClaims:
         """Checks signature, issuer, audience and times. Raises BadCredentials or CredentialsExpired."""
 
-    def new_refresh_token(self, device_session_id: DeviceSessionId, generation: int) -> str:
-        """Returns a new refresh token that names its session and is authenticated by us."""
+    def refresh_token(self, device_session_id: DeviceSessionId, generation: int) -> str:
+        """Returns the refresh token of a generation, always the same one, so that a repeated refresh answers alike."""
 
     def read_refresh_token(self, refresh_token: str) -> tuple[DeviceSessionId, int]:
         """Returns session and generation of a refresh token of ours. Raises BadCredentials for any other."""
