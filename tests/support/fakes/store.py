@@ -1,0 +1,171 @@
+"""The store in memory: Projection, MessageStore, EventStore and TopicDirectory in one.
+
+Two switches: `is_unavailable` (the store is down: everything raises StoreUnavailable) and `is_frozen` (the projector is
+stopped: writes raise it, reads go on with what is applied). Both may be turned at any time.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol, TypeVar
+
+from hubbub_server.app.stored_topic import stored_conversation, stored_user_topic
+from hubbub_server.domain.errors import StoreUnavailable
+from hubbub_server.domain.id_window import IdEntry, IdKey, IdLookup
+from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id, is_user_id
+from hubbub_server.ports.message_store import StoredMessage
+from hubbub_server.ports.projection import (
+    AppliedRow,
+    ConversationRow,
+    EventRow,
+    MemberRow,
+    MembershipRow,
+    MessageRow,
+    ProjectionBatch,
+    ShardRow,
+)
+from hubbub_server.ports.topic_directory import StoredTopic
+
+
+class _Placed(Protocol):
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def position(self) -> int: ...
+
+
+K = TypeVar("K")
+R = TypeVar("R", bound=_Placed)
+
+
+class FakeStore:
+    """All four store ports. `applies` counts the batches that were written, `fail_applies` makes the next ones fail."""
+
+    def __init__(self) -> None:
+        self.is_unavailable = False
+        self.is_frozen = False
+        self.fail_applies = 0
+        self.applies = 0
+        self.lookups = 0
+        self.on_apply: Callable[[ProjectionBatch], None] = lambda batch: None
+        self._events: dict[TopicId, dict[int, EventRow]] = {}
+        self._messages: dict[ConversationId, dict[int, MessageRow]] = {}
+        self._conversations: dict[ConversationId, ConversationRow] = {}
+        self._members: dict[ConversationId, dict[UserId, MemberRow]] = {}
+        self._memberships: dict[UserId, dict[ConversationId, MembershipRow]] = {}
+        self._applied: dict[TopicId, AppliedRow] = {}
+        self._shards: dict[int, ShardRow] = {}
+
+    async def apply(self, batch: ProjectionBatch) -> None:
+        self._check_available()
+        if self.is_frozen:
+            raise StoreUnavailable("the projector is stopped")
+        if self.fail_applies > 0:
+            self.fail_applies -= 1
+            raise StoreUnavailable("the write failed")
+        self.on_apply(batch)
+        for event in batch.events:
+            _put(self._events.setdefault(event.topic_id, {}), event.position, event)
+        for message in batch.messages:
+            _put(self._messages.setdefault(message.conversation_id, {}), message.message_number, message)
+        for conversation in batch.conversations:
+            _put(self._conversations, conversation.conversation_id, conversation)
+        for member in batch.members:
+            _put(self._members.setdefault(member.conversation_id, {}), member.user_id, member)
+        for membership in batch.memberships:
+            _put(self._memberships.setdefault(membership.user_id, {}), membership.conversation_id, membership)
+        for applied in batch.applied:
+            self._put_applied(applied)
+        shard = self._shards.get(batch.shard.shard)
+        if shard is None or (batch.shard.epoch, batch.shard.sequence) > (shard.epoch, shard.sequence):
+            self._shards[batch.shard.shard] = batch.shard
+        self.applies += 1
+
+    def _put_applied(self, row: AppliedRow) -> None:
+        old = self._applied.get(row.topic_id)
+        if old is None:
+            self._applied[row.topic_id] = row
+            return
+        newest = row if (row.epoch, row.position) > (old.epoch, old.position) else old
+        self._applied[row.topic_id] = AppliedRow(
+            topic_id=newest.topic_id,
+            epoch=newest.epoch,
+            position=newest.position,
+            sequence=newest.sequence,
+            commit_time_ms=newest.commit_time_ms,
+            last_message_number=newest.last_message_number,
+            last_counted_number=newest.last_counted_number,
+            id_floor_ms=max(row.id_floor_ms, old.id_floor_ms),
+            has_unknown_event=row.has_unknown_event or old.has_unknown_event,
+        )
+
+    async def read_shard(self, shard: int) -> ShardRow | None:
+        self._check_available()
+        return self._shards.get(shard)
+
+    async def read_after(self, topic_id: TopicId, *, after_position: int, limit: int) -> Sequence[EventRow]:
+        self._check_available()
+        if not 1 <= limit <= 1_000:
+            raise ValueError(f"limit {limit} is not in 1 to 1,000")
+        rows = self._events.get(topic_id, {})
+        return [rows[position] for position in sorted(rows) if position > after_position][:limit]
+
+    async def read_range(
+        self, conversation_id: ConversationId, *, first_number: int, last_number: int
+    ) -> Sequence[StoredMessage]:
+        self._check_available()
+        if last_number - first_number >= 200:
+            raise ValueError("at most 200 messages")
+        rows = self._messages.get(conversation_id, {})
+        return [
+            StoredMessage(
+                message_number=row.message_number,
+                change_position=row.position,
+                commit_time_ms=row.commit_time_ms,
+                body=row.body,
+            )
+            for number, row in sorted(rows.items())
+            if first_number <= number <= last_number
+        ]
+
+    async def find_ids(self, conversation_id: ConversationId, keys: Collection[IdKey]) -> IdLookup:
+        self._check_available()
+        self.lookups += 1
+        wanted = frozenset(keys)
+        applied = self._applied.get(conversation_id)
+        found = {
+            (row.sender_id, row.client_message_id): IdEntry(
+                message_number=row.message_number,
+                content_hash=row.content_hash,
+                epoch=row.epoch,
+                position=row.position,
+                commit_time_ms=row.commit_time_ms,
+            )
+            for row in self._messages.get(conversation_id, {}).values()
+            if (row.sender_id, row.client_message_id) in wanted
+        }
+        return IdLookup(applied_position=applied.position if applied else 0, keys=wanted, found=found)
+
+    async def load(self, topic_id: TopicId) -> StoredTopic | None:
+        self._check_available()
+        applied = self._applied.get(topic_id)
+        if applied is None:
+            return None
+        if is_user_id(topic_id):
+            return stored_user_topic(topic_id, applied, self._memberships.get(topic_id, {}).values())
+        if is_conversation_id(topic_id):
+            members = self._members.get(topic_id, {}).values()
+            return stored_conversation(topic_id, applied, self._conversations.get(topic_id), members)
+        raise ValueError(f"{topic_id!r} is no topic id")
+
+    async def read_applied(self, topic_id: TopicId) -> AppliedRow | None:
+        self._check_available()
+        return self._applied.get(topic_id)
+
+    def _check_available(self) -> None:
+        if self.is_unavailable:
+            raise StoreUnavailable("the store is down")
+
+
+def _put(rows: dict[K, R], key: K, row: R) -> None:
+    old = rows.get(key)
+    if old is None or (row.epoch, row.position) > (old.epoch, old.position):
+        rows[key] = row
