@@ -91,7 +91,10 @@ Answer = Sent | Changed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """The command becomes these events, once they are committed. `request_hashes` has one entry an event, "" for none."""
+    """The command becomes these events, once they are committed.
+
+    `request_hashes` has one entry an event, "" for none.
+    """
 
     events: tuple[Event, ...]
     request_hashes: tuple[str, ...]

@@ -1,7 +1,8 @@
 """A conversation: its state, what may be done to it (`decide`) and what happened to it (`evolve`). Pure.
 
-`decide` never changes anything: it refuses, or says which events a commit at the head would append. Those events hold only
-if the head did not move meanwhile; the log's compare-and-set sees to that. `evolve` folds committed events, in order.
+`decide` never changes anything: it refuses, or says which events a commit at the head would append. Those events hold
+only if the head did not move meanwhile; the log's compare-and-set sees to that. `evolve` folds committed events, in
+order.
 """
 
 from collections.abc import Mapping
@@ -111,7 +112,7 @@ def decide(
 
 
 def evolve(state: ConversationState, event: Event, hash_of_request: str = "") -> ConversationState:
-    """Folds one committed event. `hash_of_request` is the record's entry for it (a machine fact, not part of the event)."""
+    """Folds one committed event. `hash_of_request` is what the record's facts say of it."""
     state = replace(state, position=event.position, epoch=event.epoch, commit_time_ms=event.commit_time_ms)
     match event.kind:
         case MessageSent(message=message):

@@ -83,7 +83,7 @@ class ConversationLeft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownKind:
-    """An event of a newer version: its bytes travel on, commands on its topic are refused until this node is upgraded."""
+    """An event of a newer version: its bytes travel on, its topic takes no commands until this node is upgraded."""
 
 
 EventKind = (

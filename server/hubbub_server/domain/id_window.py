@@ -1,15 +1,16 @@
 """The id window: which client ids a conversation has seen, so that a retried send is one message (G3).
 
-Theory of operation. Every committed message enters the window under (sender, client id). Entries at or below the store's
-applied position may leave it; they can still be looked up in the store. `floor_ms` is the largest time (commit time, or
-the time inside a UUIDv7) of all entries that ever left. An id that is not in the window was certainly never used if it is a
-UUIDv7 whose own time is after `floor_ms`: had it been used and left, the floor would not be below it. This holds for any
-client clock. Every other missing id must be looked up, and a look-up counts only if nothing left the window since the
-position at which it was made.
+Theory of operation. Every committed message enters the window under (sender, client id). Entries at or below the
+store's applied position may leave it; they can still be looked up in the store. `floor_ms` is the largest time (commit
+time, or the time inside a UUIDv7) of all entries that ever left. An id that is not in the window was certainly never
+used if it is a UUIDv7 whose own time is after `floor_ms`: had it been used and left, the floor would not be below it.
+This holds for any client clock. Every other missing id must be looked up, and a look-up counts only if the store had
+applied everything that ever left the window when it was made.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice, takewhile
 from types import MappingProxyType
 
 from hubbub_server.domain.ids import ClientMessageId, UserId, uuid7_time_ms
@@ -34,7 +35,7 @@ class IdEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdLookup:
-    """What the store knew of some ids: `found` has those with position <= `applied_position`; others are not among them."""
+    """What the store knew of some ids: all that were used at or below `applied_position` are in `found`."""
 
     applied_position: int
     keys: frozenset[IdKey]
@@ -72,14 +73,14 @@ class IdWindow:
 
     def trim(self, applied_position: int, capacity: int) -> "IdWindow":
         """Returns a window of at most `capacity` entries, if enough of them are at or below `applied_position`."""
-        excess = len(self) - capacity
-        if excess <= 0:
+        excess = max(len(self) - capacity, 0)
+        in_commit_order = chain(self._settled.items(), self._recent.items())
+        leaving = list(takewhile(lambda item: item[1].position <= applied_position, islice(in_commit_order, excess)))
+        if not leaving:
             return self
         kept = {**self._settled, **self._recent}
         floor_ms, evicted_position = self.floor_ms, self.evicted_position
-        for key, entry in list(kept.items())[:excess]:  # insertion order is commit order
-            if entry.position > applied_position:
-                break
+        for key, entry in leaving:
             del kept[key]
             floor_ms = max(floor_ms, entry_time_ms(key[1], entry.commit_time_ms))
             evicted_position = max(evicted_position, entry.position)

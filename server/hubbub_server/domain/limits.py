@@ -27,14 +27,23 @@ PASSWORD_MIN_CODE_POINTS: Final = 8
 PASSWORD_MAX_CODE_POINTS: Final = 256
 USERS_PER_GET: Final = 200
 
-# Letters by category that draw nothing: Hangul fillers, the braille blank, the Khmer inherent vowels.
-_BLANK_LETTERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800\u17b4\u17b5")
+# Letters and symbols that draw nothing: Hangul fillers, the braille blank, the null notehead.
+_BLANKS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800\U0001d159")
 # Format characters with a use inside words and emoji: ZWNJ, ZWJ, and the tags of flag emoji.
 _ALLOWED_FORMATS: Final = frozenset("\u200c\u200d") | {chr(c) for c in range(0xE0020, 0xE0080)}
 
 
 def _is_visible(character: str) -> bool:
-    return unicodedata.category(character)[0] in "LNPS" and character not in _BLANK_LETTERS
+    category = unicodedata.category(character)
+    if category == "Cn":  # unassigned: perhaps an emoji that is newer than this Python
+        return not _is_never_drawn(ord(character))
+    return (category[0] in "LNPS" or category == "Co") and character not in _BLANKS
+
+
+def _is_never_drawn(code_point: int) -> bool:
+    is_noncharacter = 0xFDD0 <= code_point <= 0xFDEF or code_point & 0xFFFE == 0xFFFE
+    is_ignorable = code_point == 0x2065 or 0xFFF0 <= code_point <= 0xFFF8 or 0xE0000 <= code_point <= 0xE0FFF
+    return is_noncharacter or is_ignorable
 
 
 def check_text(field: str, text: str) -> None:

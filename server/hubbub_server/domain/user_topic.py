@@ -1,7 +1,7 @@
-"""A user's own stream: which conversations the user belongs to. Pure; later markers, drafts and preferences live here too.
+"""A user's own stream: which conversations the user belongs to. Pure.
 
-Its events are effects of events in other topics, so each remembers the place that caused it, and an older one never undoes
-a newer one: the committing node and the relay worker may both write it, in any order, any number of times.
+Its events are effects of events in other topics, so each remembers the place that caused it, and an older one never
+undoes a newer one: the committing node and the relay worker may both write it, in any order, any number of times.
 """
 
 from collections.abc import Mapping

@@ -122,7 +122,7 @@ class ProjectionBatch:
 
 
 class Projection(Protocol):
-    """Writes read models. Raises StoreUnavailable; then nothing or a part was written, and writing it again is right."""
+    """Writes read models. Raises StoreUnavailable: nothing or a part was written, and writing it again is right."""
 
     async def apply(self, batch: ProjectionBatch) -> None:
         """Writes a batch: rows first, then `applied`, then `shard`. Idempotent; older rows never overwrite newer ones.

@@ -1,4 +1,4 @@
-"""Turns events into the bytes of a record and back. The bytes that were committed are the bytes that clients receive."""
+"""Turns events into the bytes of a record and back. What was committed is, byte for byte, what clients receive."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

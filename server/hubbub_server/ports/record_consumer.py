@@ -8,7 +8,7 @@ from hubbub_server.ports.topic_log import LogRecord
 
 
 class PoisonRecord(Exception):
-    """A record that can never be read: it has no valid facts or body. It stops its shard, it is never skipped silently."""
+    """A record without valid facts or body, never to be read. It stops its shard, it is never skipped silently."""
 
     def __init__(self, *, shard: int, sequence: int, reason: str) -> None:
         """Says where it lies."""

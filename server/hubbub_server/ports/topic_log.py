@@ -1,7 +1,7 @@
 """The topic log: one ordered durable event log per topic, in shards; the only place where order and truth are made.
 
-A *record* is what one commit appends: public bytes (`body`, what clients receive, unchanged) and machine facts that clients
-never get. Positions count events, dense per topic; sequences count records of a shard and are the log's own.
+A *record* is what one commit appends: public bytes (`body`, what clients receive, unchanged) and machine facts that
+clients never get. Positions count events, dense per topic; sequences count records of a shard and are the log's own.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -58,7 +58,7 @@ class RecordHead:
 
 
 class Conflict(Exception):
-    """The head is not where the append expected it, or another append is in flight. Nothing was appended by this call."""
+    """The head is not where the append expected it, or another append is in flight. This call appended nothing."""
 
 
 class AppendUnknown(LogUnavailable):
