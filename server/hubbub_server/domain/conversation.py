@@ -84,9 +84,8 @@ class ConversationState:
         )
 
     def members_in_order(self) -> list[Member]:
-        """Returns the members, owners first, then admins, then in the order of joining."""
-        rank = {MemberRole.OWNER: 0, MemberRole.ADMIN: 1, MemberRole.MEMBER: 2}
-        return sorted(self.members.values(), key=lambda m: (rank[m.role], m.join_position, m.user_id))
+        """Returns the members, owners first, then in the order of joining."""
+        return sorted(self.members.values(), key=lambda m: (m.role is not MemberRole.OWNER, m.join_position, m.user_id))
 
 
 def decide(
@@ -160,9 +159,9 @@ def _member(state: ConversationState, user_id: UserId) -> Member:
 def _decide_send(state: ConversationState, command: SendMessage, now_ms: int, lookup: IdLookup | None) -> Decision:
     _member(state, command.sender_id)
     key: IdKey = (command.sender_id, command.client_message_id)
-    keys = {key}
-    if command.previous_client_message_id is not None:
-        keys.add((command.sender_id, command.previous_client_message_id))
+    previous_id = command.previous_client_message_id
+    previous: IdKey | None = None if previous_id is None else (command.sender_id, previous_id)
+    keys = {key} if previous is None else {key, previous}
     entries: dict[IdKey, IdEntry | None] = {}
     unknown: set[IdKey] = set()
     for each in keys:
@@ -180,7 +179,7 @@ def _decide_send(state: ConversationState, command: SendMessage, now_ms: int, lo
         return Done(
             answer=Sent(message_number=first.message_number, cursor=cursor, commit_time_ms=first.commit_time_ms)
         )
-    if any(entry is None for other, entry in entries.items() if other != key):
+    if previous is not None and entries[previous] is None:
         raise SendOrder
     commit_time_ms = max(now_ms, state.commit_time_ms)
     message = Message(
@@ -283,7 +282,9 @@ def _decide_add_members(state: ConversationState, command: AddMembers, now_ms: i
     new = [user_id for user_id in dict.fromkeys(command.user_ids) if user_id not in state.members]
     if not new:
         return Done(answer=Changed(cursor=state.head.cursor))
-    if len(state.members) + len(new) > GROUP_MAX_MEMBERS or len(new) > MEMBERS_PER_CHANGE:
+    if len(new) > MEMBERS_PER_CHANGE:
+        raise WrongState(f"one change adds at most {MEMBERS_PER_CHANGE} members")
+    if len(state.members) + len(new) > GROUP_MAX_MEMBERS:
         raise WrongState(f"a group has at most {GROUP_MAX_MEMBERS} members")
     position = state.position + 1
     added = MembersAdded(members=tuple(Member(user_id=u, role=MemberRole.MEMBER, join_position=position) for u in new))
@@ -292,10 +293,6 @@ def _decide_add_members(state: ConversationState, command: AddMembers, now_ms: i
 
 def _decide_remove_member(state: ConversationState, command: RemoveMember, now_ms: int) -> Decision:
     is_leaving = command.user_id == command.actor_id
-    left_at = state.former_members.get(command.actor_id)
-    if is_leaving and left_at is not None:  # a repeated "leave" whose first answer was lost
-        cursor = Cursor(topic_id=state.conversation_id, epoch=state.epoch, position=left_at)
-        return Done(answer=Changed(cursor=cursor))
     actor = _member(state, command.actor_id)
     if state.kind is ConversationKind.DIRECT:
         raise WrongState("nobody leaves a direct conversation")
