@@ -1,11 +1,11 @@
-"""What passes over a stream, as values: frames of clients in, frames of the server out. `wire/frames.py` has their bytes."""
+"""What passes over a stream, as values: frames of clients in, frames of the server out. `wire/` has their bytes."""
 
 from dataclasses import dataclass
 from enum import Enum
 
 from hubbub_server.domain.commands import SendMessage, Sent
 from hubbub_server.domain.cursor import Cursor, TopicHead
-from hubbub_server.domain.errors import HubbubError, InvalidField
+from hubbub_server.domain.errors import HubbubError
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.ports.message_store import StoredMessage
 
@@ -38,10 +38,10 @@ class Reauthenticate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamCommand:
-    """A command; its payload is the InvalidField that decoding it raised when it is not well-formed."""
+    """A command; its payload is the error (InvalidField, ConversationNotFound) that reading it raised."""
 
     request_id: str
-    payload: Send | Reauthenticate | InvalidField
+    payload: Send | Reauthenticate | HubbubError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@
         ├── LogUnavailable
         │   └── OutcomeUnknown
         ├── StoreUnavailable
+        ├── DeadlinePassed
         └── NodeDraining
 
 `wire/status.py` maps each to one gRPC status. Ids and numbers are attributes; texts are one lower-case clause.
@@ -144,6 +145,10 @@ class OutcomeUnknown(LogUnavailable):
 
 class StoreUnavailable(Unavailable):
     """The store of read models cannot be reached."""
+
+
+class DeadlinePassed(Unavailable):
+    """The time of the call ran out; what it asked for may still be done, and a retry with the same ids finds out."""
 
 
 class NodeDraining(Unavailable):
