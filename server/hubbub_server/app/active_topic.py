@@ -1,0 +1,361 @@
+"""One topic in the memory of this node: its state at a known head, the newest records, and who listens here.
+
+Theory of operation. `state` is the fold of all records up to `sequence`. It moves only in `apply`, synchronously, one
+record after the other: a record that lies at or below the state's position is dropped, one that does not follow it
+directly is never applied. So whatever the live feed does (late, twice, never), listeners here hear every record once and
+in order. Live records are hints; the truth is fetched: `refresh` reads the head from the leader and fetches what lies
+between. Nothing here is authoritative: a decision on a stale state fails at the log's compare-and-set.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+from hubbub_server.domain import topic as domain
+from hubbub_server.domain.conversation import ConversationState
+from hubbub_server.domain.cursor import TopicHead
+from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable, Unavailable
+from hubbub_server.domain.events import Event
+from hubbub_server.domain.ids import TopicId
+from hubbub_server.domain.topic import TopicState
+from hubbub_server.obs import metrics
+from hubbub_server.ports.clock import Clock
+from hubbub_server.ports.record_codec import RecordCodec
+from hubbub_server.ports.topic_directory import StoredTopic, TopicDirectory
+from hubbub_server.ports.topic_log import LogRecord, TopicLog
+
+_TAIL_MAX_RECORDS: Final = 128
+_TAIL_MAX_BYTES: Final = 256 * 1024
+_READ_MAX_BYTES: Final = 1024 * 1024
+_CONFIRMED_FOR_S: Final = 60.0
+_WINDOW_CAPACITY: Final = 4096
+
+Spawn = Callable[[Coroutine[Any, Any, None]], None]
+
+
+class LogRecreated(LogUnavailable):
+    """The log of this topic is not the one that the state was folded from: load again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One record on its way to the listeners of this node; made once a record, shared by all of them."""
+
+    topic_id: TopicId
+    head: TopicHead
+    body: bytes
+    events: tuple[Event, ...]
+
+
+class Subscriber(Protocol):
+    """Hears a topic on this node. Called synchronously, must not block and must not raise."""
+
+    def on_delivery(self, topic: "ActiveTopic", delivery: Delivery) -> None:
+        """The next record of the topic; none is left out since the subscription."""
+
+    def on_reset(self, topic: "ActiveTopic") -> None:
+        """The topic's log was recreated: what was heard before is of another epoch."""
+
+
+class ActiveTopic:
+    """A topic in memory. Implements TopicListener."""
+
+    def __init__(
+        self,
+        topic_id: TopicId,
+        *,
+        log: TopicLog,
+        directory: TopicDirectory,
+        codec: RecordCodec,
+        clock: Clock,
+        shard: int,
+        spawn: Spawn,
+        window_capacity: int = _WINDOW_CAPACITY,
+    ) -> None:
+        """Makes an empty shell; `load` fills it."""
+        self.topic_id = topic_id
+        self.shard = shard
+        self.state: TopicState = domain.empty_state(topic_id, epoch=0)
+        self.sequence = 0
+        self.subscribers: set[Subscriber] = set()
+        self.is_loaded = False
+        self._log = log
+        self._directory = directory
+        self._codec = codec
+        self._clock = clock
+        self._spawn = spawn
+        self._window_capacity = window_capacity
+        self._tail: deque[LogRecord] = deque()
+        self._tail_bytes = 0
+        self._confirmed_at_s = float("-inf")
+        self._heard_position = 0
+        self._is_repairing = False
+        self._is_trimming = False
+        self._is_followed = False
+        self._loading = asyncio.Lock()
+        self._following = asyncio.Lock()
+        self._moved = asyncio.Event()
+
+    @property
+    def head(self) -> TopicHead:
+        """The head of the state."""
+        return self.state.head
+
+    # ---- reading
+
+    async def load(self) -> None:
+        """Fills the shell, once: the store's state and the log's tail after it, checked dense.
+
+        The store may be down: then the whole log is folded, if it is there from position 1 on.
+
+        Raises:
+            LogUnavailable: the log cannot be read, or does not continue what the store has.
+            StoreUnavailable: the store is down and the log alone is not enough.
+        """
+        async with self._loading:  # single flight; both reads inside are bounded by their adapters
+            if not self.is_loaded:
+                await self._load()
+
+    async def _load(self) -> None:
+        store_error: StoreUnavailable | None = None
+        stored: StoredTopic | None = None
+        try:
+            stored = await self._directory.load(self.topic_id)
+        except StoreUnavailable as error:
+            store_error = error
+        head = await self._log.read_head(self.topic_id)
+        epoch = self._log.epoch(self.shard)
+        state, sequence = self._start_of_tail(stored, epoch, head)
+        tail = await self._read_tail(sequence, head)
+        if store_error is not None and tail and tail[0].facts.first_position != 1:
+            raise store_error
+        self.state, self.sequence = state, sequence
+        self._tail.clear()
+        self._tail_bytes = 0
+        for record in tail:
+            if record.facts.first_position != self.state.position + 1:
+                raise LogUnavailable("the log does not continue what the store has", retry_after_s=30)
+            self._fold(record, self._decode(record))
+        self._confirmed_at_s = self._clock.monotonic_s()
+        self.is_loaded = True
+
+    def _start_of_tail(self, stored: StoredTopic | None, epoch: int, head: LogRecord | None) -> tuple[TopicState, int]:
+        """Returns the state to start from and the sequence after which its tail begins."""
+        if stored is None:
+            return domain.empty_state(self.topic_id, epoch), 0
+        if stored.applied.epoch > epoch:
+            raise LogUnavailable("the log is older than the store", retry_after_s=30)
+        if stored.applied.epoch < epoch:  # a recreated log goes on above everything stored
+            return replace(stored.state, epoch=epoch), 0
+        if (head.sequence if head else 0) < stored.applied.sequence:
+            raise LogUnavailable("the log ends before what the store has applied", retry_after_s=30)
+        return stored.state, stored.applied.sequence
+
+    async def _read_tail(self, after_sequence: int, head: LogRecord | None) -> list[LogRecord]:
+        if head is None or head.sequence <= after_sequence:
+            return []
+        records: list[LogRecord] = []
+        while after_sequence < head.sequence:
+            records += await self._log.read_range(
+                self.topic_id,
+                after_sequence=after_sequence,
+                up_to_sequence=head.sequence,
+                max_bytes=_READ_MAX_BYTES,
+            )
+            after_sequence = records[-1].sequence
+        return records
+
+    async def refresh(self) -> None:
+        """Brings the state to the leader's head as of now. Raises LogUnavailable or StoreUnavailable."""
+        await self.load()
+        head = await self._log.read_head(self.topic_id)
+        await self._catch_up(head)
+
+    async def ensure_confirmed(self) -> None:
+        """Checks the head at the leader if nothing has confirmed it for 60 s."""
+        await self.load()
+        is_fed = self._is_followed and self._log.is_live()
+        if not is_fed and self._clock.monotonic_s() - self._confirmed_at_s > _CONFIRMED_FOR_S:
+            await self.refresh()
+
+    async def _catch_up(self, head: LogRecord | None) -> None:
+        if self._is_other_log(head.sequence if head else 0):
+            await self._load_again()
+            return
+        while head is not None and self.sequence < head.sequence:
+            before = self.sequence
+            for record in await self._log.read_range(
+                self.topic_id,
+                after_sequence=before,
+                up_to_sequence=head.sequence,
+                max_bytes=_READ_MAX_BYTES,
+            ):
+                self.apply(record)
+            if self.sequence == before:  # what follows in this log does not continue our state
+                await self._load_again()
+                return
+        self._confirmed_at_s = self._clock.monotonic_s()
+
+    def _is_other_log(self, head_sequence: int) -> bool:
+        return self._log.epoch(self.shard) != self.state.epoch or head_sequence < self.sequence
+
+    async def _load_again(self) -> None:
+        """Drops the state and loads it anew: the log was recreated (or trimmed) under us."""
+        old = self.head.cursor
+        async with self._loading:
+            self.is_loaded = False
+            self.state, self.sequence = domain.empty_state(self.topic_id, epoch=0), 0
+            await self._load()
+        if (self.state.epoch, self.state.position) != (old.epoch, old.position):
+            for subscriber in tuple(self.subscribers):
+                subscriber.on_reset(self)
+
+    # ---- moving
+
+    def apply(self, record: LogRecord, events: tuple[Event, ...] | None = None) -> bool:
+        """Folds a record if it is the next one and delivers it; tells whether the state is at or past it now.
+
+        `events` spares the decoding of a record that this node made itself.
+
+        Raises:
+            RecordUndecodable, ValueError: the record is poison; the state stays where it was.
+        """
+        facts = record.facts
+        if facts.last_position <= self.state.position:
+            return True
+        if not self.is_loaded or facts.first_position != self.state.position + 1:
+            return False
+        if events is None:
+            events = self._decode(record)
+        self._fold(record, events)
+        self._confirmed_at_s = self._clock.monotonic_s()
+        self._moved.set()
+        self._moved = asyncio.Event()
+        delivery = Delivery(topic_id=self.topic_id, head=self.state.head, body=record.body, events=events)
+        for subscriber in tuple(self.subscribers):
+            subscriber.on_delivery(self, delivery)
+        return True
+
+    def _decode(self, record: LogRecord) -> tuple[Event, ...]:
+        return tuple(decoded.event for decoded in self._codec.decode(record.body))
+
+    def _fold(self, record: LogRecord, events: tuple[Event, ...]) -> None:
+        hashes = record.facts.request_hashes or ("",) * len(events)
+        state = self.state
+        for event, hash_of_request in zip(events, hashes, strict=True):
+            state = domain.evolve(state, event, hash_of_request)
+        self.state, self.sequence = state, record.sequence
+        self._keep(record)
+
+    def _keep(self, record: LogRecord) -> None:
+        self._tail.append(record)
+        self._tail_bytes += len(record.body)
+        while len(self._tail) > _TAIL_MAX_RECORDS or self._tail_bytes > _TAIL_MAX_BYTES:
+            self._tail_bytes -= len(self._tail.popleft().body)
+        if (
+            isinstance(self.state, ConversationState)
+            and len(self.state.window) > 2 * self._window_capacity
+            and not self._is_trimming
+        ):
+            self._is_trimming = True
+            self._spawn(self._trim_window())
+
+    async def _trim_window(self) -> None:
+        """Lets ids leave the window that the store can answer for. While the store is down the window grows."""
+        try:
+            applied = await self._directory.read_applied(self.topic_id)
+        except StoreUnavailable:
+            return
+        finally:
+            self._is_trimming = False
+        if applied is not None and isinstance(self.state, ConversationState):
+            window = self.state.window.trim(applied.position, self._window_capacity)
+            self.state = replace(self.state, window=window)
+
+    async def wait_moved(self, timeout_s: float) -> bool:
+        """Waits until a record is applied; tells whether one was within the time."""
+        moved = self._moved
+        try:
+            async with asyncio.timeout(timeout_s):
+                await moved.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def tail(self) -> Iterator[LogRecord]:
+        """Iterates over the newest records in memory, oldest first; the last one is at `sequence`."""
+        return iter(self._tail)
+
+    # ---- live
+
+    async def subscribe(self, subscriber: Subscriber) -> TopicHead:
+        """Adds a listener; it hears every record after the returned head. Idempotent.
+
+        Raises:
+            LogUnavailable, StoreUnavailable: the topic cannot be loaded; nothing was added.
+        """
+        await self.load()
+        async with self._following:
+            if not self._is_followed:
+                await self._log.follow(self.topic_id, self)
+                self._is_followed = True
+                try:
+                    await self.refresh()  # what came between the load and the registration
+                except BaseException:
+                    if not self.subscribers:
+                        self._is_followed = False
+                        await asyncio.shield(self._log.unfollow(self.topic_id))
+                    raise
+            self.subscribers.add(subscriber)
+        return self.head
+
+    async def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Removes a listener; with the last one the node stops hearing the topic. Idempotent."""
+        self.subscribers.discard(subscriber)
+        async with self._following:
+            if self._is_followed and not self.subscribers:
+                self._is_followed = False
+                await self._log.unfollow(self.topic_id)
+
+    def on_record(self, record: LogRecord) -> None:
+        """Hears a live record: applies it if it is next, drops it if it is known, fetches if something is missing."""
+        try:
+            is_applied = self.apply(record)
+        except ValueError:
+            is_applied = False  # poison, or another log: the fetch finds out
+        if not is_applied:
+            self._fetch_up_to(record.facts.last_position, record.facts.epoch)
+
+    def on_poke(self, position: int) -> None:
+        """Hears from another node how far the topic is."""
+        if position > self.state.position:
+            self._fetch_up_to(position, self.state.epoch)
+
+    def check_head(self, epoch: int, position: int) -> None:
+        """Compares with a head that was read from the log and fetches if we are behind or of another epoch."""
+        if self.is_loaded and (epoch != self.state.epoch or position > self.state.position):
+            metrics.head_mismatches.inc()
+            self._fetch_up_to(position, epoch)
+
+    def _fetch_up_to(self, position: int, epoch: int) -> None:
+        self._heard_position = max(self._heard_position, position)
+        if self.is_loaded and epoch == self.state.epoch:
+            metrics.live_gaps_repaired.inc()
+        if not self._is_repairing:
+            self._is_repairing = True
+            self._spawn(self._repair())
+
+    async def _repair(self) -> None:
+        """Fetches until the state has passed everything that was heard of; the 30 s check goes on where this fails."""
+        try:
+            for _ in range(3):
+                heard = self._heard_position
+                await self.refresh()
+                if self._heard_position <= max(heard, self.state.position):
+                    break
+        except Unavailable:
+            pass  # counted as a mismatch by the next head check, which tries again
+        finally:
+            self._is_repairing = False

@@ -1,0 +1,233 @@
+"""The topics of this node: loaded on demand, kept while they are used, their heads compared with the log's.
+
+Any node can hold any topic; none owns one. A topic with local listeners is heard live, all others move when they are used.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Final, Self
+
+import structlog
+
+from hubbub_server.app.active_topic import ActiveTopic, Subscriber
+from hubbub_server.app.committer import Committer, Pending
+from hubbub_server.domain.commands import Answer, Command
+from hubbub_server.domain.cursor import TopicHead
+from hubbub_server.domain.errors import LogUnavailable, OutcomeUnknown, Unavailable
+from hubbub_server.domain.ids import TopicId, shard_of
+from hubbub_server.obs import metrics
+from hubbub_server.ports.clock import Clock, IdSource
+from hubbub_server.ports.message_store import MessageStore
+from hubbub_server.ports.record_codec import RecordCodec
+from hubbub_server.ports.topic_directory import TopicDirectory
+from hubbub_server.ports.topic_log import TopicLog
+
+_MAX_IDLE_TOPICS: Final = 10_000
+
+log = structlog.get_logger()
+
+
+class TopicHub:
+    """Active topics of one node. Use as `async with`; the block owns every task that topics start."""
+
+    def __init__(
+        self,
+        *,
+        log: TopicLog,
+        directory: TopicDirectory,
+        messages: MessageStore,
+        codec: RecordCodec,
+        clock: Clock,
+        ids: IdSource,
+        head_check_interval_s: float = 30.0,
+        recheck_delay_s: float = 1.0,
+        window_capacity: int = 4096,
+        max_idle_topics: int = _MAX_IDLE_TOPICS,
+    ) -> None:
+        """Takes the ports. `window_capacity` is the number of client ids kept for each conversation."""
+        self._log = log
+        self._directory = directory
+        self._messages = messages
+        self._codec = codec
+        self._clock = clock
+        self._ids = ids
+        self._head_check_interval_s = head_check_interval_s
+        self._recheck_delay_s = recheck_delay_s
+        self._window_capacity = window_capacity
+        self._max_idle_topics = max_idle_topics
+        self._topics: OrderedDict[TopicId, tuple[ActiveTopic, Committer]] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._group = asyncio.TaskGroup()
+        self._disturbed = asyncio.Event()
+        self._is_closing = False
+
+    async def __aenter__(self) -> Self:
+        """Starts comparing heads."""
+        await self._group.__aenter__()
+        self._log.on_disturbance(self._disturbed.set)
+        self._spawn(self._compare_heads_for_ever())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends all tasks; appends that are under way are the log adapter's to finish."""
+        self._is_closing = True
+        for task in tuple(self._tasks):
+            task.cancel()
+        await self._group.__aexit__(kind, error, trace)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        if self._is_closing:
+            coroutine.close()
+            return
+        task = self._group.create_task(self._contained(coroutine))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _contained(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """One topic's fault must not end the node: it is logged, and the head checks heal what they can."""
+        try:
+            await coroutine
+        except Exception:
+            log.exception("topic task failed")
+
+    def is_live(self) -> bool:
+        """Tells whether the log can be heard; while False commands are refused."""
+        return self._log.is_live()
+
+    def topic(self, topic_id: TopicId) -> ActiveTopic:
+        """Returns the topic, not necessarily loaded. Raises ValueError for an id of neither form."""
+        return self._entry(topic_id)[0]
+
+    def _entry(self, topic_id: TopicId) -> tuple[ActiveTopic, Committer]:
+        entry = self._topics.get(topic_id)
+        if entry is None:
+            topic = ActiveTopic(
+                topic_id,
+                log=self._log,
+                directory=self._directory,
+                codec=self._codec,
+                clock=self._clock,
+                shard=shard_of(topic_id, self._log.shards),
+                spawn=self._spawn,
+                window_capacity=self._window_capacity,
+            )
+            committer = Committer(
+                topic,
+                log=self._log,
+                messages=self._messages,
+                codec=self._codec,
+                clock=self._clock,
+                ids=self._ids,
+                spawn=self._spawn,
+            )
+            entry = self._topics[topic_id] = (topic, committer)
+            self._forget_idle()
+            metrics.active_topics.set(len(self._topics))
+        self._topics.move_to_end(topic_id)
+        return entry
+
+    def _forget_idle(self) -> None:
+        """Drops the topics that were not used for longest; whoever still holds one may finish with it."""
+        for topic_id in list(self._topics)[: max(0, len(self._topics) - self._max_idle_topics)]:
+            topic, committer = self._topics[topic_id]
+            if committer.is_idle and not topic.subscribers:
+                del self._topics[topic_id]
+
+    async def at_head(self, topic_id: TopicId) -> ActiveTopic:
+        """Returns the topic with a state that has everything that was acknowledged before the call.
+
+        Raises:
+            LogUnavailable, StoreUnavailable: that cannot be had now.
+        """
+        topic = self.topic(topic_id)
+        if topic.is_loaded:
+            await topic.refresh()
+        else:
+            await topic.load()
+        return topic
+
+    def enqueue(self, topic_id: TopicId, command: Command, *, session_id: str = "", traceparent: str = "") -> Pending:
+        """Queues a command in the order of the calls. Its future gets the answer or a HubbubError.
+
+        Raises:
+            LogUnavailable: this node cannot hear the log.
+            RateLimited: too many commands wait for this topic.
+        """
+        if not self._log.is_live() or self._is_closing:
+            raise LogUnavailable("this node has lost the log")
+        return self._entry(topic_id)[1].enqueue(command, session_id=session_id, traceparent=traceparent)
+
+    async def submit(
+        self, topic_id: TopicId, command: Command, *, timeout_s: float, session_id: str = "", traceparent: str = ""
+    ) -> Answer:
+        """Queues a command and waits for its answer.
+
+        Raises:
+            HubbubError: as decided; OutcomeUnknown after `timeout_s` when the command may still be committed.
+        """
+        return await wait_for_answer(
+            self.enqueue(topic_id, command, session_id=session_id, traceparent=traceparent), timeout_s
+        )
+
+    async def subscribe(self, topic_id: TopicId, subscriber: Subscriber) -> TopicHead:
+        """Adds a listener to a topic; it hears everything after the returned head."""
+        topic = self.topic(topic_id)
+        is_new = not topic.subscribers
+        head = await topic.subscribe(subscriber)
+        if is_new:  # interest takes a moment to reach all servers of a NATS cluster
+            self._spawn(self._recheck(topic_id))
+        return head
+
+    async def unsubscribe(self, topic_id: TopicId, subscriber: Subscriber) -> None:
+        """Removes a listener. Idempotent."""
+        entry = self._topics.get(topic_id)
+        if entry is not None:
+            await entry[0].unsubscribe(subscriber)
+
+    async def _recheck(self, topic_id: TopicId) -> None:
+        await asyncio.sleep(self._recheck_delay_s)
+        await self._compare_heads([topic_id])
+
+    async def _compare_heads_for_ever(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._head_check_interval_s):
+                    await self._disturbed.wait()
+            except TimeoutError:
+                pass
+            self._disturbed.clear()
+            await self._compare_heads([t for t, (topic, _) in self._topics.items() if topic.subscribers])
+
+    async def _compare_heads(self, topic_ids: list[TopicId]) -> None:
+        try:
+            heads = await self._log.read_heads(topic_ids) if topic_ids else {}
+        except Unavailable:
+            return  # the next check, or the reconnect, tries again
+        for topic_id in topic_ids:
+            entry = self._topics.get(topic_id)
+            if entry is None:
+                continue
+            head = heads.get(topic_id)
+            epoch = self._log.epoch(entry[0].shard)
+            entry[0].check_head(epoch, head.facts.last_position if head else 0)
+
+
+async def wait_for_answer(pending: Pending, timeout_s: float) -> Answer:
+    """Waits for a queued command.
+
+    Raises:
+        OutcomeUnknown: not answered in time, and it may be in the log.
+        LogUnavailable: not answered in time, and it is certainly not done.
+        HubbubError: refused.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await pending.future
+    except TimeoutError:
+        if pending.is_sent:
+            raise OutcomeUnknown("the outcome is not known yet, retry with the same id") from None
+        raise LogUnavailable("the log does not answer, retry with the same id") from None

@@ -1,0 +1,172 @@
+"""Reads messages and events of a topic up to its head: from memory, from the store, and from the log where both end.
+
+The caller brings the topic to the head first (`TopicHub.at_head`), so an answer has everything that was acknowledged
+before. Numbers and positions are dense, so completeness is checked by counting.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Final
+
+from hubbub_server.app.active_topic import ActiveTopic
+from hubbub_server.app.frames import Events
+from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable
+from hubbub_server.domain.events import MessageSent
+from hubbub_server.domain.ids import ConversationId
+from hubbub_server.domain.limits import SYNC_MAX_EVENTS
+from hubbub_server.ports.event_store import EventStore
+from hubbub_server.ports.message_store import MessageStore, StoredMessage
+from hubbub_server.ports.record_codec import RecordCodec
+from hubbub_server.ports.topic_log import LogRecord, RecordFacts, TopicLog
+
+_LOG_READ_BYTES: Final = 512 * 1024
+_JOIN_MAX_BYTES: Final = 128 * 1024
+
+
+class TopicReader:
+    """Reads ranges of a topic that is at its head."""
+
+    def __init__(self, *, log: TopicLog, messages: MessageStore, events: EventStore, codec: RecordCodec) -> None:
+        """Takes the ports."""
+        self._log = log
+        self._messages = messages
+        self._events = events
+        self._codec = codec
+
+    async def messages(self, topic: ActiveTopic, first_number: int, last_number: int) -> list[StoredMessage]:
+        """Reads messages by number, both ends inclusive, ascending and complete; at most 200, all of them committed.
+
+        Raises:
+            LogUnavailable, StoreUnavailable: they cannot be had now.
+        """
+        sequence = topic.sequence
+        found = self._messages_in(topic.tail(), first_number, last_number)
+        store_error: StoreUnavailable | None = None
+        if first_number not in found and first_number <= last_number:
+            try:
+                rows = await self._messages.read_range(
+                    ConversationId(topic.topic_id), first_number=first_number, last_number=last_number
+                )
+                found = {row.message_number: row for row in rows} | found
+            except StoreUnavailable as error:
+                store_error = error
+        missing = [number for number in range(first_number, last_number + 1) if number not in found]
+        if missing:
+            async for record in self._log_from(topic, sequence, lambda f: f.last_message_number >= missing[0]):
+                found |= self._messages_in([record], first_number, last_number)
+                if record.facts.last_message_number >= missing[-1]:
+                    break
+            if any(number not in found for number in missing):
+                raise store_error or LogUnavailable("messages are neither in the store nor in the log")
+        return [found[number] for number in range(first_number, last_number + 1)]
+
+    def _messages_in(self, records: Iterable[LogRecord], first: int, last: int) -> dict[int, StoredMessage]:
+        found: dict[int, StoredMessage] = {}
+        for record in records:
+            facts = record.facts
+            before = facts.last_message_number - (facts.last_position - facts.first_position + 1)
+            if facts.last_message_number < first or before >= last or MessageSent.__name__ not in facts.kinds:
+                continue
+            for decoded in self._codec.decode(record.body):
+                event = decoded.event
+                if isinstance(event.kind, MessageSent) and first <= event.message_number <= last:
+                    found[event.message_number] = StoredMessage(
+                        message_number=event.message_number,
+                        change_position=event.position,
+                        commit_time_ms=event.commit_time_ms,
+                        body=decoded.message_body,
+                    )
+        return found
+
+    async def events(self, topic: ActiveTopic, after_position: int, last_position: int) -> AsyncIterator[Events]:
+        """Reads events in order: `after_position` < position <= `last_position`, complete; at most 1,000.
+
+        Raises:
+            LogUnavailable, StoreUnavailable: they cannot be had now; what was yielded before is right.
+        """
+        sequence, tail = topic.sequence, list(topic.tail())
+        position = after_position
+        store_error: StoreUnavailable | None = None
+        if not _covers(tail, position) and position < last_position:
+            try:
+                async for events in self._stored_events(topic, position, last_position):
+                    position += events.count
+                    yield events
+            except StoreUnavailable as error:
+                store_error = error
+        if _covers(tail, position):
+            for record in tail:
+                events = self._slice(record, position, last_position)
+                position += events.count
+                if events.count:
+                    yield events
+        if position < last_position:
+            start = position
+            async for record in self._log_from(topic, sequence, lambda f: f.last_position > start):
+                events = self._slice(record, position, last_position)
+                position += events.count
+                if events.count:
+                    yield events
+                if position >= last_position:
+                    break
+        if position < last_position:
+            raise store_error or LogUnavailable("events are neither in the store nor in the log")
+
+    async def _stored_events(self, topic: ActiveTopic, position: int, last_position: int) -> AsyncIterator[Events]:
+        rows = await self._events.read_after(
+            topic.topic_id, after_position=position, limit=min(SYNC_MAX_EVENTS, last_position - position)
+        )
+        framed: list[bytes] = []
+        size_bytes = 0
+        for row in rows:
+            if row.position != position + 1 or row.position > last_position:
+                break
+            position += 1
+            framed.append(row.framed)
+            size_bytes += len(row.framed)
+            if size_bytes >= _JOIN_MAX_BYTES:
+                yield Events(body=b"".join(framed), count=len(framed))
+                framed, size_bytes = [], 0
+        if framed:
+            yield Events(body=b"".join(framed), count=len(framed))
+
+    def _slice(self, record: LogRecord, after_position: int, last_position: int) -> Events:
+        """Returns the part of a record that follows `after_position`; the whole record costs no decoding."""
+        facts = record.facts
+        if facts.last_position <= after_position or facts.first_position > last_position:
+            return Events(body=b"", count=0)
+        if facts.first_position == after_position + 1 and facts.last_position <= last_position:
+            return Events(body=record.body, count=facts.last_position - facts.first_position + 1)
+        framed = [
+            decoded.framed
+            for decoded in self._codec.decode(record.body)
+            if after_position < decoded.event.position <= last_position
+        ]
+        return Events(body=b"".join(framed), count=len(framed))
+
+    async def _log_from(
+        self, topic: ActiveTopic, head_sequence: int, is_reached: Callable[[RecordFacts], bool]
+    ) -> AsyncIterator[LogRecord]:
+        """Iterates over the topic's log from the first record for which `is_reached` (monotone) up to the head."""
+        sequence = await self._locate(topic, head_sequence, is_reached)
+        while sequence < head_sequence:
+            for record in await self._log.read_range(
+                topic.topic_id, after_sequence=sequence, up_to_sequence=head_sequence, max_bytes=_LOG_READ_BYTES
+            ):
+                yield record
+                sequence = record.sequence
+
+    async def _locate(self, topic: ActiveTopic, head_sequence: int, is_reached: Callable[[RecordFacts], bool]) -> int:
+        """Finds by bisection the sequence after which the first reached record comes: about 20 reads of the leader."""
+        low, high = 0, head_sequence  # the record after `low` may be unreached, the one at `high` is reached
+        while high - low > 1:
+            middle = (low + high) // 2
+            record = await self._log.read_next(topic.topic_id, after_sequence=middle - 1)
+            if record is None or is_reached(record.facts):
+                high = middle
+            else:
+                low = record.sequence
+        return high - 1
+
+
+def _covers(tail: list[LogRecord], after_position: int) -> bool:
+    return bool(tail) and tail[0].facts.first_position <= after_position + 1
