@@ -104,7 +104,7 @@ class Authenticate:
     ) -> None:
         if self._confirming is not None:
             self._confirming.cancel()
-        await self._tasks.__aexit__(kind, error, trace)
+        await self._tasks.__aexit__(None, None, None)  # an error of the body goes on as it is, not in a group
 
     async def register(self, login_name: str, password: str, display_name: str) -> Credentials:
         """Creates an account and signs it in. After an unknown outcome (LogUnavailable) sign in instead.

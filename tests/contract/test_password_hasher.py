@@ -1,0 +1,75 @@
+"""What every PasswordHasher promises."""
+
+import asyncio
+import time
+
+import pytest
+from argon2 import PasswordHasher, profiles
+
+from hubbub_server.adapters.crypto.argon2_password_hasher import Argon2PasswordHasher
+from hubbub_server.domain.errors import RateLimited
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_a_password_fits_its_hash_and_no_other() -> None:
+    async with Argon2PasswordHasher(parameters=profiles.CHEAPEST) as hasher:
+        hashed = await hasher.hash("пароль 🔑")
+        assert await hasher.verify("пароль 🔑", hashed)
+        assert not await hasher.verify("пароль", hashed)
+        assert not await hasher.verify("пароль 🔑", "no hash at all")
+
+
+async def test_an_unknown_account_answers_no_to_every_password() -> None:
+    async with Argon2PasswordHasher(parameters=profiles.CHEAPEST) as hasher:
+        assert not await hasher.verify("", None)
+        assert not await hasher.verify("password", None)
+
+
+async def test_hashes_are_argon2id_of_rfc_9106_and_differ_each_time() -> None:
+    async with Argon2PasswordHasher() as hasher:
+        hashed = await hasher.hash("correct horse")
+        assert hashed.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
+        assert hashed != await hasher.hash("correct horse")
+
+
+async def test_an_unknown_account_takes_as_long_as_a_known_one() -> None:
+    """The median of 5 differs by less than a half: what is left is noise of the machine."""
+
+    async def median_s(password_hash: str | None) -> float:
+        took = []
+        for _ in range(5):
+            begin_s = time.perf_counter()
+            await hasher.verify("wrong", password_hash)
+            took.append(time.perf_counter() - begin_s)
+        return sorted(took)[2]
+
+    async with Argon2PasswordHasher() as hasher:
+        known = await median_s(await hasher.hash("correct horse"))
+        unknown = await median_s(None)
+    assert 0.5 < unknown / known < 2
+
+
+async def test_when_too_many_wait_the_next_is_told_when_to_come_again() -> None:
+    async with Argon2PasswordHasher(threads=1, max_waiting=2) as hasher:
+        answers = await asyncio.gather(*(hasher.hash("x" * 8) for _ in range(6)), return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, RateLimited)]
+        assert len(refused) == 3
+        assert all(answer.retry_after_s > 0 for answer in refused)
+        await hasher.hash("after the rush")
+
+
+async def test_hashing_leaves_the_loop_free() -> None:
+    async with Argon2PasswordHasher() as hasher:
+        turns = 0
+        hashing = asyncio.ensure_future(hasher.hash("correct horse"))
+        while not hashing.done():
+            await asyncio.sleep(0.001)
+            turns += 1
+        assert turns > 5
+
+
+async def test_a_hash_with_other_parameters_still_verifies() -> None:
+    old = PasswordHasher.from_parameters(profiles.CHEAPEST).hash("correct horse")
+    async with Argon2PasswordHasher() as hasher:
+        assert await hasher.verify("correct horse", old)
