@@ -1,0 +1,69 @@
+"""Requests to commands. Checks what can be seen in the request alone; `prefix` goes before the paths of its fields."""
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from hubbub.chat.v1 import frame_pb2
+from hubbub.conversation.v1 import message_pb2
+
+from hubbub_server.app.frames import Reauthenticate, Send
+from hubbub_server.domain.commands import SendMessage
+from hubbub_server.domain.errors import ConversationNotFound, InvalidField
+from hubbub_server.domain.ids import ClientMessageId, UserId, canonical_uuid, is_conversation_id
+from hubbub_server.domain.limits import FALLBACK_MAX_CODE_POINTS
+from hubbub_server.domain.message import Content, TextContent, UnknownContent, check_content
+from hubbub_server.wire.times import milliseconds
+
+_SECONDS_MIN = -62_135_596_800  # 0001-01-01, the bounds of a Timestamp
+_SECONDS_MAX = 253_402_300_799  # 9999-12-31
+
+
+def read_send_message(pb: frame_pb2.SendMessageRequest, sender_id: UserId, *, prefix: str = "") -> Send:
+    """Reads a message to send.
+
+    Raises:
+        InvalidField: a field breaks its rule.
+        ConversationNotFound: the conversation_id is none of ours, so it is nobody's.
+    """
+    if not pb.conversation_id:
+        raise InvalidField(f"{prefix}conversation_id", "required")
+    previous_id = pb.previous_client_message_id
+    command = SendMessage(
+        sender_id=sender_id,
+        client_message_id=_read_uuid(f"{prefix}client_message_id", pb.client_message_id),
+        content=_read_content(f"{prefix}content", pb.content),
+        client_time_ms=_read_time(f"{prefix}client_time", pb.client_time) if pb.HasField("client_time") else None,
+        previous_client_message_id=(
+            _read_uuid(f"{prefix}previous_client_message_id", previous_id) if previous_id else None
+        ),
+    )
+    if not is_conversation_id(pb.conversation_id):
+        raise ConversationNotFound
+    return Send(conversation_id=pb.conversation_id, command=command)
+
+
+def read_reauthenticate(pb: frame_pb2.ReauthenticateRequest, *, prefix: str = "") -> Reauthenticate:
+    """Reads a newer token. Raises InvalidField when there is none."""
+    if not pb.access_token:
+        raise InvalidField(f"{prefix}access_token", "required")
+    return Reauthenticate(access_token=pb.access_token)
+
+
+def _read_uuid(field: str, text: str) -> ClientMessageId:
+    uuid = canonical_uuid(text)
+    if uuid is None:
+        raise InvalidField(field, "a UUID")
+    return uuid
+
+
+def _read_content(field: str, pb: message_pb2.Content) -> Content:
+    if len(pb.fallback_text) > FALLBACK_MAX_CODE_POINTS:
+        raise InvalidField(f"{field}.fallback_text", f"at most {FALLBACK_MAX_CODE_POINTS} code points")
+    is_text = pb.WhichOneof("kind") == "text"
+    content = TextContent(text=pb.text.text) if is_text else UnknownContent()
+    check_content(field, content)
+    return content
+
+
+def _read_time(field: str, pb: Timestamp) -> int:
+    if not (_SECONDS_MIN <= pb.seconds <= _SECONDS_MAX and 0 <= pb.nanos < 1_000_000_000):
+        raise InvalidField(field, "a time from year 1 to 9999")
+    return milliseconds(pb)
