@@ -4,7 +4,8 @@ ConnectResponse, SubscribeResponse, SyncResponse and SyncOnceResponse are alike:
 message of a stream is a prefix and a frame, and a frame of events is bodies of records as they were committed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, assert_never
 
 from google.protobuf.message import DecodeError
@@ -81,29 +82,40 @@ def _read_payload(pb: frame_pb2.Command, user_id: UserId) -> frames.Send | frame
 # ---- to the client
 
 
-def encode_messages(outgoing: Iterable[Outgoing]) -> Iterator[bytes]:
+def encode_messages(outgoing: Sequence[Outgoing]) -> list[bytes]:
     """Turns frames that are ready together into as few messages of the stream as the contract allows.
 
     Neighbouring events are joined, up to 256 KiB of frame; a control is alone in its message. Order is kept.
     """
+    messages: list[bytes] = []
     bodies: list[bytes] = []
     size_bytes = 0
     for each in outgoing:
-        if bodies and (not isinstance(each, Events) or size_bytes + len(each.body) > FRAME_MAX_BYTES):
-            yield encode_frame(b"".join(bodies))
+        body = each.body if isinstance(each, Events) else b""
+        if bodies and (not body or size_bytes + len(body) > FRAME_MAX_BYTES):
+            messages.append(_encode_bodies(bodies))
             bodies, size_bytes = [], 0
         if isinstance(each, Events):
-            bodies.append(each.body)
-            size_bytes += len(each.body)
+            bodies.append(body)
+            size_bytes += len(body)
         else:
-            yield encode_frame(_control_to_pb(each).SerializeToString())
+            messages.append(encode_frame(_control_to_pb(each).SerializeToString()))
     if bodies:
-        yield encode_frame(b"".join(bodies))
+        messages.append(_encode_bodies(bodies))
+    return messages
+
+
+def _encode_bodies(bodies: list[bytes]) -> bytes:
+    return encode_frame(b"".join(bodies)) if len(bodies) > 1 else _encode_record(bodies[0])
 
 
 def encode_frame(frame: bytes) -> bytes:
     """Returns the bytes of a ServerFrame as those of a message of any of the streams."""
     return _FRAME_TAG + encode_varint(len(frame)) + frame
+
+
+# A record goes to many streams one after the other: its message is made once and shared by all of them.
+_encode_record = lru_cache(maxsize=16)(encode_frame)
 
 
 def _control_to_pb(control: frames.Control) -> frame_pb2.ServerFrame:  # noqa: C901, PLR0911  # one case a kind
