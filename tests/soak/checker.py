@@ -215,15 +215,18 @@ def unanswered(run: Run) -> Iterator[str]:
 
 
 def pipeline_broken(run: Run) -> Iterator[str]:
-    """A message with a previous one has the larger number (C06)."""
+    """A message that names a previous one comes after it; it is not there without it (C06)."""
+    numbers = {
+        (topic, row["id"]): number for topic, rows in run.auditor.history.items() for number, row in rows.items()
+    }
     for (topic, message_id), tries in run.attempts.items():
-        previous = tries[0].get("prev")
-        if not previous or (topic, message_id) not in run.acks:
+        previous, number = tries[0].get("prev"), numbers.get((topic, message_id))
+        if not previous or number is None:
             continue
-        before = run.acks.get((topic, previous))
+        before = numbers.get((topic, previous))
         if before is None:
             yield f"{message_id} of {topic} is there, the one before it is not"
-        elif before[0]["number"] >= run.acks[topic, message_id][0]["number"]:
+        elif before >= number:
             yield f"{message_id} of {topic} is before the one that was sent before it"
 
 
