@@ -1,0 +1,95 @@
+"""Makes sure that each user's own topic has what membership events of conversations mean for that user.
+
+The committing node writes these effects at once (app/effects.py); it may die in between. This reads every membership
+event in the log and submits the same command again: what is there already, or newer, stays (domain/user_topic.py).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import structlog
+
+from hubbub_server.app.project import decode_record
+from hubbub_server.domain.commands import RecordMembership
+from hubbub_server.domain.errors import HubbubError
+from hubbub_server.domain.events import Event, MemberRemoved, MembersAdded
+from hubbub_server.domain.ids import UserId, is_conversation_id
+from hubbub_server.ports.record_codec import RecordCodec
+from hubbub_server.ports.record_consumer import PoisonRecord
+from hubbub_server.ports.topic_log import LogRecord
+from hubbub_server.workers.backoff import Backoff
+from hubbub_server.workers.shard_loop import KeepAlive
+
+_MEMBERSHIP_KINDS: Final = frozenset({MembersAdded.__name__, MemberRemoved.__name__})
+_AT_ONCE: Final = 16
+_TIMEOUT_S: Final = 10.0
+
+log = structlog.get_logger()
+
+
+class Submits(Protocol):
+    """The part of TopicHub that is needed here."""
+
+    async def submit(self, topic_id: UserId, command: RecordMembership, *, timeout_s: float) -> object:
+        """Decides and commits a command on a topic. Raises HubbubError."""
+
+
+class Relay:
+    """Implements ShardRole for one shard."""
+
+    role = "relay"
+
+    def __init__(self, shard: int, *, hub: Submits, codec: RecordCodec, backoff: Backoff) -> None:
+        self._shard = shard
+        self._hub = hub
+        self._codec = codec
+        self._backoff = backoff
+
+    async def handle(self, records: Sequence[LogRecord], keep_alive: KeepAlive) -> None:
+        """Relays the membership events of records, until every topic concerned has them."""
+        for record in records:
+            if record.facts.kinds.isdisjoint(_MEMBERSHIP_KINDS):
+                continue
+            for decoded in decode_record(self._codec, self._shard, record):
+                try:
+                    commands = _commands(decoded.event)
+                except ValueError as exc:
+                    raise PoisonRecord(shard=self._shard, sequence=record.sequence, reason=str(exc)) from exc
+                await self._submit(commands, keep_alive)
+
+    async def _submit(self, commands: Sequence[tuple[UserId, RecordMembership]], keep_alive: KeepAlive) -> None:
+        for start in range(0, len(commands), _AT_ONCE):
+            async with asyncio.TaskGroup() as group:
+                for user_id, command in commands[start : start + _AT_ONCE]:
+                    group.create_task(self._submit_until_done(user_id, command, keep_alive))
+            await keep_alive()
+
+    async def _submit_until_done(self, user_id: UserId, command: RecordMembership, keep_alive: KeepAlive) -> None:
+        while True:
+            try:
+                await self._hub.submit(user_id, command, timeout_s=_TIMEOUT_S)
+            except HubbubError as error:
+                log.warning("effect not written", shard=self._shard, error=type(error).__name__, reason=str(error))
+                await keep_alive()
+                await self._backoff.wait()
+            else:
+                self._backoff.reset()
+                return
+
+
+def _commands(event: Event) -> list[tuple[UserId, RecordMembership]]:
+    match event.kind:
+        case MembersAdded(members=members):
+            user_ids, joined = [member.user_id for member in members], True
+        case MemberRemoved(user_id=user_id):
+            user_ids, joined = [user_id], False
+        case _:
+            return []
+    conversation_id = event.topic_id
+    if not is_conversation_id(conversation_id):
+        raise ValueError(f"{type(event.kind).__name__} does not belong to a user's topic")
+    command = RecordMembership(
+        conversation_id=conversation_id, epoch=event.epoch, position=event.position, joined=joined
+    )
+    return [(user_id, command) for user_id in user_ids]
