@@ -1,0 +1,428 @@
+"""The client's side of delivery, sans-IO: frames in, events for the application out, each exactly once and in order.
+
+Theory of operation ------------------- For each topic the engine knows a `cursor` (everything up to it is handed
+over) and a `head` (the newest position heard of in the cursor's epoch). A topic is *behind* when its head is above
+its cursor, or when it is *doubted*: something was heard that only a Sync can settle (another epoch, an end without
+the removal before it). The caller reads two sources and feeds both:
+
+* `receive_live`: frames of Connect or Subscribe. Events apply only directly above the cursor; what comes early is
+  kept aside, bounded, and
+  fetched again when it was dropped. Heads and Heartbeat raise heads, so a lost event shows as a topic that is behind.
+* `receive_sync`: frames of one Sync request at a time, made of `next_request()` and ended by `finish_request()`,
+  whether complete or
+  cut. Because both sources are spliced by position, it does not matter which one brings an event, or whether both do.
+
+A Sync reads the log itself, so its CaughtUp is the truth about everything heard *before* the request: the head is
+forgotten when the request is made and heard again from its answer. A head that was wrong thus costs one request and
+not a loop. Topics that a request did not move are *stalled* until `retry_stalled()`, so a topic that cannot be served
+never makes the caller spin.
+
+What is ready waits in a bounded queue. When it is full, live events are not applied, only heard of: the topic falls
+behind and Sync fetches them once there is room. So a slow application never stops the reading of the stream, on which
+answers to sends come too.
+
+Who is in which conversation comes from the user's own topic: ConversationJoined starts a topic one position before
+the join, the user's own MemberRemoved ends it (or lets it jump to a later join that is known already). A client
+without cursors starts every topic at the head that the first complete Heads name.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from google.rpc import status_pb2
+from hubbub.chat.v1 import event_pb2, frame_pb2
+from hubbub.conversation.v1 import conversation_pb2
+
+from hubbub_client import events, wire
+from hubbub_client.errors import ConversationNotFound, error_of_status
+from hubbub_client.model import Cursor
+
+REQUEST_MAX_CURSORS: Final = 500
+# The own topic had no event when this client was new, so Heads did not name it: its first event will tell the epoch.
+_NO_EPOCH: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One item for the application, and the cursors that hold once it is processed (None: forget the topic)."""
+
+    item: events.Event
+    cursors: Mapping[str, Cursor | None]
+
+
+@dataclass(slots=True)
+class _Topic:
+    cursor: Cursor
+    head: int
+    doubted: bool = False
+    joins: list[int] = field(default_factory=list)  # positions of joins known from the own topic, ascending
+    early: dict[int, event_pb2.Event] = field(default_factory=dict)
+
+    @property
+    def is_behind(self) -> bool:
+        return self.doubted or self.head > self.cursor.position
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a topic was like when it went into the request."""
+
+    topic: _Topic
+    cursor: Cursor
+    head: int
+    doubted: bool
+
+
+class SyncEngine:
+    """Decides what the application gets and what has to be fetched. Not thread-safe, never blocks, keeps no time.
+
+    Args:
+        user_id: the signed-in user, whose own topic has this id.
+        cursors: where an earlier run stopped; without any the client is new and starts at the heads.
+        ready_limit: items that wait for the application before live events are left to Sync. One frame may exceed it.
+        early_limit: events kept aside because an earlier one of their topic is missing, over all topics.
+    """
+
+    def __init__(
+        self, user_id: str, cursors: Iterable[Cursor] = (), *, ready_limit: int = 1_000, early_limit: int = 4_000
+    ) -> None:
+        self._user_id = user_id
+        self._ready_limit, self._early_limit = ready_limit, early_limit
+        self._topics = {cursor.topic_id: _Topic(cursor, cursor.position) for cursor in cursors}
+        self._processed = {topic.cursor.topic_id: topic.cursor for topic in self._topics.values()}
+        # New: no history of joins is known, so every topic of the first complete Heads starts at its head.
+        self._is_new = user_id not in self._topics
+        self._unclaimed: dict[str, tuple[int, int]] = {}  # (epoch, head) of topics whose join has not come yet
+        self._behind: dict[str, None] = {}  # an ordered set
+        self._stalled: set[str] = set()
+        self._request: dict[str, _Asked] | None = None
+        self._request_is_complete = False
+        self._ready: deque[Delivery] = deque()
+        self._early_count = 0
+        self._heads_complete = False
+        self._caught_up_told = False
+        self._resume_token = ""
+        self.relist_needed = False
+
+    # ---- what the application takes
+
+    def take(self) -> Delivery | None:
+        """Returns the next item, or None when none is ready."""
+        return self._ready.popleft() if self._ready else None
+
+    def mark_processed(self, delivery: Delivery) -> None:
+        """Notes that the application has processed an item: `processed_cursors` moves with it."""
+        for topic_id, cursor in delivery.cursors.items():
+            if cursor is None:
+                self._processed.pop(topic_id, None)
+            else:
+                self._processed[topic_id] = cursor
+
+    def processed_cursors(self) -> list[Cursor]:
+        """Returns where a later run resumes without missing anything; empty until the first Heads were complete."""
+        return [] if self._is_new else list(self._processed.values())
+
+    def announce(self, item: events.Connected | events.CaughtUp | events.Disconnected) -> None:
+        """Queues news of the connection between the events; dropped when the application reads nothing at all."""
+        if len(self._ready) < 2 * self._ready_limit:
+            self._ready.append(Delivery(item, {}))
+
+    @property
+    def has_room(self) -> bool:
+        """Tells whether the queue of ready items is at most half full: only then Sync is worth asking."""
+        return len(self._ready) <= self._ready_limit // 2
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Tells whether everything heard of on this stream is handed over or ready."""
+        return self._heads_complete and not self._behind and self._request is None and not self.relist_needed
+
+    @property
+    def resume_token(self) -> str:
+        """The newest token that covers only what is handed over or ready; for the next Hello."""
+        return self._resume_token
+
+    # ---- the live stream
+
+    def open_stream(self) -> None:
+        """Begins a new live stream: its Heads are not complete yet."""
+        self._heads_complete = self._caught_up_told = False
+        self._stalled.clear()
+
+    def receive_live(self, frame: frame_pb2.ServerFrame) -> None:
+        """Takes a frame of the live stream. Controls about the stream itself and unknown ones change nothing here."""
+        for event in frame.events:
+            self._receive_event(event, is_applied=len(self._ready) < self._ready_limit)
+        match frame.WhichOneof("control"):
+            case "heads":
+                self._receive_heads(frame.heads)
+            case "heartbeat":
+                for head in frame.heartbeat.heads:
+                    self._hear_head(head)
+                if frame.heartbeat.resume_token and self.is_caught_up:
+                    self._resume_token = frame.heartbeat.resume_token
+            case "topic_ended":
+                # The removal before it ends a topic. Without that, something was lost, or this is about an earlier
+                # membership.
+                self._doubt(frame.topic_ended.topic_id)
+            case _:
+                pass
+        self._tell_caught_up()
+
+    def _receive_heads(self, heads: frame_pb2.Heads) -> None:
+        for head in heads.heads:
+            topic_id = head.cursor.topic_id
+            if self._is_new and topic_id not in self._topics:
+                self._processed[topic_id] = self._start(wire.read_cursor(head.cursor)).cursor
+            else:
+                self._hear_head(head)
+        if heads.complete:
+            if self._is_new and self._user_id not in self._topics:
+                self._processed[self._user_id] = self._start(Cursor(self._user_id, _NO_EPOCH, 0)).cursor
+            self._is_new, self._heads_complete = False, True
+            self.announce(events.Connected())
+
+    def _hear_head(self, head: conversation_pb2.TopicHead) -> None:
+        self._hear(head.cursor.topic_id, head.cursor.epoch, head.cursor.position)
+
+    def _hear(self, topic_id: str, epoch: int, position: int) -> _Topic | None:
+        """Notes that a topic has an event at this position; returns the topic when the position is comparable."""
+        topic = self._topics.get(topic_id)
+        if topic is None:
+            known_epoch, known = self._unclaimed.get(topic_id, (epoch, 0))
+            self._unclaimed[topic_id] = (epoch, max(position, known if known_epoch == epoch else 0))
+            return None
+        if topic.cursor.epoch == _NO_EPOCH:
+            topic.cursor = Cursor(topic_id, epoch, 0)
+        if topic.cursor.epoch != epoch:
+            self._doubt(topic_id)
+            return None
+        topic.head = max(topic.head, position)
+        self._judge(topic)
+        return topic
+
+    def _doubt(self, topic_id: str) -> None:
+        if topic := self._topics.get(topic_id):
+            topic.doubted = True
+            self._judge(topic)
+
+    def _judge(self, topic: _Topic) -> None:
+        if self._topics.get(topic.cursor.topic_id) is not topic:
+            return  # ended meanwhile
+        if topic.is_behind:
+            self._behind[topic.cursor.topic_id] = None
+        else:
+            self._behind.pop(topic.cursor.topic_id, None)
+            self._stalled.discard(topic.cursor.topic_id)
+
+    def _tell_caught_up(self) -> None:
+        if self.is_caught_up and not self._caught_up_told:
+            self._caught_up_told = True
+            self.announce(events.CaughtUp())
+
+    # ---- events of one topic, from either source
+
+    def _receive_event(self, event: event_pb2.Event, *, is_applied: bool) -> None:
+        topic = self._hear(event.topic_id, event.epoch, event.position)
+        if topic is None or event.position <= topic.cursor.position:
+            return
+        if event.position == topic.cursor.position + 1:
+            if is_applied:
+                self._apply(topic, event)
+                self._apply_early(topic)
+        elif self._early_count < self._early_limit and event.position not in topic.early:
+            topic.early[event.position] = event
+            self._early_count += 1
+
+    def _apply_early(self, topic: _Topic) -> None:
+        """Applies what was kept aside and follows now; drops what lies behind."""
+        while topic.early:
+            event = topic.early.pop(topic.cursor.position + 1, None)
+            if event is None:
+                break
+            self._early_count -= 1
+            self._apply(topic, event)
+        for position in [position for position in topic.early if position <= topic.cursor.position]:
+            del topic.early[position]
+            self._early_count -= 1
+
+    def _apply(self, topic: _Topic, event: event_pb2.Event) -> None:
+        topic.cursor = Cursor(event.topic_id, event.epoch, event.position)
+        cursors: dict[str, Cursor | None] = {event.topic_id: topic.cursor}
+        if event.topic_id == self._user_id:
+            cursors.update(self._follow_own(event))
+        self._ready.append(Delivery(wire.read_event(event), cursors))
+        self._judge(topic)
+        if event.WhichOneof("kind") == "member_removed" and event.member_removed.user_id == self._user_id:
+            self._end(topic)
+
+    def _follow_own(self, event: event_pb2.Event) -> dict[str, Cursor | None]:
+        """Starts or stretches the conversation that an event of the own topic is about."""
+        match event.WhichOneof("kind"):
+            case "conversation_joined":
+                joined = event.conversation_joined
+                return self._join(Cursor(joined.conversation_id, joined.epoch, joined.join_position - 1))
+            case "conversation_left":
+                left = event.conversation_left
+                self._unclaimed.pop(left.conversation_id, None)
+                self._doubt(left.conversation_id)  # its removal has not come yet: Sync fetches it
+            case _:
+                pass
+        return {}
+
+    def _join(self, start: Cursor) -> dict[str, Cursor | None]:
+        topic = self._topics.get(start.topic_id)
+        if topic is None:
+            self._start(start)
+            self._hear(start.topic_id, start.epoch, start.position + 1)
+            return {start.topic_id: start}
+        topic.joins.append(start.position + 1)
+        return {}
+
+    def _start(self, cursor: Cursor) -> _Topic:
+        topic = self._topics[cursor.topic_id] = _Topic(cursor, cursor.position)
+        if unclaimed := self._unclaimed.pop(cursor.topic_id, None):
+            self._hear(cursor.topic_id, *unclaimed)
+        return topic
+
+    def _end(self, topic: _Topic) -> None:
+        """Ends a topic, or lets it jump to the later join that is known already."""
+        topic_id = topic.cursor.topic_id
+        if self._request is not None:
+            self._request.pop(topic_id, None)  # what the rest of the answer says is about the ended membership
+        del self._topics[topic_id]
+        self._behind.pop(topic_id, None)
+        self._stalled.discard(topic_id)
+        early, topic.early = topic.early, {}
+        joins = [position for position in topic.joins if position > topic.cursor.position]
+        restart = Cursor(topic_id, topic.cursor.epoch, joins[0] - 1) if joins else None
+        self._ready.append(Delivery(events.TopicEnded(topic_id=topic_id), {topic_id: restart}))
+        if restart is None:
+            self._early_count -= len(early)
+            return
+        fresh = self._start(restart)
+        fresh.joins, fresh.early = joins[1:], early
+        self._hear(topic_id, restart.epoch, max(topic.head, joins[0]))
+        self._apply_early(fresh)
+
+    # ---- Sync
+
+    def next_request(self) -> list[Cursor] | None:
+        """Returns up to 500 cursors to ask Sync for; None: nothing is behind, a request is open, or there is no room."""
+        if self._request is not None or not self.has_room:
+            return None
+        asked: dict[str, _Asked] = {}
+        for topic_id in self._behind:
+            if topic_id in self._stalled:
+                continue
+            topic = self._topics[topic_id]
+            asked[topic_id] = _Asked(topic, topic.cursor, topic.head, topic.doubted)
+            topic.head, topic.doubted = topic.cursor.position, False
+            if len(asked) == REQUEST_MAX_CURSORS:
+                break
+        if not asked:
+            return None
+        self._request, self._request_is_complete = asked, False
+        return [one.cursor for one in asked.values()]
+
+    def receive_sync(self, frame: frame_pb2.ServerFrame) -> None:
+        """Takes a frame of the answer to the open request. Applies everything: read the next one when `has_room`."""
+        for event in frame.events:
+            self._receive_event(event, is_applied=True)
+        match frame.WhichOneof("control"):
+            case "gap":
+                self._skip(frame.gap)
+            case "reset":
+                self._reset(frame.reset)
+            case "topic_ended":
+                if asked := self._asked(frame.topic_ended.topic_id):
+                    self._end(asked.topic)
+            case "rejected":
+                self._reject(frame.rejected.topic_id, frame.rejected.status)
+            case "caught_up":
+                self._request_is_complete = True
+                for head in frame.caught_up.heads:
+                    if head.cursor.topic_id in self._topics:
+                        self._hear_head(head)
+            case _:
+                pass
+
+    def finish_request(self) -> None:
+        """Ends the open request, complete or cut: topics that are still behind are asked for again."""
+        request, self._request = self._request or {}, None
+        for topic_id, asked in request.items():
+            topic = asked.topic
+            if not self._request_is_complete:
+                self._restore(asked)
+            self._judge(topic)
+            if topic.is_behind and topic.cursor == asked.cursor:
+                self._stalled.add(topic_id)
+        self._tell_caught_up()
+
+    @property
+    def has_stalled(self) -> bool:
+        """Tells whether topics wait for `retry_stalled`, because a request did not move them."""
+        return bool(self._stalled)
+
+    def retry_stalled(self) -> None:
+        """Lets topics that a request did not move be asked for again; call it after a pause."""
+        self._stalled.clear()
+
+    def _asked(self, topic_id: str) -> _Asked | None:
+        return (self._request or {}).get(topic_id)
+
+    def _restore(self, asked: _Asked) -> None:
+        """Puts back what was known before the request: it was not answered."""
+        if asked.topic.cursor.epoch == asked.cursor.epoch:
+            asked.topic.head = max(asked.topic.head, asked.head)
+            asked.topic.doubted |= asked.doubted
+
+    def _reject(self, topic_id: str, status: status_pb2.Status) -> None:
+        asked = self._asked(topic_id)
+        if asked is None:
+            return
+        if isinstance(error_of_status(status), ConversationNotFound):
+            self._end(asked.topic)
+        else:
+            self._restore(asked)
+
+    def _skip(self, gap: frame_pb2.Gap) -> None:
+        head = wire.read_head(gap.head).cursor
+        asked = self._asked(head.topic_id)
+        if asked is None or head.epoch != asked.topic.cursor.epoch or head.position <= asked.topic.cursor.position:
+            return
+        self._jump(asked.topic, head, wire.read_gap(gap))
+
+    def _reset(self, reset: frame_pb2.Reset) -> None:
+        head = wire.read_head(reset.head)
+        asked = self._asked(head.cursor.topic_id)
+        if asked is None:
+            return
+        if asked.topic.cursor != asked.cursor:  # live events of the old life came in between: ask again
+            self._doubt(head.cursor.topic_id)
+            return
+        topic = asked.topic
+        self._early_count -= len(topic.early)
+        topic.early, topic.joins = {}, []
+        # What was heard before this moment is not comparable with the new life: one more Sync makes sure.
+        topic.head, topic.doubted = head.cursor.position, True
+        self._jump(topic, head.cursor, events.TopicReset(head=head))
+
+    def _jump(self, topic: _Topic, head: Cursor, item: events.GapSkipped | events.TopicReset) -> None:
+        topic.cursor, topic.head = head, max(topic.head, head.position)
+        self._ready.append(Delivery(item, {head.topic_id: head}))
+        self._apply_early(topic)
+        self._judge(topic)
+        if head.topic_id == self._user_id:
+            self.relist_needed = True  # joins may be among what was skipped
+
+    def relist(self, starts: Iterable[Cursor]) -> None:
+        """Answers `relist_needed`: one cursor, at the join, of each conversation that ListConversations names now."""
+        self.relist_needed = False
+        for start in starts:
+            if start.topic_id not in self._topics:
+                self._join(start)
+                self._processed[start.topic_id] = start
+        self._tell_caught_up()
