@@ -18,8 +18,9 @@ log = structlog.get_logger()
 class Projector:
     """Implements ShardRole for one shard.
 
-    The store says how far the shard is applied. Records that come again are applied again, which changes nothing. Records
-    beyond the next one mean that the store lost what was acknowledged for it (another or older file): the shard halts.
+    The store says how far the shard is applied. Records that come again are applied again, which changes nothing.
+    Records beyond the next one mean that the store lost what was acknowledged for it (it is another or an older file):
+    the shard halts.
     """
 
     role = "projector"
