@@ -1,8 +1,8 @@
 """One topic in the memory of this node: its state at a known head, the newest records, and who listens here.
 
 Theory of operation. `state` is the fold of all records up to `sequence`. It moves only in `apply`, synchronously, one
-record after the other: a record that lies at or below the state's position is dropped, one that does not follow it
-directly is never applied. So whatever the live feed does (late, twice, never), listeners here hear every record once and
+record after the other: one at or below the state's position is dropped, one that does not follow it directly is never
+applied. So whatever the live feed does (late, twice, never), listeners here hear every record once and
 in order. Live records are hints; the truth is fetched: `refresh` reads the head from the leader and fetches what lies
 between. Nothing here is authoritative: a decision on a stale state fails at the log's compare-and-set.
 """
@@ -13,11 +13,12 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
+from hubbub_server.app.frames import Events
 from hubbub_server.domain import topic as domain
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.cursor import TopicHead
 from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable, Unavailable
-from hubbub_server.domain.events import Event
+from hubbub_server.domain.events import ConversationJoined, Event, MemberRemoved
 from hubbub_server.domain.ids import TopicId
 from hubbub_server.domain.topic import TopicState
 from hubbub_server.obs import metrics
@@ -41,12 +42,15 @@ class LogRecreated(LogUnavailable):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One record on its way to the listeners of this node; made once a record, shared by all of them."""
+    """One record on its way to the listeners of this node; made once a record, shared by all of them.
+
+    `turns` are its events that change what a stream listens to; nearly every record has none.
+    """
 
     topic_id: TopicId
     head: TopicHead
-    body: bytes
-    events: tuple[Event, ...]
+    frame: Events
+    turns: tuple[MemberRemoved | ConversationJoined, ...]
 
 
 class Subscriber(Protocol):
@@ -233,7 +237,12 @@ class ActiveTopic:
         self._confirmed_at_s = self._clock.monotonic_s()
         self._moved.set()
         self._moved = asyncio.Event()
-        delivery = Delivery(topic_id=self.topic_id, head=self.state.head, body=record.body, events=events)
+        delivery = Delivery(
+            topic_id=self.topic_id,
+            head=self.state.head,
+            frame=Events(body=record.body, count=len(events)),
+            turns=tuple(e.kind for e in events if isinstance(e.kind, MemberRemoved | ConversationJoined)),
+        )
         for subscriber in tuple(self.subscribers):
             subscriber.on_delivery(self, delivery)
         return True
@@ -293,6 +302,8 @@ class ActiveTopic:
     async def subscribe(self, subscriber: Subscriber) -> TopicHead:
         """Adds a listener; it hears every record after the returned head. Idempotent.
 
+        Nothing is awaited between the adding and the return, so the caller may look at `state` as of that head.
+
         Raises:
             LogUnavailable, StoreUnavailable: the topic cannot be loaded; nothing was added.
         """
@@ -300,20 +311,22 @@ class ActiveTopic:
         async with self._following:
             if not self._is_followed:
                 await self._log.follow(self.topic_id, self)
-                self._is_followed = True
                 try:
                     await self.refresh()  # what came between the load and the registration
                 except BaseException:
-                    if not self.subscribers:
-                        self._is_followed = False
-                        await asyncio.shield(self._log.unfollow(self.topic_id))
+                    await asyncio.shield(self._log.unfollow(self.topic_id))
                     raise
+                self._is_followed = True
             self.subscribers.add(subscriber)
         return self.head
 
-    async def unsubscribe(self, subscriber: Subscriber) -> None:
-        """Removes a listener; with the last one the node stops hearing the topic. Idempotent."""
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Removes a listener, at once; with the last one the node stops hearing the topic. Idempotent."""
         self.subscribers.discard(subscriber)
+        if not self.subscribers and self._is_followed:
+            self._spawn(self._unfollow_if_unused())
+
+    async def _unfollow_if_unused(self) -> None:
         async with self._following:
             if self._is_followed and not self.subscribers:
                 self._is_followed = False

@@ -5,9 +5,9 @@ are decided in order on the new state and go out as one record. The answers of a
 the record is acknowledged: the acknowledgement proves that they were decided at the head. A batch without events is
 confirmed by reading the head from the leader. A conflict means that the head had moved: catch up, decide all again.
 
-An unknown outcome is settled before anything else happens here: our record directly after the expectation means committed,
-another one there means never, neither means: append the same bytes at the same expectation again. Senders whose time ends
-meanwhile hear OutcomeUnknown, never "failed"; their retry finds the message by its id.
+An unknown outcome is settled before anything else happens here: our record directly after the expectation means
+committed, another one there means never, neither means: append the same bytes at the same expectation again. Senders
+whose time ends meanwhile hear OutcomeUnknown, never "failed"; their retry finds the message by its id.
 """
 
 import asyncio
@@ -63,6 +63,13 @@ class Pending:
         """Refuses, unless nobody waits any more."""
         if not self.future.done():
             self.future.set_exception(error)
+
+    def expire(self) -> None:
+        """Ends the wait: OutcomeUnknown when the command may be in the log, else it is certainly not done."""
+        if self.is_sent:
+            self.fail(OutcomeUnknown("the outcome is not known yet, retry with the same id"))
+        else:
+            self.fail(LogUnavailable("the log does not answer, retry with the same id"))
 
 
 @dataclass(slots=True, kw_only=True)

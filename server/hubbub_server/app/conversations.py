@@ -120,7 +120,9 @@ class Conversations:
         topic, state = await self._as_member(caller_id, conversation_id)
         return await self._view(topic, state, caller_id)
 
-    async def list(self, caller_id: UserId, *, page_size: int, page_token: str) -> tuple[list[ConversationView], str]:
+    async def list(
+        self, caller_id: UserId, *, page_size: int, page_token: str
+    ) -> tuple[Sequence[ConversationView], str]:
         """Lists the caller's conversations, newest joined first, and the token of the next page ("" on the last)."""
         size = size_of_page(page_size, default=50, maximum=200)
         scope = f"conversations {caller_id}"
@@ -146,7 +148,7 @@ class Conversations:
 
     async def list_members(
         self, caller_id: UserId, conversation_id: str, *, page_size: int, page_token: str
-    ) -> tuple[list[Member], str]:
+    ) -> tuple[Sequence[Member], str]:
         """Lists members, owners first, then by joining, and the token of the next page ("" on the last).
 
         A page starts after a place in the order; who joins or leaves between two pages may shift it.
@@ -223,7 +225,7 @@ class Conversations:
             last_message=messages[0] if messages else None,
         )
 
-    async def _existing_users(self, field: str, user_ids: Sequence[str]) -> list[UserId]:
+    async def _existing_users(self, field: str, user_ids: Sequence[str]) -> Sequence[UserId]:
         """Returns the ids as they are, or raises InvalidField (empty, twice) or UserNotFound."""
         if not all(user_ids):
             raise InvalidField(field, "user ids, none empty")

@@ -1,7 +1,7 @@
 """Effects of membership events on the topics of the users they concern.
 
-The committing node writes them at once, so that a user sees a new conversation before the answer is out; the relay worker
-makes sure of those that this node could not write. Both are idempotent (domain/user_topic.py).
+The committing node writes them at once, so that a user sees a new conversation before the answer is out; the relay
+worker makes sure of those that this node could not write. Both are idempotent (domain/user_topic.py).
 """
 
 import asyncio

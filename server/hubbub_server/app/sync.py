@@ -1,6 +1,7 @@
-"""Brings topics of a client up to date: events, or a Gap, a Reset, the end of the topic, for each cursor; then CaughtUp.
+"""Brings topics of a client up to date: for each cursor events, or Gap, Reset, TopicEnded; then CaughtUp.
 
-Reading writes nothing (C10). Every answer is authorised on the state at the head; an ex-member's part ends at the removal.
+Reading writes nothing (C10). Every answer is authorised on the state at the head; an ex-member's part ends at the
+removal.
 """
 
 from collections.abc import AsyncIterator, Sequence

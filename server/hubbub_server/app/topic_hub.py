@@ -1,6 +1,6 @@
 """The topics of this node: loaded on demand, kept while they are used, their heads compared with the log's.
 
-Any node can hold any topic; none owns one. A topic with local listeners is heard live, all others move when they are used.
+Any node can hold any topic; none owns one. A topic with local listeners is heard live, all others move when used.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from hubbub_server.app.active_topic import ActiveTopic, Subscriber
 from hubbub_server.app.committer import Committer, Pending
 from hubbub_server.domain.commands import Answer, Command
 from hubbub_server.domain.cursor import TopicHead
-from hubbub_server.domain.errors import LogUnavailable, OutcomeUnknown, Unavailable
+from hubbub_server.domain.errors import LogUnavailable, Unavailable
 from hubbub_server.domain.ids import TopicId, shard_of
 from hubbub_server.obs import metrics
 from hubbub_server.ports.clock import Clock, IdSource
@@ -32,7 +32,7 @@ log = structlog.get_logger()
 class TopicHub:
     """Active topics of one node. Use as `async with`; the block owns every task that topics start."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the ports, and what tests make small
         self,
         *,
         log: TopicLog,
@@ -182,12 +182,6 @@ class TopicHub:
             self._spawn(self._recheck(topic_id))
         return head
 
-    async def unsubscribe(self, topic_id: TopicId, subscriber: Subscriber) -> None:
-        """Removes a listener. Idempotent."""
-        entry = self._topics.get(topic_id)
-        if entry is not None:
-            await entry[0].unsubscribe(subscriber)
-
     async def _recheck(self, topic_id: TopicId) -> None:
         await asyncio.sleep(self._recheck_delay_s)
         await self._compare_heads([topic_id])
@@ -224,10 +218,8 @@ async def wait_for_answer(pending: Pending, timeout_s: float) -> Answer:
         LogUnavailable: not answered in time, and it is certainly not done.
         HubbubError: refused.
     """
+    timer = asyncio.get_running_loop().call_later(timeout_s, pending.expire)
     try:
-        async with asyncio.timeout(timeout_s):
-            return await pending.future
-    except TimeoutError:
-        if pending.is_sent:
-            raise OutcomeUnknown("the outcome is not known yet, retry with the same id") from None
-        raise LogUnavailable("the log does not answer, retry with the same id") from None
+        return await pending.future
+    finally:
+        timer.cancel()

@@ -93,21 +93,18 @@ class TopicReader:
                     yield events
             except StoreUnavailable as error:
                 store_error = error
-        if _covers(tail, position):
-            for record in tail:
-                events = self._slice(record, position, last_position)
-                position += events.count
-                if events.count:
-                    yield events
-        if position < last_position:
+        if not _covers(tail, position) and position < last_position:
             start = position
-            async for record in self._log_from(topic, sequence, lambda f: f.last_position > start):
-                events = self._slice(record, position, last_position)
-                position += events.count
-                if events.count:
-                    yield events
-                if position >= last_position:
-                    break
+            records = self._log_from(topic, sequence, lambda f: f.last_position > start)
+        else:
+            records = _iterate(tail)
+        async for record in records:
+            events = self._slice(record, position, last_position)
+            position += events.count
+            if events.count:
+                yield events
+            if position >= last_position:
+                break
         if position < last_position:
             raise store_error or LogUnavailable("events are neither in the store nor in the log")
 
@@ -170,3 +167,8 @@ class TopicReader:
 
 def _covers(tail: list[LogRecord], after_position: int) -> bool:
     return bool(tail) and tail[0].facts.first_position <= after_position + 1
+
+
+async def _iterate(records: list[LogRecord]) -> AsyncIterator[LogRecord]:
+    for record in records:
+        yield record

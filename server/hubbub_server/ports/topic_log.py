@@ -136,7 +136,10 @@ class TopicLog(Protocol):
         """
 
     async def follow(self, topic_id: TopicId, listener: TopicListener) -> None:
-        """Starts hearing a topic. One listener a topic. Registered at the server when it returns."""
+        """Starts hearing a topic. One listener a topic. Registered at the server when it returns.
+
+        When it raises or is cancelled, nothing stays registered.
+        """
 
     async def unfollow(self, topic_id: TopicId) -> None:
         """Stops hearing a topic. No call of the listener begins after it returned."""

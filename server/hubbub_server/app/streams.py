@@ -1,0 +1,393 @@
+"""The open streams of this node: drives sessions with tasks and time, for any transport.
+
+A transport calls `Streams.open`, feeds `receive` and `half_close`, writes what `next_frames` returns until it is empty,
+ends with `end_error`, and calls `aclose` in any case. It has the only writer of its stream. Nothing here is
+authoritative: a client that comes back to another node finds everything there.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self
+
+import structlog
+
+from hubbub_server.app.active_topic import ActiveTopic, Delivery
+from hubbub_server.app.authenticate import Authenticate, Caller
+from hubbub_server.app.frames import ClientFrame, Outgoing
+from hubbub_server.app.session import LOG_LOST_FOR_S, Action, CheckToken, OpenTopics, Session, Submit
+from hubbub_server.app.topic_hub import TopicHub
+from hubbub_server.domain.commands import Answer, Sent
+from hubbub_server.domain.conversation import ConversationState
+from hubbub_server.domain.errors import HubbubError, LogUnavailable, NodeDraining, Unavailable
+from hubbub_server.domain.events import ConversationJoined, MemberRemoved
+from hubbub_server.domain.ids import ConversationId, UserId
+from hubbub_server.domain.user_topic import UserTopicState
+from hubbub_server.obs import metrics
+from hubbub_server.ports.clock import Clock, IdSource
+
+_OPENED_AT_ONCE: Final = 32
+_WRITE_MAX_BYTES: Final = 256 * 1024
+_TICK_S: Final = 1.0
+_SLICES: Final = 10
+_RETRY_SPREAD_S: Final = 5.0
+
+log = structlog.get_logger()
+
+
+class LiveStream:
+    """One open stream. Implements Subscriber; its session says what happens, this class makes it happen."""
+
+    def __init__(self, session: Session, streams: "Streams") -> None:
+        """Made by `Streams.open`."""
+        self._session = session
+        self._streams = streams
+        self._ready = asyncio.Event()
+        self._topics: set[ActiveTopic] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+        self._abort: Callable[[], None] | None = None
+        self._opening = asyncio.Semaphore(_OPENED_AT_ONCE)
+
+    @property
+    def caller(self) -> Caller:
+        """Who is at the other end."""
+        return self._session.caller
+
+    @property
+    def session_id(self) -> str:
+        """Names the stream in logs and in Welcome."""
+        return self._session.session_id
+
+    @property
+    def end_error(self) -> HubbubError | None:
+        """After the end: the error to end with, None for OK."""
+        return self._session.end_error
+
+    # ---- for the transport
+
+    def receive(self, frame: ClientFrame) -> None:
+        """Takes a frame of the client. Never raises for what the client did."""
+        for action in self._session.receive(frame, self._streams.clock.monotonic_s()):
+            self._do(action)
+        self._ready.set()
+
+    def break_off(self, error: HubbubError) -> None:
+        """The transport met something that no frame can be made of: the stream ends with `error` after Goodbye."""
+        self._session.break_off(error)
+        self._ready.set()
+
+    def half_close(self) -> None:
+        """The client sent its last frame."""
+        self._session.half_close()
+        self._ready.set()
+
+    async def next_frames(self) -> Sequence[Outgoing]:
+        """Waits for frames to write; empty: the stream has ended."""
+        while True:
+            frames = self._session.take(_WRITE_MAX_BYTES)
+            if frames or self._session.is_ended:
+                return frames
+            self._ready.clear()
+            await self._ready.wait()
+
+    def on_abort(self, callback: Callable[[], None]) -> None:
+        """Sets what resets the transport when it has not ended 10 s after its last frame was due."""
+        self._abort = callback
+
+    async def aclose(self) -> None:
+        """The transport is gone: forgets everything of this stream. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for task in tuple(self._tasks):
+            task.cancel()
+        for topic in self._topics:
+            topic.unsubscribe(self)
+        self._topics.clear()
+        self._streams.forget(self)
+        if self._session.goodbye_reason is not None:
+            metrics.goodbyes.labels(reason=self._session.goodbye_reason.value).inc()
+        self._ready.set()
+
+    # ---- doing what the session says
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case OpenTopics(instance_id=instance_id):
+                self._streams.displace(self, instance_id)
+                self._spawn(self._open_topics())
+            case Submit():
+                self._submit(action)
+            case CheckToken(request_id=request_id, access_token=access_token):
+                try:
+                    caller = self._streams.authenticate.authenticate(access_token)
+                except HubbubError as error:
+                    self._session.answer(request_id, error)
+                else:
+                    clock = self._streams.clock
+                    self._session.reauthenticated(request_id, caller, clock.monotonic_s(), clock.now_ms())
+
+    def _submit(self, action: Submit) -> None:
+        try:
+            pending = self._streams.hub.enqueue(
+                action.send.conversation_id, action.send.command, session_id=self._session.session_id
+            )
+        except HubbubError as error:
+            self._session.answer(action.request_id, error)
+            return
+        timer = asyncio.get_running_loop().call_later(self._streams.command_timeout_s, pending.expire)
+        pending.future.add_done_callback(partial(self._answer, action.request_id, timer))
+
+    def _answer(self, request_id: str, timer: asyncio.TimerHandle, future: "asyncio.Future[Answer]") -> None:
+        timer.cancel()
+        error = LogUnavailable("this node stops") if future.cancelled() else future.exception()
+        if error is None:
+            answer = future.result()
+            assert isinstance(answer, Sent)  # noqa: S101  # by the kind of the command
+            self._session.answer(request_id, answer)
+        elif isinstance(error, HubbubError):
+            self._session.answer(request_id, error)
+        else:
+            self._session.answer(request_id, HubbubError("internal"))  # logged where it happened
+        self._ready.set()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._streams.spawn(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _open_topics(self) -> None:
+        """Covers the user's own topic, then each conversation it names."""
+        user_id = self._session.caller.user_id
+        try:
+            own = self._streams.hub.topic(user_id)
+            head = await self._streams.hub.subscribe(user_id, self)
+            self._topics.add(own)
+            self._session.topic_opened(head)
+            assert isinstance(own.state, UserTopicState)  # noqa: S101  # by the form of the id
+            async with asyncio.TaskGroup() as group:
+                for membership in own.state.joined():
+                    group.create_task(self._cover(membership.conversation_id))
+        except* Unavailable as errors:
+            error = errors.exceptions[0]
+            log.info("stream not opened", session_id=self.session_id, error=str(error))
+            self._session.cut_off(LogUnavailable(str(error)), random.uniform(0.5, 2.0))
+        else:
+            self._session.opened()
+        self._ready.set()
+
+    async def _cover(self, conversation_id: ConversationId) -> None:
+        """Listens to a conversation, if the user is a member at its head; else the user's own topic will say more."""
+        async with self._opening:
+            topic = self._streams.hub.topic(conversation_id)
+            head = await self._streams.hub.subscribe(conversation_id, self)
+        # from here on without await: the check and the head are as of the subscription
+        if self._is_closed or not _is_member(topic, self._session.caller.user_id):
+            topic.unsubscribe(self)
+            return
+        self._topics.add(topic)
+        self._session.topic_opened(head)
+        self._ready.set()
+
+    async def _cover_new(self, conversation_id: ConversationId) -> None:
+        try:
+            await self._cover(conversation_id)
+        except Unavailable as error:  # without this topic the stream would be incomplete: the client comes again
+            self._session.cut_off(LogUnavailable(str(error)), random.uniform(0.5, 2.0))
+            self._ready.set()
+
+    # ---- from the topics
+
+    def on_delivery(self, topic: ActiveTopic, delivery: Delivery) -> None:
+        """Queues a record; follows what it says about this user."""
+        self._session.deliver(delivery)
+        for turn in delivery.turns:
+            match turn:
+                case MemberRemoved(user_id=user_id) if user_id == self._session.caller.user_id:
+                    topic.unsubscribe(self)
+                    self._topics.discard(topic)
+                    self._session.topic_ended(delivery.topic_id)
+                case ConversationJoined(conversation_id=conversation_id):
+                    self._spawn(self._cover_new(conversation_id))
+                case _:
+                    pass
+        self._ready.set()
+
+    def on_reset(self, topic: ActiveTopic) -> None:
+        """Tells that the log was recreated, or that the user is no member in the new one."""
+        if topic.topic_id != self._session.caller.user_id and not _is_member(topic, self._session.caller.user_id):
+            topic.unsubscribe(self)
+            self._topics.discard(topic)
+            self._session.topic_ended(topic.topic_id)
+        else:
+            self._session.topic_reset(topic.head)
+        self._ready.set()
+
+    # ---- for Streams
+
+    def displace(self) -> None:
+        """Another stream of the same running client took over."""
+        self._session.displace()
+        self._ready.set()
+
+    def drain(self, retry_delay_s: float) -> None:
+        """The node is leaving."""
+        self._session.drain(retry_delay_s)
+        self._ready.set()
+
+    def cut_off(self, error: LogUnavailable, retry_delay_s: float) -> None:
+        """The node has lost the log."""
+        self._session.cut_off(error, retry_delay_s)
+        self._ready.set()
+
+    def tick(self, now_s: float, *, is_live: bool) -> int:
+        """Lets time pass; returns the bytes that wait in the queue."""
+        self._session.tick(now_s, is_live=is_live)
+        if self._session.must_reset and self._abort is not None:
+            self._abort()
+        if self._session.has_output:
+            self._ready.set()
+        return self._session.buffered_bytes
+
+
+def _is_member(topic: ActiveTopic, user_id: UserId) -> bool:
+    return isinstance(topic.state, ConversationState) and user_id in topic.state.members
+
+
+class Streams:
+    """All open streams of this node. Use as `async with`; the block owns the tasks of streams."""
+
+    def __init__(
+        self,
+        *,
+        hub: TopicHub,
+        authenticate: Authenticate,
+        clock: Clock,
+        ids: IdSource,
+        command_timeout_s: float = 8.0,
+        drain_timeout_s: float = 10.0,
+    ) -> None:
+        """`command_timeout_s` bounds the answer to a command; `drain_timeout_s` the end of all streams in `drain`."""
+        self.hub = hub
+        self.authenticate = authenticate
+        self.clock = clock
+        self.command_timeout_s = command_timeout_s
+        self._ids = ids
+        self._drain_timeout_s = drain_timeout_s
+        self._streams: set[LiveStream] = set()
+        self._instances: dict[tuple[UserId, str], LiveStream] = {}
+        self._instance_of: dict[LiveStream, tuple[UserId, str]] = {}
+        self._group = asyncio.TaskGroup()
+        self._ticker: asyncio.Task[None] | None = None
+        self._is_draining = False
+        self._is_empty = asyncio.Event()
+        self._live_at_s = 0.0
+
+    async def __aenter__(self) -> Self:
+        """Starts the clock of the streams."""
+        await self._group.__aenter__()
+        self._live_at_s = self.clock.monotonic_s()
+        self._ticker = self._group.create_task(self._tick_for_ever())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes what is still open."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        for stream in tuple(self._streams):
+            await stream.aclose()
+        await self._group.__aexit__(kind, error, trace)
+
+    def __len__(self) -> int:
+        """Number of open streams."""
+        return len(self._streams)
+
+    def open(self, caller: Caller, *, takes_commands: bool) -> LiveStream:
+        """Opens a stream; `takes_commands` is False for Subscribe. The transport must `aclose` it.
+
+        Raises:
+            NodeDraining: this node is leaving.
+        """
+        if self._is_draining:
+            raise NodeDraining("this node is leaving", retry_after_s=1.0)
+        session = Session(
+            session_id=self._ids.new_id("s"),
+            caller=caller,
+            takes_commands=takes_commands,
+            now_s=self.clock.monotonic_s(),
+            now_ms=self.clock.now_ms(),
+        )
+        stream = LiveStream(session, self)
+        self._streams.add(stream)
+        metrics.streams.set(len(self._streams))
+        return stream
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Starts a task of a stream; its fault is logged and ends nothing else."""
+        return self._group.create_task(_contained(coroutine))
+
+    def displace(self, stream: LiveStream, instance_id: str) -> None:
+        """Registers the stream of a running client; the one before it ends with DISPLACED."""
+        key = (stream.caller.user_id, instance_id)
+        before = self._instances.get(key)
+        if before is not None:
+            before.displace()
+        self._instances[key] = stream
+        self._instance_of[stream] = key
+
+    def forget(self, stream: LiveStream) -> None:
+        """The stream is closed."""
+        self._streams.discard(stream)
+        key = self._instance_of.pop(stream, None)
+        if key is not None and self._instances.get(key) is stream:
+            del self._instances[key]
+        metrics.streams.set(len(self._streams))
+        if not self._streams:
+            self._is_empty.set()
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self.tick()
+
+    def tick(self) -> None:
+        """Lets time pass for all streams. After 60 s without the log they end in slices, to find a node that has it."""
+        now_s = self.clock.monotonic_s()
+        is_live = self.hub.is_live()
+        metrics.stream_buffer_bytes.set(sum(s.tick(now_s, is_live=is_live) for s in tuple(self._streams)))
+        if is_live:
+            self._live_at_s = now_s
+        elif now_s - self._live_at_s > LOG_LOST_FOR_S:
+            for stream in tuple(self._streams)[: len(self._streams) // _SLICES + 1]:
+                stream.cut_off(LogUnavailable("this node has lost the log"), random.uniform(0.0, _RETRY_SPREAD_S))
+
+    async def drain(self) -> None:
+        """Ends all streams in slices, each client with a retry delay of its own; bounded by `drain_timeout_s`."""
+        self._is_draining = True
+        streams = tuple(self._streams)
+        if not streams:
+            return
+        self._is_empty.clear()
+        size = len(streams) // _SLICES + 1
+        try:
+            async with asyncio.timeout(self._drain_timeout_s):
+                for start in range(0, len(streams), size):
+                    for stream in streams[start : start + size]:
+                        stream.drain(random.uniform(0.0, _RETRY_SPREAD_S))
+                    await asyncio.sleep(self._drain_timeout_s / (4 * _SLICES))
+                if self._streams:
+                    await self._is_empty.wait()
+        except TimeoutError:
+            log.warning("streams did not end in time", streams=len(self._streams))
+
+
+async def _contained(coroutine: Coroutine[Any, Any, None]) -> None:
+    try:
+        await coroutine
+    except Exception:
+        log.exception("stream task failed")
