@@ -1,0 +1,236 @@
+"""Runs a soak: a cluster under load whose parts are killed, then the verdict of the checker.
+
+`python -m tests.soak --seed 7 --minutes 10 --out soak.json`. Below ten minutes the minima shrink with the time, and the
+summary says so. Exit 0 only when every rule holds and every minimum is reached.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import platform
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from tests.soak.cast import Cast
+from tests.soak.checker import Verdict, below_minima, check
+from tests.soak.cluster import Cluster
+from tests.soak.records import Journal, read_records
+from tests.support.fault_proxy import Cut, Direction
+
+CLIENTS = 20
+CONVERSATIONS = 10
+SENDS_PER_S = 56.0
+BURST = 50
+NODE_KILL_S, WORKER_KILL_S, NATS_KILL_S, STALL_S, CLIENT_CUT_S, CHANGE_S = 10.0, 45.0, 90.0, 30.0, 6.0, 5.0
+STALL_LENGTH_S = 3.0
+IDLE_S, FINISH_S = 120.0, 180.0
+MINIMA = {
+    "kills_with_command_in_flight": 50,
+    "conflicts": 100,
+    "unknown_outcomes": 20,
+    "unknown_found": 3,
+    "unknown_not_found": 3,
+    "gaps_repaired": 20,
+    "resumes": 200,
+}
+RATE_MINIMUM = 50.0
+
+
+class Tormentor:
+    """Breaks things on schedule. The seed decides what is hit."""
+
+    def __init__(self, cluster: Cluster, cast: Cast, journal: Journal, seed: int) -> None:
+        """Takes what may be broken."""
+        self._cluster = cluster
+        self._cast = cast
+        self._journal = journal
+        self._random = random.Random(seed)
+        self._out: set[tuple[str, int]] = set()
+
+    async def run(self, seconds: float) -> None:
+        """Breaks things for a while; everything flows again afterwards."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), asyncio.TaskGroup() as tasks:
+                for period_s, act in (
+                    (NODE_KILL_S, self._kill_node),
+                    (WORKER_KILL_S, self._kill_worker),
+                    (NATS_KILL_S, self._kill_nats),
+                    (STALL_S, self._stall_link),
+                    (CLIENT_CUT_S, self._cut_client),
+                    (CHANGE_S, self._change_member),
+                ):
+                    tasks.create_task(_every(period_s, act))
+        for proxy in self._cluster.links:
+            proxy.flow()
+        for actor in self._cast.actors:
+            actor.proxy.flow()
+
+    async def _kill_node(self) -> None:
+        conversation = self._random.choice(self._cast.conversations)
+        victim = self._random.choice(self._cluster.processes("node"))
+        await self._cluster.scrape(victim)
+        senders = [self._cast.actors[1 + index] for index in conversation.members]
+        for index, actor in enumerate(senders):
+            count = BURST // len(senders) + (index < BURST % len(senders))
+            actor.tell(op="burst", topic=conversation.topic, count=count)
+        await asyncio.sleep(self._random.uniform(0.01, 0.06))
+        await self._cluster.scrape(victim)
+        self._cluster.kill(victim)
+
+    async def _kill_worker(self) -> None:
+        for victim in self._cluster.processes("worker")[:1]:
+            self._cluster.kill(victim)
+
+    async def _kill_nats(self) -> None:
+        for victim in self._cluster.processes("nats")[:1]:
+            self._cluster.kill(victim)
+
+    async def _stall_link(self) -> None:
+        index = self._random.randrange(len(self._cluster.links))
+        link = self._cluster.links[index]
+        direction = self._random.choice(list(Direction))
+        self._journal.write("fault", what=f"stall {direction.value}", link=f"node {index} - nats")
+        link.stall(direction)
+        await asyncio.sleep(STALL_LENGTH_S)
+        if self._random.random() < 0.5:
+            link.cut(Cut.RST)
+        link.flow()
+
+    async def _cut_client(self) -> None:
+        actor = self._random.choice(self._cast.actors[1:])
+        fault = self._random.choice(["fin", "rst", "silence"])
+        self._journal.write("fault", what=fault, link=actor.plan.who)
+        if fault == "silence":
+            for link in actor.proxy.links:
+                link.silence()
+        else:
+            actor.proxy.cut(Cut(fault))
+
+    async def _change_member(self) -> None:
+        conversation = self._random.choice(self._cast.conversations)
+        index = self._random.choice(conversation.floaters)
+        is_out = (conversation.topic, index) in self._out
+        await self._cast.renew_owner()
+        await self._cast.change("add" if is_out else "remove", conversation.topic, index)
+        self._out ^= {(conversation.topic, index)}
+
+
+async def _every(period_s: float, act: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(period_s)
+        await act()
+
+
+async def soak(folder: Path, seed: int, minutes: float) -> list[str]:
+    """Runs the cluster, the clients and the faults; returns what went wrong with the run itself."""
+    journal = Journal(folder / "run.jsonl", "soak")
+    wrong: list[str] = []
+    async with Cluster(folder, journal) as cluster:
+        cast = Cast(cluster.port, folder, journal, seed=seed, clients=CLIENTS, conversations=CONVERSATIONS)
+        try:
+            await cast.register()
+            await cast.start(SENDS_PER_S)
+            async with asyncio.TaskGroup() as tasks:
+                background = [tasks.create_task(cluster.scrape_for_ever()), tasks.create_task(cluster.drain_output())]
+                background += [tasks.create_task(actor.listen()) for actor in cast.actors]
+                await Tormentor(cluster, cast, journal, seed).run(minutes * 60)
+                wrong += await _calm_down(cast)
+                await cluster.scrape(*cluster.processes("node"), *cluster.processes("worker"))
+                for task in background:
+                    task.cancel()
+            wrong += [f"{who} ended with an error, see {folder / who}.log" for who in cast.failed()]
+        finally:
+            await cast.stop()
+        totals = cluster.counters.totals()
+        found = totals.get("unknown_found", 0)
+        totals["unknown_not_found"] = totals.get("unknown_outcomes", 0) - found
+        journal.write("counters", totals=totals)
+    journal.close()
+    return wrong
+
+
+async def _calm_down(cast: Cast) -> list[str]:
+    """Waits until every send has its answer, then until every client has everything and has read it back."""
+    wrong: list[str] = []
+    for actor in cast.actors:
+        actor.tell(op="quiet")
+    senders = [actor for actor in cast.actors if actor.plan.sends_per_s > 0]
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(IDLE_S):
+            for actor in senders:
+                await actor.idle.wait()
+    wrong += [f"{actor.plan.who} still waits for answers" for actor in senders if not actor.idle.is_set()]
+    await cast.renew_owner()
+    heads = await cast.heads()
+    for actor in cast.actors:
+        actor.tell(op="finish", heads=heads)
+    try:
+        async with asyncio.timeout(FINISH_S):
+            for actor in cast.actors:
+                await actor.process.wait()
+    except TimeoutError:
+        wrong += [f"{a.plan.who} did not finish" for a in cast.actors if a.process.returncode is None]
+    return wrong
+
+
+def report(verdict: Verdict, wrong: list[str], minutes: float, seed: int) -> dict[str, object]:
+    """Judges the figures and packs everything for docs/report.json."""
+    scale = min(1.0, minutes / 10)
+    minima = {name: least if scale == 1 else float(int(least * scale)) for name, least in MINIMA.items()}
+    minima["messages_per_s"] = RATE_MINIMUM
+    short = below_minima(verdict.figures, minima)
+    return {
+        "holds": verdict.holds and not short and not wrong,
+        "seed": seed,
+        "minutes": minutes,
+        "minima_scaled_by": scale,
+        "minima": minima,
+        "below_minima": short,
+        "run_problems": wrong,
+        "problems": {name: len(found) for name, found in verdict.problems.items()},
+        "first_problems": {name: found[:10] for name, found in verdict.problems.items() if found},
+        "figures": verdict.figures,
+        "commit": _git("rev-parse", "HEAD"),
+        "machine": f"{platform.platform()}, Python {platform.python_version()}",
+        "command": f"make soak SEED={seed} MINUTES={minutes:g}",
+    }
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def main() -> int:
+    """Runs, judges, prints; 0 when everything holds."""
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--out", type=Path, help="write the result as JSON to this file")
+    parser.add_argument("--folder", type=Path, help="keep the files here instead of a temporary folder")
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="hubbub-soak-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"soak: seed {options.seed}, {options.minutes:g} minutes, files in {folder}", flush=True)
+    begin = time.monotonic()
+    wrong = asyncio.run(soak(folder, options.seed, options.minutes))
+    result = report(check(read_records(folder)), wrong, options.minutes, options.seed)
+    result["wall_s"] = round(time.monotonic() - begin, 1)
+    print(json.dumps(result, indent=2))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    if result["holds"] and not options.folder:
+        shutil.rmtree(folder)
+    print("soak holds" if result["holds"] else f"soak FAILED, files are kept in {folder}")
+    return 0 if result["holds"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
