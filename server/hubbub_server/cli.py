@@ -1,1 +1,52 @@
-"""The sub-commands that the server adds to `hubbub`: up, node, worker."""
+"""The sub-commands that the server adds to `hubbub`: up, node, worker. No logic."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hubbub_server import main
+from hubbub_server.config import Settings
+from hubbub_server.supervisor.up import CannotStart, UpPlan, run_up
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def up(
+    nodes: Annotated[int, typer.Option(min=1, max=16, help="How many nodes.")] = 1,
+    data: Annotated[Path, typer.Option(help="Folder for everything that is kept.")] = Path("var"),
+) -> None:
+    """Runs everything on this machine until Ctrl-C: nats-server, a worker, nodes, Envoy on 127.0.0.1:$HUBBUB_PORT."""
+    settings = Settings()
+    plan = UpPlan(
+        data=data,
+        port=settings.port,
+        nodes=nodes,
+        cors_origins=settings.up.cors_origins,
+        node_nats_servers=settings.up.node_nats_servers,
+    )
+    try:
+        run_up(plan, say=lambda line: print(line, flush=True))
+    except CannotStart as error:
+        typer.echo(f"hubbub: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def node() -> None:
+    """Runs one node; its settings come from the environment."""
+    main.run_node(Settings())
+
+
+@app.command()
+def worker() -> None:
+    """Runs the worker; its settings come from the environment."""
+    main.run_worker(Settings())
+
+
+def register(root: typer.Typer) -> None:
+    """Adds the server's commands to those of `hubbub`."""
+    root.command()(up)
+    root.command()(node)
+    root.command()(worker)

@@ -1,1 +1,107 @@
-"""The settings tree: read once, by main."""
+"""The settings tree: read once, by cli and main, from the environment.
+
+Every field has a default that runs in development. Names are `HUBBUB_` and the path with two underscores between
+levels: `HUBBUB_PORT=8081`, `HUBBUB_NATS__REPLICAS=3`; lists are JSON. `hubbub up` sets what its programs need.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class NatsSettings(_Section):
+    """The topic log and the accounts: NATS with JetStream."""
+
+    servers: list[str] = ["nats://127.0.0.1:4222"]
+    """Addresses of all servers of one cluster, with user and password when they ask for them."""
+    shards: Annotated[int, Field(ge=1, le=64)] = 8
+    """Streams of the log. Fixed for the life of a cluster: stored subjects depend on it."""
+    replicas: Annotated[int, Field(ge=1, le=5)] = 1
+    """Copies of each stream: 1 in development, 3 in production."""
+
+
+class StoreSettings(_Section):
+    """The read models."""
+
+    path: Path = Path("var/store.db")
+    """SQLite file; only the worker writes it."""
+
+
+class AuthSettings(_Section):
+    """Secrets and names of tokens."""
+
+    secrets: Path = Path("var/secrets")
+    """Folder with signing_key.pem (Ed25519), refresh_key and id_key (hex). The same on all nodes of a cluster."""
+    issuer: str = "hubbub"
+    """The `iss` of access tokens."""
+    audience: str = "hubbub"
+    """The `aud` of access tokens."""
+
+
+class NodeSettings(_Section):
+    """One node."""
+
+    name: str = "node-1"
+    """Names the node in logs and at the NATS server."""
+    host: str = "127.0.0.1"
+    """Address to listen on. gRPC without TLS: only Envoy may reach it."""
+    port: Port = 50_051
+    """Port of gRPC; 0 takes a free one."""
+    metrics_port: Port = 9_464
+    """Port of Prometheus on `host`; 0 takes a free one. It answers when the node serves."""
+    drain_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """How long streams may take to end after SIGTERM, in seconds."""
+    stop_grace_s: Annotated[float, Field(gt=0)] = 3.0
+    """How long other calls may take after that, in seconds."""
+    reflection: bool = True
+    """Whether gRPC reflection is served; switch it off in production."""
+
+
+class WorkerSettings(_Section):
+    """The worker."""
+
+    metrics_port: Port = 9_465
+    """Port of Prometheus on 127.0.0.1; 0 takes a free one. It answers when streams and schema are there."""
+
+
+class UpSettings(_Section):
+    """What `hubbub up` alone needs."""
+
+    cors_origins: list[str] = ["http://localhost:5173"]
+    """Origins of web pages that may call, exactly: scheme, host and port."""
+    node_nats_servers: list[str] = []
+    """NATS addresses for node 1, 2 …, instead of the server itself, for tests with a proxy between; "{password}" in
+    one stands for the generated password."""
+
+
+class Settings(BaseSettings):
+    """The root."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HUBBUB_", env_nested_delimiter="__", frozen=True, use_attribute_docstrings=True
+    )
+
+    port: Port = 8_080
+    """Envoy's port on 127.0.0.1, for `hubbub up`; 0 takes a free one."""
+    log_level: str = "info"
+    """debug, info, warning or error."""
+    nats: NatsSettings = NatsSettings()
+    """See NatsSettings."""
+    store: StoreSettings = StoreSettings()
+    """See StoreSettings."""
+    auth: AuthSettings = AuthSettings()
+    """See AuthSettings."""
+    node: NodeSettings = NodeSettings()
+    """See NodeSettings."""
+    worker: WorkerSettings = WorkerSettings()
+    """See WorkerSettings."""
+    up: UpSettings = UpSettings()
+    """See UpSettings."""

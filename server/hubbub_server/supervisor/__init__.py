@@ -1,0 +1,1 @@
+"""Runs everything on one machine: `hubbub up`. Knows programs, ports and files; of chat only the first message."""
