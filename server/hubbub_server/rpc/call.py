@@ -1,0 +1,78 @@
+"""One RPC while it is served: what interceptors learn about it and servicers use."""
+
+import asyncio
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+import grpc
+import grpc.aio
+from google.rpc import status_pb2
+
+from hubbub_server.app.authenticate import Caller
+
+DETAILS_KEY: Final = "grpc-status-details-bin"
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+_CANCELLATION_WITHIN_S: Final = 5.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """An RPC. `metadata` holds the text values; `caller` is None before authentication and on open services."""
+
+    method: str
+    is_stream: bool
+    context: grpc.aio.ServicerContext[Any, Any]
+    metadata: Mapping[str, str]
+    request_id: str
+    caller: Caller | None = None
+    session_id: str = ""
+    conversation_id: str = ""
+    error: BaseException | None = None
+
+    @property
+    def authenticated(self) -> Caller:
+        """The caller of an RPC that needs one; the auth interceptor has seen to it."""
+        assert self.caller is not None  # noqa: S101  # a method that is not open came past the auth interceptor
+        return self.caller
+
+    def time_remaining_s(self) -> float | None:
+        """Returns what the client's deadline leaves, None when it set none."""
+        remaining: float | None = self.context.time_remaining()  # the stubs forget None
+        return remaining
+
+    async def read(self) -> bytes | None:
+        """Reads the client's next message, None after the last one, and also when the client is gone."""
+        message = await self.context.read()
+        if message is grpc.aio.EOF:
+            return None
+        assert isinstance(message, bytes)  # noqa: S101  # our methods are served without deserialiser
+        return message
+
+    async def write(self, message: bytes) -> None:
+        """Writes a message of a stream; waits while the client does not read. One writer at a time."""
+        try:
+            await self.context.write(message)
+        except grpc.aio.InternalError:
+            # The client is gone, and the core is about to cancel this task; only that ends an RPC without a status.
+            async with asyncio.timeout(_CANCELLATION_WITHIN_S):
+                await asyncio.get_running_loop().create_future()
+
+    async def abort(self, status: status_pb2.Status) -> NoReturn:
+        """Ends the RPC with a status that is not OK. Always raises; waits until earlier messages are on their way."""
+        details = ((DETAILS_KEY, status.SerializeToString(deterministic=True)),)
+        await self.context.abort(_CODES[status.code], status.message, details)
+
+
+_current: ContextVar[Call] = ContextVar("call")
+
+
+def current_call() -> Call:
+    """Returns the RPC that this task serves. Raises LookupError outside of one."""
+    return _current.get()
+
+
+def serve_as_current(call: Call) -> None:
+    """Makes `call` the current one of this task: each RPC has a task of its own."""
+    _current.set(call)

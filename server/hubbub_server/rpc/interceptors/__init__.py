@@ -1,0 +1,1 @@
+"""What is around every RPC: log, conformance, errors, limits, authentication, deadline."""

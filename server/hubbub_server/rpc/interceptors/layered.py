@@ -1,0 +1,111 @@
+"""Puts layers around every RPC, the same for all four kinds.
+
+grpc.aio wants an interceptor to build a handler of the right kind; here one interceptor does that once a method and
+runs plain coroutines, the layers, around the behaviour. Requests of our own methods arrive as bytes and are parsed
+inside the layers, so that a bad one gets a proper answer; streams of ours read and write bytes (`Call.read`,
+`Call.write`).
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final, Protocol
+
+import grpc
+import grpc.aio
+
+from hubbub_server.ports.clock import IdSource
+from hubbub_server.rpc.call import Call, serve_as_current
+from hubbub_server.wire.requests import read_request
+
+Proceed = Callable[[], Awaitable[Any]]
+_Behaviour = Callable[[Any, Any], Any]
+
+OURS: Final = "/hubbub."
+_REQUEST_ID_MAX_CHARACTERS: Final = 64
+
+_MAKERS: Final[dict[tuple[bool, bool], Callable[..., "grpc.RpcMethodHandler[Any, Any]"]]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
+class Layer(Protocol):
+    """Something around every RPC."""
+
+    async def around(self, call: Call, proceed: Proceed) -> Any:
+        """Serves the call by `proceed()`, once, and returns its answer (None for streams), or raises."""
+
+
+class LayeredInterceptor(grpc.aio.ServerInterceptor):
+    """The one interceptor of the server. The first layer is the outermost."""
+
+    def __init__(self, layers: Sequence[Layer], *, ids: IdSource) -> None:
+        """`ids` names RPCs whose proxy did not."""
+        self._layers = tuple(layers)
+        self._ids = ids
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """Returns the handler of a method with the layers around it; None, as it came, for an unknown method."""
+        method = handler_call_details.method
+        if method not in self._handlers:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return handler
+            self._handlers[method] = self._surround(method, handler)
+        return self._handlers[method]
+
+    def _surround(self, method: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandler[Any, Any]":
+        behaviour: _Behaviour = next(
+            b for b in (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream) if b
+        )
+        is_ours = method.startswith(OURS)
+        is_stream = bool(handler.request_streaming or handler.response_streaming)
+        parse = handler.request_deserializer if is_ours and not handler.request_streaming else None
+
+        async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            call = self._call(method, is_stream, context)
+            serve_as_current(call)
+            proceed: Proceed = partial(_behave, behaviour, parse, request, context)
+            for layer in reversed(self._layers):
+                proceed = partial(layer.around, call, proceed)
+            return await proceed()
+
+        return _MAKERS[bool(handler.request_streaming), bool(handler.response_streaming)](
+            serve,
+            request_deserializer=None if is_ours else handler.request_deserializer,
+            response_serializer=None if is_ours and handler.response_streaming else handler.response_serializer,
+        )
+
+    def _call(self, method: str, is_stream: bool, context: grpc.aio.ServicerContext[Any, Any]) -> Call:
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        request_id = metadata.get("x-request-id", "")
+        is_usable = request_id.isascii() and request_id.isprintable() and len(request_id) <= _REQUEST_ID_MAX_CHARACTERS
+        return Call(
+            method=method,
+            is_stream=is_stream,
+            context=context,
+            metadata=metadata,
+            request_id=request_id if request_id and is_usable else self._ids.new_id("r"),
+        )
+
+
+async def _behave(
+    behaviour: _Behaviour,
+    parse: Callable[[bytes], Any] | None,
+    request: Any,
+    context: grpc.aio.ServicerContext[Any, Any],
+) -> Any:
+    parsed = request if parse is None else read_request(parse, request)
+    if inspect.isasyncgenfunction(behaviour):
+        async for response in behaviour(parsed, context):
+            await context.write(response)
+        return None
+    return await behaviour(parsed, context)

@@ -1,0 +1,33 @@
+"""Bounds how many RPCs are served at once."""
+
+from typing import Any, Final
+
+from hubbub_server.domain.errors import Unavailable
+from hubbub_server.rpc.call import Call
+from hubbub_server.rpc.interceptors.layered import OURS, Proceed
+
+MAX_UNARY: Final = 1_000
+MAX_STREAMS: Final = 20_000
+
+
+class Limits:
+    """Refuses what is too many, with RetryInfo; unary calls and streams have separate budgets.
+
+    Without a bound, idle streams or a reconnect storm would take the memory of those that are served.
+    """
+
+    def __init__(self, *, max_unary: int = MAX_UNARY, max_streams: int = MAX_STREAMS) -> None:
+        """Bounds are inclusive."""
+        self._free = {False: max_unary, True: max_streams}
+
+    async def around(self, call: Call, proceed: Proceed) -> Any:
+        """Implements Layer. Raises Unavailable. Health and reflection are always served."""
+        if not call.method.startswith(OURS):
+            return await proceed()
+        if self._free[call.is_stream] < 1:
+            raise Unavailable("this node serves as many calls as it can", retry_after_s=1.0)
+        self._free[call.is_stream] -= 1
+        try:
+            return await proceed()
+        finally:
+            self._free[call.is_stream] += 1

@@ -1,0 +1,58 @@
+"""Writes the one line that each RPC leaves, and counts it. No content, names, addresses or tokens."""
+
+import asyncio
+import time
+from typing import Any, Final
+
+import grpc
+import structlog
+
+from hubbub_server.obs import metrics
+from hubbub_server.rpc.call import Call
+from hubbub_server.rpc.interceptors.layered import Proceed
+from hubbub_server.wire.status import reason_of
+
+log = structlog.get_logger()
+
+_OUR_FAULTS: Final = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
+_REFUSALS: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+
+
+class RequestLog:
+    """Logs each RPC when it has ended. The outermost layer."""
+
+    def __init__(self, *, node_id: str) -> None:
+        """`node_id` names this node in every line."""
+        self._node_id = node_id
+
+    async def around(self, call: Call, proceed: Proceed) -> Any:
+        """Implements Layer."""
+        start_s = time.monotonic()
+        try:
+            return await proceed()
+        finally:
+            self._write(call, time.monotonic() - start_s)
+
+    def _write(self, call: Call, duration_s: float) -> None:
+        code = _code_of(call)
+        metrics.rpcs.labels(method=call.method, code=code.name).inc()
+        write = log.error if code in _OUR_FAULTS else log.warning if code in _REFUSALS else log.info
+        is_refused = call.error is not None and not isinstance(call.error, asyncio.CancelledError)
+        write(
+            "stream closed" if call.is_stream else "rpc finished",
+            rpc=call.method,
+            code=code.name,
+            reason=reason_of(call.error) if call.error is not None and is_refused else "",
+            duration_ms=round(duration_s * 1000, 3),
+            user_id=call.caller.user_id if call.caller else "",
+            conversation_id=call.conversation_id,
+            node=self._node_id,
+            request_id=call.request_id,
+        )
+
+
+def _code_of(call: Call) -> grpc.StatusCode:
+    if isinstance(call.error, asyncio.CancelledError):
+        return grpc.StatusCode.CANCELLED
+    code: grpc.StatusCode | None = call.context.code()  # the stubs forget None
+    return code or grpc.StatusCode.OK
