@@ -3,8 +3,8 @@
 Theory of operation. The driver (`streams.py`) feeds frames, deliveries, answers and time; the session queues frames to
 be sent and returns what the driver is to do. States: AWAITING_HELLO → OPENING (Welcome is queued, topics are being
 subscribed) → LIVE (every topic is covered) → ENDED. In every state but the first the session delivers; the head of a
-topic is always queued before its first event. The queue is bounded: half full → Lagging, full → everything unsent is thrown away
-and Goodbye(SLOW_READER) is the last frame (G6). After ENDED nothing is queued any more.
+topic is always queued before its first event. The queue is bounded: half full → Lagging, full → everything unsent is
+thrown away and Goodbye(SLOW_READER) is the last frame (G6). After ENDED nothing is queued any more.
 """
 
 import random
