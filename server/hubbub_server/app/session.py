@@ -208,7 +208,7 @@ class Session:
     def _refusal(self, command: StreamCommand) -> HubbubError | None:
         if not 1 <= len(command.request_id) <= REQUEST_ID_MAX_CHARACTERS:
             return InvalidField("command.request_id", f"1 to {REQUEST_ID_MAX_CHARACTERS} characters")
-        if isinstance(command.payload, InvalidField):
+        if isinstance(command.payload, HubbubError):
             return command.payload
         if len(self._unanswered) >= MAX_UNANSWERED:
             return RateLimited("too many commands of this stream are unanswered", retry_after_s=0.5)

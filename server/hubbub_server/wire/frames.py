@@ -14,9 +14,9 @@ from hubbub.chat.v1 import chat_service_pb2, frame_pb2
 from hubbub_server.app import frames
 from hubbub_server.app.frames import ClientFrame, Events, Outgoing, StreamCommand, UnknownFrame
 from hubbub_server.domain.commands import Sent
-from hubbub_server.domain.errors import HubbubError, InvalidField
-from hubbub_server.domain.ids import UserId
-from hubbub_server.domain.limits import FRAME_MAX_BYTES, REQUEST_ID_MAX_CHARACTERS
+from hubbub_server.domain.errors import HubbubError, InvalidField, ProtocolBreach
+from hubbub_server.domain.ids import UserId, canonical_uuid
+from hubbub_server.domain.limits import FRAME_MAX_BYTES, REQUEST_ID_MAX_CHARACTERS, RESUME_TOKEN_MAX_BYTES
 from hubbub_server.wire.commands import read_reauthenticate, read_send_message
 from hubbub_server.wire.status import status_of
 from hubbub_server.wire.times import duration, timestamp
@@ -39,13 +39,18 @@ _REASON_TO_PB: Final = {
 
 
 def read_connect_request(message: bytes, user_id: UserId) -> ClientFrame:
-    """Reads a ConnectRequest of `user_id`. Never raises: what is oversized or no message at all is an UnknownFrame."""
+    """Reads a ConnectRequest of `user_id`. A bad command is part of the frame: the session answers it.
+
+    Raises:
+        ProtocolBreach: the message is larger than 256 KiB, or none at all; the stream ends.
+        InvalidField: a field of Hello breaks its rule; the stream ends.
+    """
     if len(message) > FRAME_MAX_BYTES:
-        return UnknownFrame()
+        raise ProtocolBreach(f"a frame has at most {FRAME_MAX_BYTES} bytes")
     try:
         pb = chat_service_pb2.ConnectRequest.FromString(message)
-    except DecodeError:
-        return UnknownFrame()
+    except DecodeError as exc:
+        raise ProtocolBreach("something that is no frame") from exc
     match pb.WhichOneof("payload"):
         case "hello":
             return read_hello(pb.hello)
@@ -58,10 +63,15 @@ def read_connect_request(message: bytes, user_id: UserId) -> ClientFrame:
 
 
 def read_hello(pb: chat_service_pb2.Hello) -> frames.Hello:
-    """Reads a Hello; the session checks it."""
-    return frames.Hello(
-        instance_id=pb.instance_id, resume_token=pb.resume_token, ack_window_events=pb.ack_window_events
-    )
+    """Reads a Hello. Raises InvalidField."""
+    instance_id = canonical_uuid(pb.instance_id)
+    if instance_id is None:
+        raise InvalidField("hello.instance_id", "a UUID")
+    if len(pb.resume_token.encode()) > RESUME_TOKEN_MAX_BYTES:
+        raise InvalidField("hello.resume_token", f"at most {RESUME_TOKEN_MAX_BYTES} bytes")
+    if pb.ack_window_events < 0:
+        raise InvalidField("hello.ack_window_events", "0 or more")
+    return frames.Hello(instance_id=instance_id, resume_token=pb.resume_token, ack_window_events=pb.ack_window_events)
 
 
 def _read_payload(pb: frame_pb2.Command, user_id: UserId) -> frames.Send | frames.Reauthenticate | HubbubError:
