@@ -1,0 +1,145 @@
+"""What every TopicDirectory reads: a topic's whole state as of one applied position."""
+
+import time
+
+import pytest
+
+from hubbub_server.domain.conversation import ConversationState
+from hubbub_server.domain.events import ConversationKind, Member, MemberRole
+from hubbub_server.domain.id_window import IdWindow
+from hubbub_server.domain.user_topic import Membership, UserTopicState
+from hubbub_server.ports.projection import ProjectionBatch
+from hubbub_server.ports.topic_directory import StoredTopic
+from tests.support.rows import (
+    SENDER,
+    applied_row,
+    conversation_id,
+    conversation_row,
+    event_row,
+    member_row,
+    membership_row,
+    shard_row,
+    user_id,
+)
+from tests.support.stores import OpenStore
+
+pytestmark = pytest.mark.asyncio
+
+ROOM = conversation_id("croom")
+ALICE = user_id("ualice")
+BOB = user_id("ubob")
+
+
+async def test_topic_that_was_never_applied_is_none(store: OpenStore) -> None:
+    assert await store.directory.load(ROOM) is None
+    assert await store.directory.load(ALICE) is None
+    assert await store.directory.read_applied(ROOM) is None
+
+
+async def test_conversation_comes_back_with_members_and_former_members(store: OpenStore) -> None:
+    """A role that is not there (left) is something else than a row that is not there (never joined)."""
+    applied = applied_row(ROOM, 9, epoch=2, last_message_number=4, id_floor_ms=77)
+    await store.projection.apply(
+        ProjectionBatch(
+            conversations=[conversation_row(ROOM, title="")],
+            members=[member_row(ROOM, ALICE, 2, MemberRole.OWNER), member_row(ROOM, BOB, 8, None)],
+            applied=[applied],
+            shard=shard_row(),
+        )
+    )
+
+    assert await store.directory.load(ROOM) == StoredTopic(
+        state=ConversationState(
+            conversation_id=ROOM,
+            epoch=2,
+            position=9,
+            commit_time_ms=applied.commit_time_ms,
+            kind=ConversationKind.GROUP,
+            title="",
+            creator_id=SENDER,
+            creation_hash="creation hash",
+            members={ALICE: Member(user_id=ALICE, role=MemberRole.OWNER, join_position=2)},
+            former_members={BOB: 8},
+            last_message_number=4,
+            last_counted_number=4,
+            window=IdWindow(floor_ms=77, evicted_position=9),
+        ),
+        applied=applied,
+    )
+
+
+async def test_user_topic_comes_back_with_what_was_joined_and_left(store: OpenStore) -> None:
+    other = conversation_id("cother")
+    applied = applied_row(ALICE, 2, last_message_number=0)
+    await store.projection.apply(
+        ProjectionBatch(
+            memberships=[
+                membership_row(ALICE, ROOM, 1, joined=True),
+                membership_row(ALICE, other, 2, joined=False),
+            ],
+            applied=[applied],
+            shard=shard_row(),
+        )
+    )
+
+    assert await store.directory.load(ALICE) == StoredTopic(
+        state=UserTopicState(
+            user_id=ALICE,
+            epoch=1,
+            position=2,
+            commit_time_ms=applied.commit_time_ms,
+            memberships={
+                ROOM: Membership(conversation_id=ROOM, joined=True, epoch=1, position=10, user_position=1),
+                other: Membership(conversation_id=other, joined=False, epoch=1, position=20, user_position=2),
+            },
+        ),
+        applied=applied,
+    )
+
+
+async def test_conversation_without_its_settings_has_no_kind(store: OpenStore) -> None:
+    """Its creation was of a kind that this version cannot read: applied, but unknown."""
+    applied = applied_row(ROOM, 1, last_message_number=0, has_unknown_event=True)
+    await store.projection.apply(ProjectionBatch(events=[event_row(ROOM, 1)], applied=[applied], shard=shard_row()))
+
+    stored = await store.directory.load(ROOM)
+
+    assert stored is not None
+    assert isinstance(stored.state, ConversationState)
+    assert stored.state.kind is None
+    assert stored.state.has_unknown_event
+
+
+async def test_applied_row_comes_back_as_it_was_written(store: OpenStore) -> None:
+    applied = applied_row(ROOM, 3, id_floor_ms=2**47, has_unknown_event=True)
+    await store.projection.apply(ProjectionBatch(applied=[applied], shard=shard_row()))
+
+    assert await store.directory.read_applied(ROOM) == applied
+
+
+async def test_large_topics_load_fast(store: OpenStore) -> None:
+    """1,000 members, 5,000 memberships: 50 ms each on an idle machine; ten times that is a missing index."""
+    members = [member_row(ROOM, user_id(f"u{n}"), n + 1, MemberRole.MEMBER) for n in range(1_000)]
+    memberships = [membership_row(ALICE, conversation_id(f"c{n}"), n + 1, joined=True) for n in range(5_000)]
+    await store.projection.apply(
+        ProjectionBatch(
+            conversations=[conversation_row(ROOM)],
+            members=members,
+            memberships=memberships,
+            applied=[applied_row(ROOM, 1_000), applied_row(ALICE, 5_000)],
+            shard=shard_row(),
+        )
+    )
+
+    start_s = time.perf_counter()
+    room = await store.directory.load(ROOM)
+    alice = await store.directory.load(ALICE)
+    took_s = time.perf_counter() - start_s
+
+    assert room is not None
+    assert isinstance(room.state, ConversationState)
+    assert len(room.state.members) == 1_000
+    assert alice is not None
+    assert isinstance(alice.state, UserTopicState)
+    assert len(alice.state.joined()) == 5_000
+    assert took_s < 0.5
