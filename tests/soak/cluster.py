@@ -1,7 +1,7 @@
-"""The cluster that a soak run torments: `hubbub up --nodes 3` in a folder of its own, a stallable proxy before NATS for each node.
+"""The cluster that a soak run torments: `hubbub up --nodes 3` with data of its own, NATS behind a proxy a node.
 
-Counters of a node die with its process. `Counters` reads them every second and before each kill, and adds the last values
-of all lives up: what happened in the last second of a life may be missing, never more than happened.
+Counters of a node die with its process. `Counters` reads them every second and before each kill and adds up the last
+values of all lives: what happened in the last second of a life may be missing, nothing is counted twice.
 """
 
 import asyncio
@@ -117,18 +117,18 @@ class Cluster:
             await self._stack.aclose()
 
     async def _start(self) -> None:
-        urls = ",".join(f"nats://127.0.0.1:{link.port}" for link in self.links)
+        urls = [f"nats://hubbub:{{password}}@127.0.0.1:{link.port}" for link in self.links]
         environment = {
             **os.environ,
-            "HUBBUB_DATA_DIR": str(self._folder / "var"),
             "HUBBUB_PORT": str(self.port),
-            "HUBBUB_NATS_PORT": str(self.nats_port),
-            "HUBBUB_NODE_NATS_URLS": urls,
+            "HUBBUB_UP__NATS_PORT": str(self.nats_port),
+            "HUBBUB_UP__NODE_NATS_SERVERS": json.dumps(urls),
         }
         log = (self._folder / "cluster.log").open("wb")
         self._stack.callback(log.close)
         self._up = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "hubbub_server", "up", "--nodes", str(self._nodes)),
+            *("--data", str(self._folder / "var")),
             env=environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
