@@ -24,6 +24,7 @@ def up(
         port=settings.port,
         nodes=nodes,
         cors_origins=settings.up.cors_origins,
+        nats_port=settings.up.nats_port,
         node_nats_servers=settings.up.node_nats_servers,
     )
     try:

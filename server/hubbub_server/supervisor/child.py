@@ -36,6 +36,7 @@ class ChildFailed(Exception):
 class ChildPlan:
     """How to run a program. It is ready when GET `ready_path` on `ready_port` of the loopback answers 200."""
 
+    role: str
     name: str
     argv: Sequence[str]
     environment: Mapping[str, str]

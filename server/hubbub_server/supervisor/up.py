@@ -30,6 +30,7 @@ class UpPlan:
     port: int
     nodes: int
     cors_origins: Sequence[str]
+    nats_port: int
     node_nats_servers: Sequence[str]
 
 
@@ -77,6 +78,7 @@ class _Instance:
             port=self._port,
             nodes=self._plan.nodes,
             cors_origins=self._plan.cors_origins,
+            nats_port=self._plan.nats_port,
             node_nats_servers=self._plan.node_nats_servers,
         )
         stopped = asyncio.Event()
@@ -109,13 +111,9 @@ class _Instance:
         return child
 
     async def _stop(self) -> None:
-        """Stops nodes together, then the rest one by one in the order of their need of each other."""
-        nodes = [child for child in self._children if child.plan.name.startswith("node-")]
-        rest = {child.plan.name: child for child in self._children if child not in nodes}
-        await asyncio.gather(*(child.stop() for child in nodes))
-        for name in ("envoy", "worker", "nats"):
-            if name in rest:
-                await rest[name].stop()
+        """Stops programs in the order of their need of each other."""
+        for role in ("node", "envoy", "worker", "nats"):
+            await asyncio.gather(*(child.stop() for child in self._children if child.plan.role == role))
 
     async def _bound_logs(self) -> None:
         while True:
@@ -123,11 +121,18 @@ class _Instance:
             await asyncio.sleep(_LOG_CHECK_INTERVAL_S)
 
     def _write_run(self) -> None:
-        programs = {
-            child.plan.name: {"pid": child.pid, "ports": dict(child.plan.ports), "restarts": child.restarts}
+        processes = [
+            {
+                "role": child.plan.role,
+                "name": child.plan.name,
+                "pid": child.pid,
+                **{f"{name}_port": port for name, port in child.plan.ports.items()},
+                "restarts": child.restarts,
+            }
             for child in self._children
-        }
-        self._folder.write_run({"pid": os.getpid(), "port": self._port, "programs": programs})
+            if child.pid is not None
+        ]
+        self._folder.write_run({"pid": os.getpid(), "port": self._port, "processes": processes})
 
     def _tell(self) -> None:
         secrets = self._folder.secrets
