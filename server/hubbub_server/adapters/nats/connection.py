@@ -1,0 +1,291 @@
+"""The one place that opens a connection to NATS, with options under which nothing is buffered, kept back or given up.
+
+Theory of operation. nats-py reconnects for ever, to any of the servers, after a random pause. While it is disconnected
+nothing can be sent: `NotSent` is raised at once, no publish waits in a buffer to come out later. A request that was
+sent is never taken back by cancelling its caller: nats-py hands it to the socket's buffer without a suspension point.
+
+An *echo* is a message to ourselves. The server handles one connection's messages in order, so when an echo has come
+back everything sent before it, subscriptions included, was processed. (nats-py's own `flush` writes its PING past the
+commands that wait in its buffer, so a PONG proves less; and a PONG that comes after `flush` gave up ends its read
+loop.) Every two seconds an echo is sent; `is_live` tells whether one came back within the last ten.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import nats.errors
+from nats.aio.client import Client, Server
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from hubbub_server.adapters.nats.errors import ApiRefusal, NotSent, map_errors
+from hubbub_server.domain.errors import LogUnavailable
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 2.0
+REQUEST_TIMEOUT_S = 0.5
+BATCH_TIMEOUT_S = 2.0
+RETRY_FOR_S = 5.0
+"""A call that is repeated gives up after this time."""
+PING_INTERVAL_S = 2.0
+LIVE_FOR_S = 10.0
+_CLOSE_TIMEOUT_S = 2.0
+_RECONNECT_PAUSE_S = (0.05, 0.5)
+_RETRY_PAUSE_S = (0.02, 0.06)
+_PENDING_MESSAGES = 4096
+_PENDING_BYTES = 8 << 20
+
+
+class NatsConnection:
+    """A connection that `async with` opens and closes. `client` is for those who know what they do."""
+
+    def __init__(
+        self,
+        servers: Sequence[str],
+        *,
+        name: str,
+        on_closed: Callable[[], None],
+        open_timeout_s: float = 10.0,
+        pending_messages: int = _PENDING_MESSAGES,
+    ) -> None:
+        """Names the servers.
+
+        Args:
+            servers: Addresses, `nats://host:port`; all of one cluster.
+            name: Shown by the server's monitoring.
+            on_closed: Called when nats-py gave the connection up for good, unasked: the process must end.
+            open_timeout_s: How long `async with` tries before it raises LogUnavailable.
+            pending_messages: What one subscription may have waiting before messages are dropped.
+        """
+        self._servers = list(servers)
+        self._name = name
+        self._on_closed = on_closed
+        self._open_timeout_s = open_timeout_s
+        self._pending_messages = pending_messages
+        self._on_reconnect: list[Callable[[], None]] = []
+        self._on_drop: list[Callable[[], None]] = []
+        self._echoes: dict[bytes, asyncio.Future[None]] = {}
+        self._echo_subject = ""
+        self._echo_count = 0
+        self._heard_s = 0.0
+        self._is_closing = False
+        self.client = Client()
+        self.errors = 0
+        """What nats-py reported: failed attempts to connect, dropped messages, and so on."""
+        self.dropped = 0
+        """Messages that were dropped because their subscription was full."""
+
+    async def __aenter__(self) -> Self:
+        """Connects; raises LogUnavailable when no server accepts within `open_timeout_s`."""
+        try:
+            async with asyncio.timeout(self._open_timeout_s):
+                await self._open()
+        except BaseException as error:
+            await self._close()
+            if isinstance(error, TimeoutError | nats.errors.Error | OSError):
+                raise LogUnavailable("no NATS server accepts the connection") from error
+            raise
+        self._tasks = asyncio.TaskGroup()
+        await self._tasks.__aenter__()
+        self._heartbeat = self._tasks.create_task(self._beat())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the connection; what was published and not confirmed may or may not be sent."""
+        self._heartbeat.cancel()
+        try:
+            await self._close()
+        finally:
+            await self._tasks.__aexit__(None, None, None)
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """Registers a callback for "connected again; messages may have been missed". It must not block."""
+        self._on_reconnect.append(callback)
+
+    def on_drop(self, callback: Callable[[], None]) -> None:
+        """Registers a callback for "a message was dropped". It must not block."""
+        self._on_drop.append(callback)
+
+    def is_live(self) -> bool:
+        """Tells whether the server was heard within the last ten seconds."""
+        return asyncio.get_running_loop().time() - self._heard_s < LIVE_FOR_S
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """What the server takes as one message, headers included. One byte more and it ends the connection."""
+        return self.client.max_payload
+
+    async def request(
+        self, subject: str, body: bytes, *, headers: dict[str, str] | None = None, timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> Msg:
+        """Sends a request once and returns the answer.
+
+        Cancelling the caller does not unsend it.
+
+        Raises:
+            NotSent: not connected.
+            LogUnavailable: it was sent, and no answer came or nobody was there to answer.
+        """
+        self._require_connected()
+        with map_errors():
+            return await self.client.request(subject, body, timeout=timeout_s, headers=headers)
+
+    async def call(self, subject: str, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Calls JetStream's API once. Raises ApiRefusal when it answers with an error, else as `request`."""
+        answer = await self.request(f"$JS.API.{subject}", json.dumps(query).encode() if query else b"")
+        content: dict[str, Any] = json.loads(answer.data)
+        if "error" in content:
+            raise ApiRefusal.of(content["error"])
+        return content
+
+    async def collect(self, subject: str, query: Mapping[str, Any]) -> tuple[list[Msg], Mapping[str, str]]:
+        """Calls JetStream's API once for many messages; returns them and the headers of the status that ended them."""
+        messages: list[Msg] = []
+        end: asyncio.Future[Mapping[str, str]] = asyncio.get_running_loop().create_future()
+
+        async def take(message: Msg) -> None:
+            if message.headers and "Status" in message.headers:
+                if not end.done():
+                    end.set_result(message.headers)
+            else:
+                messages.append(message)
+
+        inbox = self.client.new_inbox()
+        subscription = await self.subscribe(inbox, take)
+        try:
+            with map_errors():
+                async with asyncio.timeout(BATCH_TIMEOUT_S):
+                    await self.client.publish(f"$JS.API.{subject}", json.dumps(query).encode(), reply=inbox)
+                    return messages, await end
+        finally:
+            await self.unsubscribe(subscription)
+
+    async def publish(self, subject: str, body: bytes = b"", *, headers: dict[str, str] | None = None) -> None:
+        """Sends a message without waiting for anything. Raises NotSent."""
+        self._require_connected()
+        with map_errors():
+            await self.client.publish(subject, body, headers=headers)
+
+    async def subscribe(self, subject: str, take: Callable[[Msg], Awaitable[None]]) -> Subscription:
+        """Subscribes; `echo` tells when the server knows. `take` must not wait. Raises NotSent."""
+        self._require_connected()
+        with map_errors():
+            return await self.client.subscribe(
+                subject, cb=take, pending_msgs_limit=self._pending_messages, pending_bytes_limit=_PENDING_BYTES
+            )
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """Ends a subscription; the server may hear of it later."""
+        with suppress(nats.errors.ConnectionClosedError, nats.errors.BadSubscriptionError):
+            await subscription.unsubscribe()
+
+    async def echo(self) -> None:
+        """Waits until the server has processed everything that was sent before. Raises LogUnavailable."""
+        self._require_connected()
+        self._echo_count += 1
+        token = str(self._echo_count).encode()
+        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._echoes[token] = heard
+        try:
+            with map_errors():
+                async with asyncio.timeout(BATCH_TIMEOUT_S):
+                    await self.client.publish(self._echo_subject, token)
+                    await heard
+        finally:
+            del self._echoes[token]
+
+    async def retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Repeats an idempotent call for up to five seconds. "No such message" is an answer: it is raised at once."""
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + RETRY_FOR_S
+        while True:
+            pause_s = random.uniform(*_RETRY_PAUSE_S)
+            try:
+                return await attempt()
+            except LogUnavailable as error:
+                is_answer = isinstance(error, ApiRefusal) and error.is_no_message
+                if is_answer or loop.time() + pause_s > give_up_s:
+                    raise
+            await asyncio.sleep(pause_s)
+
+    def _require_connected(self) -> None:
+        # nats-py would refuse too, but a request that it refuses leaks its future.
+        if not self.client.is_connected:
+            raise NotSent("not connected to the log")
+
+    async def _open(self) -> None:
+        await self.client.connect(
+            self._servers,
+            name=self._name,
+            connect_timeout=CONNECT_TIMEOUT_S,  # type: ignore[arg-type]  # declared int, used as seconds
+            max_reconnect_attempts=-1,
+            reconnect_to_server_handler=_choose_server,
+            ping_interval=PING_INTERVAL_S,  # type: ignore[arg-type]  # declared int, used as seconds
+            max_outstanding_pings=2,
+            pending_size=0,
+            error_cb=self._on_error,
+            closed_cb=self._on_client_closed,
+            reconnected_cb=self._on_client_reconnected,
+        )
+        self._echo_subject = self.client.new_inbox()
+        await self.subscribe(self._echo_subject, self._take_echo)
+        # The first request makes nats-py's inbox for answers, with a suspension point: let that be this one.
+        with suppress(nats.errors.NoRespondersError):
+            await self.client.request(f"{self._echo_subject}.nobody", timeout=CONNECT_TIMEOUT_S)
+        await self.echo()
+
+    async def _close(self) -> None:
+        self._is_closing = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self.client.close()
+
+    async def _beat(self) -> None:
+        while True:
+            with suppress(LogUnavailable):
+                await self.echo()
+            self._drop_stuck_transport()
+            await asyncio.sleep(PING_INTERVAL_S)
+
+    def _drop_stuck_transport(self) -> None:
+        # To reconnect, nats-py closes the old transport and waits until it is closed. With a peer that is frozen and
+        # bytes that wait to be sent that never happens, so it is helped along.
+        if self.client.is_reconnecting:
+            writer = getattr(self.client._transport, "_io_writer", None)
+            if writer is not None and writer.transport.is_closing():
+                writer.transport.abort()
+
+    async def _take_echo(self, message: Msg) -> None:
+        self._heard_s = asyncio.get_running_loop().time()
+        heard = self._echoes.get(message.data)
+        if heard is not None and not heard.done():
+            heard.set_result(None)
+
+    async def _on_error(self, error: Exception) -> None:
+        # nats-py awaits this inside its read loop: count, and nothing else.
+        self.errors += 1
+        if isinstance(error, nats.errors.SlowConsumerError):
+            self.dropped += 1
+            for callback in self._on_drop:
+                callback()
+
+    async def _on_client_reconnected(self) -> None:
+        for callback in self._on_reconnect:
+            callback()
+
+    async def _on_client_closed(self) -> None:
+        if not self._is_closing:
+            self._on_closed()
+
+
+def _choose_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server | None, float]:
+    """Chooses where to reconnect and after which pause, so that many clients do not come back at once."""
+    return random.choice(servers), random.uniform(*_RECONNECT_PAUSE_S)

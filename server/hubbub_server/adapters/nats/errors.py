@@ -1,0 +1,56 @@
+"""Turns every exception of nats-py into an error of the ports. No driver type leaves this folder."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import nats.errors
+import nats.js.errors
+
+from hubbub_server.domain.errors import LogUnavailable
+
+_NO_MESSAGE = 10037
+_STREAM_NOT_FOUND = 10059
+
+
+class NotSent(LogUnavailable):
+    """There is no connection: nothing was sent."""
+
+
+class ApiRefusal(LogUnavailable):
+    """JetStream answered a request with an error; `code` is its err_code, 0 when it gave none."""
+
+    def __init__(self, code: int, text: str) -> None:
+        """Keeps the code for those who know what it means."""
+        super().__init__(f"the log refuses: {text} ({code})")
+        self.code = code
+
+    @classmethod
+    def of(cls, error: dict[str, Any]) -> "ApiRefusal":
+        """Reads the `error` object of an answer."""
+        return cls(int(error.get("err_code", 0)), str(error.get("description", "")))
+
+    @property
+    def is_no_message(self) -> bool:
+        """There is no such message; never said of a stream that is not there."""
+        return self.code == _NO_MESSAGE
+
+    @property
+    def is_no_stream(self) -> bool:
+        """There is no such stream."""
+        return self.code == _STREAM_NOT_FOUND
+
+
+@contextmanager
+def map_errors() -> Iterator[None]:
+    """Turns what nats-py and the network raise into LogUnavailable."""
+    try:
+        yield
+    except nats.errors.NoRespondersError as error:
+        raise LogUnavailable("nobody answers for the log") from error
+    except (nats.errors.TimeoutError, TimeoutError) as error:
+        raise LogUnavailable("the log did not answer in time") from error
+    except nats.errors.OutboundBufferLimitError as error:
+        raise NotSent("not connected to the log") from error
+    except (nats.errors.Error, OSError) as error:  # nats.js.errors.Error is one of them
+        raise LogUnavailable(f"the log failed: {error}") from error

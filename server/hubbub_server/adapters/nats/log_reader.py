@@ -1,0 +1,205 @@
+"""Exact reads of the topic log.
+
+A direct get may be answered by a replica that lags, so it is never proof of absence. One record is read from the
+leader. Many are read with direct gets and checked: heads against the last sequence that the leader had before, ranges
+by the sequence of their known last record and by their dense positions. What fails the check three times is read from
+the leader, record by record.
+"""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from hubbub_server.adapters.nats.connection import RETRY_FOR_S, NatsConnection
+from hubbub_server.adapters.nats.errors import ApiRefusal, map_errors
+from hubbub_server.adapters.nats.records import (
+    SEQUENCE,
+    RecordUnreadable,
+    decode_facts,
+    log_subject,
+    parse_header_block,
+    stream_name,
+    topic_of_subject,
+)
+from hubbub_server.adapters.nats.streams import read_stream
+from hubbub_server.domain.errors import LogUnavailable
+from hubbub_server.domain.ids import TopicId, shard_of
+from hubbub_server.ports.topic_log import LogRecord, RecordHead
+
+_DIRECT_TRIES = 3
+_DIRECT_PAUSE_S = 0.01
+_HEADS_A_REQUEST = 1000  # the server refuses more than 1,024
+_RECORDS_A_REQUEST = 256
+_BYTES_A_REQUEST = 4 << 20
+
+
+class _Stale(LogUnavailable):
+    """A replica that lags answered, or an answer has a hole."""
+
+
+class LogReader:
+    """Reads records and heads of topics. Raises LogUnavailable after five seconds: a call, or a thousand heads."""
+
+    def __init__(self, connection: NatsConnection, *, shards: int) -> None:
+        """Reads over an open connection; `shards` as the streams were made."""
+        self._connection = connection
+        self._shards = shards
+
+    async def read_head(self, topic_id: TopicId) -> LogRecord | None:
+        """Reads the newest record of a topic from the leader."""
+        return await self._read_from_leader(topic_id, {"last_by_subj": self._subject(topic_id)})
+
+    async def read_next(self, topic_id: TopicId, *, after_sequence: int) -> LogRecord | None:
+        """Reads the first record of a topic with a larger sequence from the leader."""
+        query = {"seq": after_sequence + 1, "next_by_subj": self._subject(topic_id)}
+        return await self._read_from_leader(topic_id, query)
+
+    async def read_heads(self, topic_ids: Collection[TopicId]) -> Mapping[TopicId, RecordHead]:
+        """Reads the newest records of many topics without their bodies."""
+        by_shard: dict[int, list[TopicId]] = {}
+        for topic_id in dict.fromkeys(topic_ids):
+            by_shard.setdefault(shard_of(topic_id, self._shards), []).append(topic_id)
+        heads: dict[TopicId, RecordHead] = {}
+        for shard, topics in by_shard.items():
+            stream = await self._connection.retry(partial(read_stream, self._connection, shard))
+            if stream.last_sequence == 0:
+                continue
+            for start in range(0, len(topics), _HEADS_A_REQUEST):
+                chunk = topics[start : start + _HEADS_A_REQUEST]
+                heads.update(await self._read_chunk(shard, chunk, stream.last_sequence))
+        return heads
+
+    async def _read_chunk(self, shard: int, topics: Sequence[TopicId], reached: int) -> dict[TopicId, RecordHead]:
+        async with _bounded():
+            for _ in range(_DIRECT_TRIES):
+                try:
+                    return await self._read_chunk_directly(shard, topics, reached)
+                except LogUnavailable:
+                    await asyncio.sleep(_DIRECT_PAUSE_S)
+            heads = {topic_id: await self.read_head(topic_id) for topic_id in topics}
+            return {t: RecordHead(facts=head.facts, sequence=head.sequence) for t, head in heads.items() if head}
+
+    async def _read_chunk_directly(
+        self, shard: int, topics: Sequence[TopicId], reached: int
+    ) -> dict[TopicId, RecordHead]:
+        heads: dict[TopicId, RecordHead] = {}
+        query: dict[str, Any] = {
+            "multi_last": [log_subject(shard, topic_id) for topic_id in topics],
+            "max_bytes": _BYTES_A_REQUEST,
+        }
+        while True:
+            messages, end = await self._connection.collect(f"DIRECT.GET.{stream_name(shard)}", query)
+            # "No Results" has no such header and proves nothing either.
+            if int(end.get("Nats-UpTo-Sequence", "0")) < reached:
+                raise _Stale("a replica lags")
+            for message in messages:
+                record = _read_message(message)
+                heads[record.facts.topic_id] = RecordHead(facts=record.facts, sequence=record.sequence)
+            if int(end.get("Nats-Num-Pending", "0")) == 0:
+                return heads
+            if not messages:
+                raise _Stale("an answer without an end")
+            # Answers come in order of sequence: what is still missing is newer than all we have.
+            query["seq"] = int(end["Nats-Last-Sequence"]) + 1
+
+    async def read_range(
+        self, topic_id: TopicId, *, after_sequence: int, up_to_sequence: int, max_bytes: int
+    ) -> Sequence[LogRecord]:
+        """Reads records of a topic, checked dense and complete, or up to where the bodies exceed `max_bytes`."""
+        records: list[LogRecord] = []
+        size, last = 0, after_sequence
+        async with _bounded():
+            while last < up_to_sequence:
+                for record in await self._read_batch(topic_id, last, up_to_sequence, max_bytes - size):
+                    if records and record.facts.first_position != records[-1].facts.last_position + 1:
+                        raise LogUnavailable(f"a record is missing before sequence {record.sequence}")
+                    size += len(record.body)
+                    if size > max_bytes and records:
+                        return records
+                    records.append(record)
+                    last = record.sequence
+        return records
+
+    async def _read_batch(self, topic_id: TopicId, last: int, up_to: int, max_bytes: int) -> Sequence[LogRecord]:
+        for _ in range(_DIRECT_TRIES):
+            try:
+                return await self._read_batch_directly(topic_id, last, up_to, max_bytes)
+            except LogUnavailable:
+                await asyncio.sleep(_DIRECT_PAUSE_S)
+        record = await self.read_next(topic_id, after_sequence=last)
+        if record is None or record.sequence > up_to:
+            raise LogUnavailable(f"record {up_to} of the topic is not in the log")
+        return [record]
+
+    async def _read_batch_directly(
+        self, topic_id: TopicId, last: int, up_to: int, max_bytes: int
+    ) -> Sequence[LogRecord]:
+        query = {
+            "seq": last + 1,
+            "next_by_subj": self._subject(topic_id),
+            "batch": _RECORDS_A_REQUEST,
+            # At least one record always comes. Headers count here and not for the caller, so more may be needed.
+            "max_bytes": min(max(max_bytes, 1), _BYTES_A_REQUEST),
+        }
+        messages, end = await self._connection.collect(f"DIRECT.GET.{self._stream(topic_id)}", query)
+        records = [record for record in map(_read_message, messages) if record.sequence <= up_to]
+        position = records[0].facts.first_position if records else 0
+        for record in records:
+            if record.facts.first_position != position:
+                raise _Stale(f"a record is missing before sequence {record.sequence}")
+            position = record.facts.last_position + 1
+        reached_end = bool(records) and records[-1].sequence == up_to
+        if not records or (not reached_end and int(end.get("Nats-Num-Pending", "0")) == 0):
+            raise _Stale("a replica lags")
+        return records
+
+    async def _read_from_leader(self, topic_id: TopicId, query: Mapping[str, Any]) -> LogRecord | None:
+        stream = self._stream(topic_id)
+        try:
+            content = await self._connection.retry(lambda: self._connection.call(f"STREAM.MSG.GET.{stream}", query))
+        except ApiRefusal as refusal:
+            if refusal.is_no_message:
+                return None
+            raise
+        return _read_stored(content["message"])
+
+    def _stream(self, topic_id: TopicId) -> str:
+        return stream_name(shard_of(topic_id, self._shards))
+
+    def _subject(self, topic_id: TopicId) -> str:
+        return log_subject(shard_of(topic_id, self._shards), topic_id)
+
+
+@asynccontextmanager
+async def _bounded() -> AsyncIterator[None]:
+    with map_errors():
+        async with asyncio.timeout(RETRY_FOR_S):
+            yield
+
+
+def _read_message(message: Msg) -> LogRecord:
+    """Reads an answer to a direct get; its subject is the inbox, the record's own is a header."""
+    headers = message.headers or {}
+    try:
+        topic_id = topic_of_subject(headers["Nats-Subject"])
+        return LogRecord(facts=decode_facts(topic_id, headers), body=message.data, sequence=int(headers[SEQUENCE]))
+    except (KeyError, RecordUnreadable) as error:
+        raise LogUnavailable(f"record {headers.get(SEQUENCE)} cannot be read: {error}") from error
+
+
+def _read_stored(message: Mapping[str, Any]) -> LogRecord:
+    """Reads a message as the leader describes it."""
+    try:
+        headers = parse_header_block(base64.b64decode(message.get("hdrs", "")))
+        return LogRecord(
+            facts=decode_facts(topic_of_subject(message["subject"]), headers),
+            body=base64.b64decode(message.get("data", "")),
+            sequence=message["seq"],
+        )
+    except RecordUnreadable as error:
+        raise LogUnavailable(f"record {message['seq']} cannot be read: {error}") from error
