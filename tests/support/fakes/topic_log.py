@@ -71,6 +71,7 @@ class FakeLogServer:
         self.ack_floors: dict[tuple[str, int], int] = {}
         self.nodes: list[FakeTopicLog] = []
         self.commits = 0
+        self.on_append: list[Callable[[], None]] = []
         self._late: list[tuple[NewRecord, int]] = []
 
     def connect(self) -> "FakeTopicLog":
@@ -94,6 +95,8 @@ class FakeLogServer:
         self.commits += 1
         for node in self.nodes:
             node.receive_live(stored)
+        for callback in self.on_append:
+            callback()
         return stored.sequence
 
     def append_late(self, record: NewRecord, after_sequence: int) -> None:

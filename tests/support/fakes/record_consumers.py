@@ -1,0 +1,98 @@
+"""Durable consumers of a FakeLogServer. Acknowledged floors live in the server, so they outlast consumers.
+
+Switches: `is_unavailable` (every call raises LogUnavailable), `fail_acks` (so many next acknowledgements are lost and
+raise it), `poison` (places that cannot be read).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from hubbub_server.domain.errors import LogUnavailable
+from hubbub_server.ports.record_consumer import PoisonRecord
+from hubbub_server.ports.topic_log import LogRecord
+from tests.support.fakes.topic_log import FakeLogServer
+
+
+class FakeRecordConsumers:
+    """RecordConsumers of one worker."""
+
+    def __init__(self, server: FakeLogServer) -> None:
+        self.is_unavailable = False
+        self.fail_acks = 0
+        self.keep_alives = 0
+        self.poison: set[tuple[int, int]] = set()
+        self.server = server
+        self.changed = asyncio.Event()
+        server.on_append.append(self.changed.set)
+
+    @asynccontextmanager
+    async def open(self, *, role: str, shard: int) -> AsyncIterator["FakeRecordConsumer"]:
+        self.check_available()
+        yield FakeRecordConsumer(self, role, shard)
+
+    def floor(self, role: str, shard: int) -> int:
+        """Returns the last acknowledged sequence."""
+        return self.server.ack_floors.get((role, shard), 0)
+
+    def check_available(self) -> None:
+        """Raises LogUnavailable while it is switched off."""
+        if self.is_unavailable:
+            raise LogUnavailable("not connected")
+
+
+class FakeRecordConsumer:
+    """RecordConsumer. What it gave out and was not acknowledged comes again from the next one that is opened."""
+
+    def __init__(self, consumers: FakeRecordConsumers, role: str, shard: int) -> None:
+        self._consumers = consumers
+        self._key = (role, shard)
+        self._delivered = consumers.floor(role, shard)
+
+    async def fetch(self, *, max_records: int, wait_s: float) -> Sequence[LogRecord]:
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + wait_s
+        while True:
+            self._consumers.check_available()
+            if self._key not in self._consumers.server.ack_floors:  # new, or the shard was recreated
+                self._consumers.server.ack_floors[self._key] = self._delivered = 0
+            self._consumers.changed.clear()
+            if found := self._next(max_records):
+                self._delivered = found[-1].sequence
+                await asyncio.sleep(0)
+                return found
+            try:
+                async with asyncio.timeout_at(end_s):
+                    await self._consumers.changed.wait()
+            except TimeoutError:
+                return []
+
+    def _next(self, max_records: int) -> list[LogRecord]:
+        shard = self._key[1]
+        found: list[LogRecord] = []
+        for record in self._consumers.server.records[shard]:
+            if record.sequence <= self._delivered or len(found) == max_records:
+                continue
+            if (shard, record.sequence) in self._consumers.poison:
+                if not found:
+                    raise PoisonRecord(shard=shard, sequence=record.sequence, reason="no valid facts")
+                break
+            found.append(record)
+        return found
+
+    async def ack(self, record: LogRecord) -> None:
+        await asyncio.sleep(0)
+        self._consumers.check_available()
+        if self._consumers.fail_acks > 0:
+            self._consumers.fail_acks -= 1
+            raise LogUnavailable("the acknowledgement was lost")
+        self._consumers.server.ack_floors[self._key] = max(self._consumers.floor(*self._key), record.sequence)
+
+    async def keep_alive(self) -> None:
+        self._consumers.check_available()
+        self._consumers.keep_alives += 1
+
+    async def lag(self) -> int:
+        self._consumers.check_available()
+        floor = self._consumers.floor(*self._key)
+        return sum(record.sequence > floor for record in self._consumers.server.records[self._key[1]])
