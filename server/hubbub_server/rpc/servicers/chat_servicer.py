@@ -1,0 +1,46 @@
+"""Serves hubbub.chat.v1.ChatService. Streams carry bytes: see stream_pump.py."""
+
+from hubbub.chat.v1 import chat_service_pb2 as pb
+from hubbub.chat.v1 import chat_service_pb2_grpc, frame_pb2
+
+from hubbub_server.app.conversations import Conversations
+from hubbub_server.app.streams import Streams
+from hubbub_server.rpc.call import current_call
+from hubbub_server.rpc.stream_pump import pump_both_ways, pump_down
+from hubbub_server.wire.commands import read_send_message
+from hubbub_server.wire.frames import read_hello
+from hubbub_server.wire.values import sent_to_pb
+
+
+class ChatServicer(chat_service_pb2_grpc.ChatServiceServicer):
+    """Sends messages and opens streams."""
+
+    def __init__(self, conversations: Conversations, streams: Streams) -> None:
+        """Takes the use cases."""
+        self._conversations = conversations
+        self._streams = streams
+
+    # The generated base knows only generators; grpc.aio also takes coroutines that read and write themselves.
+
+    async def Connect(self, request_iterator: object, context: object) -> None:  # type: ignore[override]  # see above
+        """Opens a session in both directions."""
+        call = current_call()
+        await pump_both_ways(call, self._streams.open(call.authenticated, takes_commands=True))
+
+    async def Subscribe(self, request: pb.SubscribeRequest, context: object) -> None:  # type: ignore[override]  # see above
+        """Opens a session for clients that cannot stream upwards."""
+        call = current_call()
+        hello = read_hello(request.hello)
+        live = self._streams.open(call.authenticated, takes_commands=False)
+        live.receive(hello)
+        await pump_down(call, live)
+
+    async def SendMessage(
+        self, request: frame_pb2.SendMessageRequest, context: object
+    ) -> frame_pb2.SendMessageResponse:
+        """Sends a message to a conversation."""
+        call = current_call()
+        call.conversation_id = request.conversation_id[:32]
+        send = read_send_message(request, call.authenticated.user_id)
+        sent = await self._conversations.send(send.conversation_id, send.command, session_id=call.session_id)
+        return sent_to_pb(sent)
