@@ -2,7 +2,7 @@
 
 Streams and unary calls have clusters and time-outs of their own: ten thousand idle streams must not use up the requests
 of the unary calls, and only streams may last. The order of the HTTP filters is: CORS (a preflight has no token and no
-gRPC), gRPC-Web, the transcoder for REST, the router. Tokens are checked by the nodes.
+gRPC), gRPC-Web, the limit of a REST body, the transcoder for REST, the router. Tokens are checked by the nodes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from hubbub_server.supervisor import descriptors
 Json = dict[str, Any]
 
 _TYPES: Final = "type.googleapis.com/envoy"
+_BUFFER: Final = "envoy.filters.http.buffer"
 _KIB: Final = 1024
 _REQUEST_MAX_BYTES: Final = 256 * _KIB
 _RESPONSE_MAX_BYTES: Final = 4 * 1024 * _KIB
@@ -85,7 +86,6 @@ def _connection_manager(plan: EnvoyPlan) -> Json:
         codec_type="AUTO",
         server_name="hubbub",
         use_remote_address=True,
-        internal_address_config={"cidr_ranges": []},  # not even this machine is trusted
         early_header_mutation_extensions=[_drop_untrusted_headers()],
         normalize_path=True,
         merge_slashes=True,
@@ -111,8 +111,11 @@ def _connection_manager(plan: EnvoyPlan) -> Json:
         http_filters=[
             _typed("envoy.filters.http.cors", "extensions.filters.http.cors.v3.Cors"),
             _typed("envoy.filters.http.grpc_web", "extensions.filters.http.grpc_web.v3.GrpcWeb"),
+            _body_limit(),
             _transcoder(plan),
-            _typed("envoy.filters.http.router", "extensions.filters.http.router.v3.Router"),
+            _typed(
+                "envoy.filters.http.router", "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True
+            ),
         ],
     )
 
@@ -198,14 +201,8 @@ def _status_filter(operator: str, status: int) -> Json:
 
 
 def _local_reply(status: Json, *, code: int, details: Sequence[Json]) -> Json:
-    is_grpc = {
-        "name": "content-type",
-        "string_match": {"prefix": "application/grpc"},
-        "treat_missing_header_as_empty": True,
-        "invert_match": True,
-    }
     return {
-        "filter": {"and_filter": {"filters": [status, {"header_filter": {"header": is_grpc}}]}},
+        "filter": {"and_filter": {"filters": [status, _is_rest()]}},
         "body_format_override": {
             "json_format": {"code": code, "message": "%LOCAL_REPLY_BODY%", "details": list(details)},
             "content_type": "application/json",
@@ -213,17 +210,30 @@ def _local_reply(status: Json, *, code: int, details: Sequence[Json]) -> Json:
     }
 
 
+def _is_rest() -> Json:
+    """No gRPC content type, or one that the transcoder has set: then it has noted the path that it replaced."""
+    not_grpc = {
+        "name": "content-type",
+        "string_match": {"prefix": "application/grpc"},
+        "treat_missing_header_as_empty": True,
+        "invert_match": True,
+    }
+    transcoded = {"name": "x-envoy-original-path", "present_match": True}
+    return {"or_filter": {"filters": [{"header_filter": {"header": header}} for header in (not_grpc, transcoded)]}}
+
+
 def _routes(plan: EnvoyPlan) -> Json:
     streams = [_stream_route({"path": path}) for path in descriptors.streaming_paths()]
     streams += [_stream_route({"prefix": prefix}) for prefix in ("/grpc.reflection.", "/grpc.health.v1.Health/Watch")]
-    unary = [_unary_route({"prefix": prefix}) for prefix in ("/hubbub.", "/grpc.health.v1.Health/Check", "/v1/")]
+    unary = [_unary_route({"prefix": prefix}) for prefix in ("/hubbub.", "/grpc.health.v1.Health/Check")]
+    rest = _unary_route({"prefix": "/v1/"}) | {"typed_per_filter_config": {_BUFFER: _rest_body_limit()}}
     return {
         "name": "edge",
         "virtual_hosts": [
             {
                 "name": "edge",
                 "domains": ["*"],
-                "routes": streams + unary,
+                "routes": [*streams, *unary, rest],
                 "retry_policy": {
                     # Nothing of these reached a node, so a message cannot be sent twice.
                     "retry_on": "connect-failure,refused-stream,reset-before-request",
@@ -261,6 +271,20 @@ def _cors(origins: Sequence[str]) -> Json:
         "allow_headers": "authorization, content-type, grpc-timeout, x-grpc-web, x-user-agent",
         "expose_headers": "grpc-status, grpc-message, grpc-status-details-bin",
         "max_age": "600",
+    }
+
+
+def _body_limit() -> Json:
+    """Off but for REST: it holds a whole body, and gRPC streams have none. The nodes bound the messages of gRPC."""
+    return _typed(_BUFFER, "extensions.filters.http.buffer.v3.Buffer", max_request_bytes=_REQUEST_MAX_BYTES) | {
+        "disabled": True
+    }
+
+
+def _rest_body_limit() -> Json:
+    return {
+        "@type": f"{_TYPES}.extensions.filters.http.buffer.v3.BufferPerRoute",
+        "buffer": {"max_request_bytes": _REQUEST_MAX_BYTES},
     }
 
 
