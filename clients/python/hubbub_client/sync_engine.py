@@ -1,16 +1,15 @@
 """The client's side of delivery, sans-IO: frames in, events for the application out, each exactly once and in order.
 
-Theory of operation ------------------- For each topic the engine knows a `cursor` (everything up to it is handed
-over) and a `head` (the newest position heard of in the cursor's epoch). A topic is *behind* when its head is above
-its cursor, or when it is *doubted*: something was heard that only a Sync can settle (another epoch, an end without
-the removal before it). The caller reads two sources and feeds both:
+Theory of operation. For each topic the engine knows a `cursor` (everything up to it is handed over) and a `head` (the
+newest position heard of in the cursor's epoch). A topic is *behind* when its head is above its cursor, or when it is
+*doubted*: something was heard that only a Sync can settle (another epoch, an end without the removal before it). The
+caller reads two sources and feeds both:
 
-* `receive_live`: frames of Connect or Subscribe. Events apply only directly above the cursor; what comes early is
-  kept aside, bounded, and
-  fetched again when it was dropped. Heads and Heartbeat raise heads, so a lost event shows as a topic that is behind.
+* `receive_live`: frames of Connect or Subscribe. Events apply only directly above the cursor; what comes early is kept
+  aside, bounded, and fetched again when it was dropped. Heads and Heartbeat raise heads, so a lost event shows as a
+  topic that is behind.
 * `receive_sync`: frames of one Sync request at a time, made of `next_request()` and ended by `finish_request()`,
-  whether complete or
-  cut. Because both sources are spliced by position, it does not matter which one brings an event, or whether both do.
+  whether complete or cut. Both sources are spliced by position, so it does not matter which one brings an event.
 
 A Sync reads the log itself, so its CaughtUp is the truth about everything heard *before* the request: the head is
 forgotten when the request is made and heard again from its answer. A head that was wrong thus costs one request and
@@ -135,6 +134,11 @@ class SyncEngine:
         return len(self._ready) <= self._ready_limit // 2
 
     @property
+    def is_behind(self) -> bool:
+        """Tells whether something was heard of that is not handed over or ready."""
+        return bool(self._behind)
+
+    @property
     def is_caught_up(self) -> bool:
         """Tells whether everything heard of on this stream is handed over or ready."""
         return self._heads_complete and not self._behind and self._request is None and not self.relist_needed
@@ -146,8 +150,8 @@ class SyncEngine:
 
     # ---- the live stream
 
-    def open_stream(self) -> None:
-        """Begins a new live stream: its Heads are not complete yet."""
+    def close_stream(self) -> None:
+        """Notes that the live stream ended: nothing is asked for until the Heads of the next one are complete."""
         self._heads_complete = self._caught_up_told = False
         self._stalled.clear()
 
@@ -310,8 +314,8 @@ class SyncEngine:
     # ---- Sync
 
     def next_request(self) -> list[Cursor] | None:
-        """Returns up to 500 cursors to ask Sync for; None: nothing is behind, a request is open, or there is no room."""
-        if self._request is not None or not self.has_room:
+        """Returns up to 500 cursors to ask Sync for; None: nothing is behind, a request is open or room is short."""
+        if self._request is not None or not self.has_room or not self._heads_complete:
             return None
         asked: dict[str, _Asked] = {}
         for topic_id in self._behind:

@@ -1,0 +1,9 @@
+"""Tells a cancelled task from a cancelled call: grpc.aio raises CancelledError for both."""
+
+import asyncio
+
+
+def is_task_cancelled() -> bool:
+    """Tells whether the running task itself was asked to stop; if not, what it awaited was cancelled by somebody else."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

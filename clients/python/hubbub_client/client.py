@@ -1,0 +1,430 @@
+"""The client: what an application uses."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Final, Self, TypeVar
+
+import grpc
+import uuid_utils
+from hubbub.auth.v1 import auth_service_pb2 as auth_pb
+from hubbub.conversation.v1 import conversation_service_pb2 as conversations_pb
+from hubbub.history.v1 import history_service_pb2 as history_pb
+from hubbub.user.v1 import user_service_pb2 as users_pb
+
+from hubbub_client import model, wire
+from hubbub_client.backoff import Backoff
+from hubbub_client.calls import ATTEMPT_TIMEOUT_S, Calls, Method
+from hubbub_client.catch_up import CatchUp
+from hubbub_client.connection import Connection
+from hubbub_client.cursor_store import CursorStore
+from hubbub_client.errors import ClientClosed, HubbubError, InvalidCredentials, SendTimedOut, SignedOut
+from hubbub_client.events import Event
+from hubbub_client.outbox import Outbox
+from hubbub_client.sync_engine import SyncEngine
+from hubbub_client.tokens import Tokens
+from hubbub_client.transport import Transport
+
+OUTBOX_MAX_MESSAGES: Final = 1_000
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+_SAVE_INTERVAL_S: Final = 1.0
+_SIDES: Final = {
+    model.PageSide.BEFORE: history_pb.PAGE_SIDE_BEFORE,
+    model.PageSide.AFTER: history_pb.PAGE_SIDE_AFTER,
+    model.PageSide.AROUND: history_pb.PAGE_SIDE_AROUND,
+}
+
+
+class HubbubClient:
+    """A signed-in user on one server address. `async with` signs in and connects; leaving it stops everything.
+
+    It stays connected by itself: it renews tokens, connects again with jitter, fetches what it missed, and repeats
+    what was not answered. What it cannot mend ends `events()` and `send()` with an error: Displaced, SignedOut. Calls
+    are repeated while that helps, for `call_timeout_s` in all. For one event loop, not for several threads.
+
+    Args:
+        target: "host:port".
+        sign_in: who: Login, Registration, or Credentials kept from before.
+        channel_credentials: for TLS; None speaks plain text.
+        instance_id: UUID of this running client; made when not given. Never share it: the newer client displaces the
+            other.
+        cursor_store: keeps cursors between runs; None starts at the present each time.
+        credentials_changed: called with each new pair of tokens before it is used, to be kept for the next run.
+        call_timeout_s: how long one call may take with all its repeats.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        sign_in: model.SignIn,
+        *,
+        channel_credentials: grpc.ChannelCredentials | None = None,
+        instance_id: str | None = None,
+        cursor_store: CursorStore | None = None,
+        credentials_changed: Callable[[model.Credentials], None] | None = None,
+        call_timeout_s: float = 30.0,
+    ) -> None:
+        self._sign_in, self._credentials_changed = sign_in, credentials_changed
+        self._instance_id = instance_id or str(uuid.uuid4())
+        self._cursor_store, self._saved_cursors = cursor_store, list[model.Cursor]()
+        self._transport = Transport(target, channel_credentials)
+        self._calls = Calls(self._transport, timeout_s=call_timeout_s)
+        self._outbox = Outbox(lambda: Backoff(0.2, 10.0))
+        self._outbox_room = asyncio.Semaphore(OUTBOX_MAX_MESSAGES)
+        self._news = asyncio.Event()
+        self._stack = AsyncExitStack()
+        self._stopped: HubbubError | None = ClientClosed("the client is not open")
+        self._is_read = False
+
+    # ---- life
+
+    async def __aenter__(self) -> Self:
+        """Signs in and starts to connect; does not wait for the stream (see Connected).
+
+        Raises:
+            CallFailed: signing in was refused, or the server could not be reached in time.
+        """
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._transport)
+            credentials = await self._first_credentials()
+            cursors = await self._cursor_store.load(credentials.user_id) if self._cursor_store else ()
+            self._engine = SyncEngine(credentials.user_id, cursors)
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            self._tokens = Tokens(credentials, self._renew_credentials, tasks, self._credentials_changed)
+            self._catch_up = CatchUp(self._transport, self._tokens, self._engine, self._list_starts, self._notice)
+            self._connection = Connection(
+                self._transport, self._tokens, self._engine, self._outbox, self._instance_id, self._notice
+            )
+            background = tasks.create_task(self._run())
+            stack.push_async_callback(self._stop, background)
+            self._stopped = None
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        """Stops. What was not answered ends with ClientClosed; it may be committed all the same."""
+        await self._stack.aclose()
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            others = [tasks.create_task(self._catch_up.run())]
+            if self._cursor_store is not None:
+                others.append(tasks.create_task(self._keep_cursors(self._cursor_store)))
+            error = await self._connection.run(tasks)
+            for task in others:
+                task.cancel()
+        self._end(error)
+
+    async def _stop(self, background: asyncio.Task[None]) -> None:
+        self._end(ClientClosed("the client was closed"))
+        background.cancel()
+        self._tokens.close()
+        if self._cursor_store is not None:
+            await self._save_cursors(self._cursor_store)
+
+    def _end(self, error: HubbubError) -> None:
+        self._stopped = self._stopped or error
+        self._outbox.fail_all(error)
+        self._news.set()
+
+    def _notice(self) -> None:
+        self._news.set()
+        if self._engine.is_behind or self._engine.relist_needed:
+            self._catch_up.wake()
+
+    async def _keep_cursors(self, store: CursorStore) -> None:
+        while True:
+            await asyncio.sleep(_SAVE_INTERVAL_S)
+            await self._save_cursors(store)
+
+    async def _save_cursors(self, store: CursorStore) -> None:
+        cursors = self._engine.processed_cursors()
+        if cursors and cursors != self._saved_cursors:
+            await store.save(self.user_id, cursors)
+            self._saved_cursors = cursors
+
+    # ---- signing in
+
+    @property
+    def user_id(self) -> str:
+        """The signed-in user."""
+        return self._tokens.credentials.user_id
+
+    @property
+    def credentials(self) -> model.Credentials:
+        """The newest tokens."""
+        return self._tokens.credentials
+
+    async def _first_credentials(self) -> model.Credentials:
+        match self._sign_in:
+            case model.Credentials():
+                return self._sign_in
+            case model.Login():
+                return await self._log_in(self._sign_in)
+            case model.Registration(login_name, password, display_name):
+                request = auth_pb.RegisterRequest(login_name=login_name, password=password, display_name=display_name)
+                answer = await self._calls.once(lambda stubs: stubs.auth.Register, request, timeout_s=ATTEMPT_TIMEOUT_S)
+                return wire.read_credentials(answer.credentials)
+
+    async def _log_in(self, login: model.Login) -> model.Credentials:
+        request = auth_pb.LoginRequest(login_name=login.login_name, password=login.password)
+        answer = await self._calls.repeatedly(lambda stubs: stubs.auth.Login, request)
+        return wire.read_credentials(answer.credentials)
+
+    async def _renew_credentials(self, credentials: model.Credentials) -> model.Credentials:
+        request = auth_pb.RefreshTokenRequest(refresh_token=credentials.refresh_token)
+        try:
+            answer = await self._calls.repeatedly(lambda stubs: stubs.auth.RefreshToken, request)
+            return wire.read_credentials(answer.credentials)
+        except InvalidCredentials as error:
+            if isinstance(self._sign_in, model.Credentials):
+                raise SignedOut("the refresh token is spent or revoked") from error
+        try:
+            return await self._log_in(model.Login(self._sign_in.login_name, self._sign_in.password))
+        except InvalidCredentials as error:
+            raise SignedOut("the password is no longer right") from error
+
+    # ---- events and messages
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Yields what happens, until the client is closed. For one reader at a time.
+
+        What one reader has got the next one does not get again. An item counts as processed when the next one is
+        asked for. A slow reader costs nobody anything: the client fetches later what it had no room for.
+
+        Raises:
+            Displaced: another client said Hello with this instance_id.
+            SignedOut: the device session is over.
+            RuntimeError: it is being read already.
+        """
+        if self._is_read:
+            raise RuntimeError("events() is being read already")
+        self._is_read = True
+        try:
+            while True:
+                delivery = self._engine.take()
+                if delivery is not None:
+                    yield delivery.item
+                    self._engine.mark_processed(delivery)
+                    if self._engine.has_room and self._engine.is_behind:
+                        self._catch_up.wake()
+                elif self._stopped is None:
+                    self._news.clear()
+                    await self._news.wait()
+                elif isinstance(self._stopped, ClientClosed):
+                    return
+                else:
+                    raise self._stopped
+        finally:
+            self._is_read = False
+
+    async def send(
+        self, conversation_id: str, text: str, *, client_message_id: str | None = None, timeout_s: float | None = 60.0
+    ) -> model.Sent:
+        """Sends a message and returns when it is durable and numbered.
+
+        Calls keep their order within a conversation: start as many as you like (`asyncio.TaskGroup`), they travel
+        together. Cuts and overload are waited out, with the same id; a failed one does not hold up those after it.
+        Beyond 1,000 unanswered ones a call waits before it is queued. Cancelling withdraws the message; it may be
+        committed when it was on its way.
+
+        Args:
+            conversation_id: where to.
+            text: 1 to 8,000 code points, at most 32 KiB, something visible.
+            client_message_id: UUID of the message, to repeat a send of an earlier run; made when not given.
+            timeout_s: how long to try; None tries until the client closes.
+
+        Raises:
+            CallFailed: it was refused for good.
+            SendTimedOut: the outcome is not known yet.
+            ClientClosed: the client was closed; the outcome is not known.
+            Displaced: another client said Hello with this instance_id.
+            SignedOut: the device session is over.
+        """
+        message_id = client_message_id or str(uuid_utils.uuid7())
+        answer: asyncio.Future[model.Sent] = asyncio.get_running_loop().create_future()
+
+        def settle(outcome: model.Sent | HubbubError) -> None:
+            if answer.done():
+                return
+            if isinstance(outcome, HubbubError):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
+
+        try:
+            async with asyncio.timeout(timeout_s), self._outbox_room:
+                if self._stopped is not None:
+                    raise self._stopped
+                self._outbox.add(conversation_id, message_id, text, datetime.now(UTC), settle)
+                try:
+                    self._connection.wake()
+                    return await answer
+                finally:
+                    self._outbox.withdraw(conversation_id, message_id)
+        except TimeoutError as error:
+            raise SendTimedOut(message_id) from error
+
+    async def list_messages(
+        self,
+        conversation_id: str,
+        *,
+        anchor_number: int = 0,
+        side: model.PageSide = model.PageSide.BEFORE,
+        page_size: int = 0,
+    ) -> model.MessagePage:
+        """Lists messages around a number, or the newest. Exact: contains whatever was acknowledged before the call.
+
+        Args:
+            conversation_id: of which conversation.
+            anchor_number: exclusive but for AROUND; 0 is the newest (BEFORE) or the first (AFTER).
+            side: on which side of the anchor.
+            page_size: 0 = 50, at most 200; a page also ends at 256 KiB.
+
+        Raises:
+            ConversationNotFound: the caller is not a member.
+        """
+        request = history_pb.ListMessagesRequest(
+            conversation_id=conversation_id, anchor_number=anchor_number, side=_SIDES[side], page_size=page_size
+        )
+        return wire.read_page(conversation_id, await self._call(lambda stubs: stubs.history.ListMessages, request))
+
+    async def get_message(self, conversation_id: str, message_number: int) -> model.Message:
+        """Gets one message.
+
+        Raises:
+            ConversationNotFound: the caller is not a member.
+            MessageNotFound: there is none of that number.
+        """
+        request = history_pb.GetMessageRequest(conversation_id=conversation_id, message_number=message_number)
+        answer = await self._call(lambda stubs: stubs.history.GetMessage, request)
+        return wire.read_message(conversation_id, answer.message)
+
+    # ---- conversations and users
+
+    async def create_direct(self, user_id: str) -> model.Conversation:
+        """Returns the conversation with one other user; there is one per pair, whoever starts.
+
+        Raises:
+            UserNotFound: nobody has that id.
+        """
+        request = conversations_pb.CreateConversationRequest(direct=conversations_pb.DirectSpec(user_id=user_id))
+        answer = await self._call(lambda stubs: stubs.conversations.CreateConversation, request)
+        return wire.read_conversation(answer.view)
+
+    async def create_group(
+        self, title: str, user_ids: Iterable[str] = (), *, request_id: str | None = None
+    ) -> model.Conversation:
+        """Creates a group owned by the caller, with at most 500 others.
+
+        Args:
+            title: 1 to 100 characters.
+            user_ids: the first members, besides the caller.
+            request_id: UUID of this creation; give your own to repeat it after a restart without a second group.
+
+        Raises:
+            UserNotFound: one of them is nobody.
+            IdReused: the request_id made a group of another title or other users.
+        """
+        request = conversations_pb.CreateConversationRequest(
+            request_id=request_id or str(uuid_utils.uuid7()),
+            group=conversations_pb.GroupSpec(title=title, user_ids=user_ids),
+        )
+        answer = await self._call(lambda stubs: stubs.conversations.CreateConversation, request)
+        return wire.read_conversation(answer.view)
+
+    async def get_conversation(self, conversation_id: str) -> model.Conversation:
+        """Gets a conversation as the caller sees it now.
+
+        Raises:
+            ConversationNotFound: the caller is not a member.
+        """
+        request = conversations_pb.GetConversationRequest(conversation_id=conversation_id)
+        answer = await self._call(lambda stubs: stubs.conversations.GetConversation, request)
+        return wire.read_conversation(answer.view)
+
+    async def list_conversations(self) -> list[model.Conversation]:
+        """Lists all conversations of the caller, the one joined last first."""
+        conversations: list[model.Conversation] = []
+        page_token = ""
+        while True:
+            request = conversations_pb.ListConversationsRequest(page_size=200, page_token=page_token)
+            page = await self._call(lambda stubs: stubs.conversations.ListConversations, request)
+            conversations.extend(map(wire.read_conversation, page.views))
+            page_token = page.next_page_token
+            if not page_token:
+                return conversations
+
+    async def list_members(self, conversation_id: str) -> list[model.Member]:
+        """Lists all members, owners first, then in the order of joining.
+
+        Raises:
+            ConversationNotFound: the caller is not a member.
+        """
+        members: list[model.Member] = []
+        page_token = ""
+        while True:
+            request = conversations_pb.ListMembersRequest(
+                conversation_id=conversation_id, page_size=500, page_token=page_token
+            )
+            page = await self._call(lambda stubs: stubs.conversations.ListMembers, request)
+            members.extend(map(wire.read_member, page.members))
+            page_token = page.next_page_token
+            if not page_token:
+                return members
+
+    async def add_members(self, conversation_id: str, user_ids: Sequence[str]) -> model.Cursor:
+        """Adds users to a group, all or none; returns the place of the addition. Members already there stay.
+
+        Raises:
+            ConversationNotFound: the caller is not a member.
+            NotPermitted: the caller is neither owner nor admin.
+            UserNotFound: one of them is nobody.
+            ConversationState: the group would be too large, or the conversation is direct.
+        """
+        request = conversations_pb.AddMembersRequest(conversation_id=conversation_id, user_ids=user_ids)
+        return wire.read_cursor((await self._call(lambda stubs: stubs.conversations.AddMembers, request)).cursor)
+
+    async def remove_member(self, conversation_id: str, user_id: str = "me") -> model.Cursor:
+        """Removes a user from a group, or leaves it; returns the place of the removal. The user reads nothing after it.
+
+        Raises:
+            ConversationNotFound: the caller is not a member, for example because the first try of leaving was done.
+            NotPermitted: the caller is neither owner nor admin, nor leaving.
+            ConversationState: the last owner would leave, or the conversation is direct.
+        """
+        request = conversations_pb.RemoveMemberRequest(conversation_id=conversation_id, user_id=user_id)
+        return wire.read_cursor((await self._call(lambda stubs: stubs.conversations.RemoveMember, request)).cursor)
+
+    async def lookup_user(self, login_name: str) -> model.User:
+        """Finds a user by the exact login name.
+
+        Raises:
+            UserNotFound: nobody has it.
+        """
+        request = users_pb.LookupUserRequest(login_name=login_name)
+        return wire.read_user((await self._call(lambda stubs: stubs.users.LookupUser, request)).user)
+
+    async def get_users(self, user_ids: Sequence[str]) -> list[model.User]:
+        """Gets up to 200 users in the order asked; ids of nobody are left out."""
+        request = users_pb.BatchGetUsersRequest(user_ids=user_ids)
+        answer = await self._call(lambda stubs: stubs.users.BatchGetUsers, request)
+        return [wire.read_user(user) for user in answer.users]
+
+    async def _call(self, method: Method[_Request, _Response], request: _Request) -> _Response:
+        if self._stopped is not None:
+            raise self._stopped
+        return await self._calls.repeatedly(method, request, tokens=self._tokens)
+
+    async def _list_starts(self) -> list[model.Cursor]:
+        return [
+            model.Cursor(
+                conversation.conversation_id,
+                conversation.head.cursor.epoch,
+                conversation.membership.join_position - 1,
+            )
+            for conversation in await self.list_conversations()
+        ]
