@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from collections import defaultdict
 from contextlib import AsyncExitStack
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from hubbub_server.supervisor.ports import find_free
 from tests.soak.records import Journal
 from tests.support.fault_proxy import FaultProxy
 
@@ -75,13 +75,6 @@ class Counters:
         return dict(sums)
 
 
-def free_port() -> int:
-    """Returns a port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Cluster:
     """`async with` starts everything and waits for `ready`; at the end everything is stopped and looked for."""
 
@@ -90,8 +83,7 @@ class Cluster:
         self._folder = folder
         self._journal = journal
         self._nodes = nodes
-        self.port = free_port()
-        self.nats_port = free_port()
+        self.port, self.nats_port = find_free(2)
         self.links: list[FaultProxy] = []
         self.counters = Counters()
         self._stack = AsyncExitStack()
@@ -127,7 +119,8 @@ class Cluster:
         log = (self._folder / "cluster.log").open("wb")
         self._stack.callback(log.close)
         self._up = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "hubbub_server", "up", "--nodes", str(self._nodes)),
+            *(sys.executable, "-m", "hubbub_server", "up"),
+            *("--nodes", str(self._nodes), "--data", str(self._folder / "var")),
             *("--data", str(self._folder / "var")),
             env=environment,
             stdin=asyncio.subprocess.DEVNULL,
@@ -135,7 +128,6 @@ class Cluster:
             stderr=log,
             start_new_session=True,
         )
-        self._drain = asyncio.Event()
         assert self._up.stdout is not None
         async with asyncio.timeout(READY_S):
             while line := await self._up.stdout.readline():
