@@ -1,0 +1,1 @@
+"""Servicers and interceptors through a real gRPC channel, on fakes."""

@@ -1,0 +1,200 @@
+"""A whole node in this process: the real application and a real gRPC server, on fakes of log, store and accounts.
+
+Several nodes of one `NodeCluster` share these fakes. Time stands still until a test moves `cluster.clock`; then
+`Node.streams.tick()` lets streams notice at once.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+
+import grpc.aio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hubbub.auth.v1.auth_service_pb2_grpc import AuthServiceStub
+from hubbub.chat.v1.chat_service_pb2_grpc import ChatServiceStub
+from hubbub.conversation.v1.conversation_service_pb2_grpc import ConversationServiceStub
+from hubbub.history.v1.history_service_pb2_grpc import HistoryServiceStub
+from hubbub.user.v1.user_service_pb2_grpc import UserServiceStub
+
+from hubbub_server.adapters.crypto.jose_token_signer import JoseTokenSigner
+from hubbub_server.app.authenticate import Authenticate, Credentials
+from hubbub_server.app.conversations import Conversations
+from hubbub_server.app.effects import MembershipEffects
+from hubbub_server.app.project import project
+from hubbub_server.app.read_history import ReadHistory
+from hubbub_server.app.streams import Streams
+from hubbub_server.app.sync import Sync
+from hubbub_server.app.topic_hub import TopicHub
+from hubbub_server.app.topic_reader import TopicReader
+from hubbub_server.app.users import Users
+from hubbub_server.domain.ids import DeviceSessionId, UserId
+from hubbub_server.ports.credentials import AccessClaims
+from hubbub_server.rpc.server import RpcServer, ServerLimits, UseCases
+from hubbub_server.wire.record_codec import ProtoRecordCodec
+from tests.support.fakes.accounts import FakeAccountStore, FakeDeviceSessionStore
+from tests.support.fakes.clock import FakeClock, FakeIds
+from tests.support.fakes.store import FakeStore
+from tests.support.fakes.topic_log import FakeLogServer, FakeTopicLog
+
+PASSWORD = "correct horse"
+ID_KEY = b"k" * 32
+WITHIN_S = 10.0
+CODEC = ProtoRecordCodec()
+
+
+class PlainHasher:
+    """A PasswordHasher that takes no time."""
+
+    async def hash(self, password: str) -> str:
+        """Returns the password itself."""
+        return f"plain {password}"
+
+    async def verify(self, password: str, password_hash: str | None) -> bool:
+        """Compares."""
+        return password_hash == f"plain {password}"
+
+
+class RpcClient:
+    """The stubs of one user on one channel. `auth` is the metadata of every call."""
+
+    def __init__(self, channel: grpc.aio.Channel, token: str | None) -> None:
+        self.channel = channel
+        self.auth: tuple[tuple[str, str], ...] = () if token is None else (("authorization", f"Bearer {token}"),)
+        self.accounts = AuthServiceStub(channel)
+        self.users = UserServiceStub(channel)
+        self.conversations = ConversationServiceStub(channel)
+        self.chat = ChatServiceStub(channel)
+        self.history = HistoryServiceStub(channel)
+
+
+@dataclass
+class Node:
+    """A running node. `channel` is one connection to it; more by `open_channel`."""
+
+    address: str
+    channel: grpc.aio.Channel
+    log: FakeTopicLog
+    hub: TopicHub
+    streams: Streams
+    conversations: Conversations
+    server: RpcServer
+
+    def client(self, token: str | None) -> RpcClient:
+        """Returns the stubs of the holder of a token; None is anonymous."""
+        return RpcClient(self.channel, token)
+
+
+@dataclass
+class NodeCluster:
+    """What nodes share. `breaches` lists statuses that broke the error contract."""
+
+    log_server: FakeLogServer = field(default_factory=FakeLogServer)
+    store: FakeStore = field(default_factory=FakeStore)
+    accounts: FakeAccountStore = field(default_factory=FakeAccountStore)
+    device_sessions: FakeDeviceSessionStore = field(default_factory=FakeDeviceSessionStore)
+    clock: FakeClock = field(default_factory=FakeClock)
+    ids: FakeIds = field(default_factory=FakeIds)
+    breaches: list[str] = field(default_factory=list)
+    _node_numbers: "count[int]" = field(default_factory=lambda: count(1))
+
+    def __post_init__(self) -> None:
+        self.signer = JoseTokenSigner(
+            signing_key=Ed25519PrivateKey.generate(),
+            refresh_key=os.urandom(32),
+            issuer="test",
+            audience="test",
+            clock=self.clock,
+        )
+
+    def _authenticate(self) -> Authenticate:
+        return Authenticate(
+            accounts=self.accounts,
+            sessions=self.device_sessions,
+            hasher=PlainHasher(),
+            signer=self.signer,
+            clock=self.clock,
+            ids=self.ids,
+        )
+
+    async def sign_up(self, login_name: str) -> Credentials:
+        """Registers an account."""
+        async with self._authenticate() as authenticate:
+            return await authenticate.register(login_name, PASSWORD, login_name.title())
+
+    def token(self, user_id: UserId, *, expires_in_s: float = 600.0) -> str:
+        """Signs an access token; a negative `expires_in_s` makes one that has ended."""
+        claims = AccessClaims(
+            user_id=user_id,
+            device_session_id=DeviceSessionId("d1"),
+            generation=1,
+            expire_time_ms=self.clock.now_ms() + round(expires_in_s * 1000),
+        )
+        return self.signer.sign(claims)
+
+    async def project(self) -> None:
+        """Brings the store to the head of the log, as the worker does."""
+        for shard, records in enumerate(self.log_server.records):
+            if records:
+                await self.store.apply(project(CODEC, shard, records))
+
+    @asynccontextmanager
+    async def node(
+        self, *, limits: ServerLimits | None = None, channel_options: Sequence[tuple[str, int]] = ()
+    ) -> AsyncIterator[Node]:
+        """Runs one more node on a free port."""
+        log = self.log_server.connect()
+        hub = TopicHub(
+            log=log,
+            directory=self.store,
+            messages=self.store,
+            codec=CODEC,
+            clock=self.clock,
+            ids=self.ids,
+            recheck_delay_s=0.0,
+        )
+        reader = TopicReader(log=log, messages=self.store, events=self.store, codec=CODEC)
+        async with AsyncExitStack() as stack:
+            authenticate = await stack.enter_async_context(self._authenticate())
+            await stack.enter_async_context(hub)
+            streams = await stack.enter_async_context(
+                Streams(hub=hub, authenticate=authenticate, clock=self.clock, ids=self.ids)
+            )
+            conversations = Conversations(
+                hub=hub,
+                reader=reader,
+                effects=MembershipEffects(hub),
+                accounts=self.accounts,
+                id_key=ID_KEY,
+            )
+            use_cases = UseCases(
+                authenticate=authenticate,
+                users=Users(accounts=self.accounts),
+                conversations=conversations,
+                history=ReadHistory(hub=hub, reader=reader),
+                sync=Sync(hub=hub, reader=reader),
+                streams=streams,
+            )
+            server = await stack.enter_async_context(
+                RpcServer(
+                    use_cases,
+                    clock=self.clock,
+                    ids=self.ids,
+                    node_id=f"node-{next(self._node_numbers)}",
+                    is_ready=hub.is_live,
+                    limits=limits,
+                    report_breach=self.breaches.append,
+                )
+            )
+            address = f"127.0.0.1:{await server.start('127.0.0.1:0')}"
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options=channel_options))
+            yield Node(address, channel, log, hub, streams, conversations, server)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits until a condition holds."""
+    async with asyncio.timeout(WITHIN_S):
+        while not condition():  # noqa: ASYNC110  # any condition, not one that somebody sets
+            await asyncio.sleep(0.005)
