@@ -103,7 +103,7 @@ def test_the_head_of_a_topic_comes_before_its_first_event() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "fits"), [(b"x", BUFFER_MAX_EVENTS), (b"x" * 1024, BUFFER_MAX_BYTES // 1024)], ids=["events", "bytes"]
+    ("body", "fits"), [(b"x", BUFFER_MAX_EVENTS), (b"x" * 4096, BUFFER_MAX_BYTES // 4096)], ids=["events", "bytes"]
 )
 def test_a_reader_that_stops_loses_its_queue_and_gets_goodbye(body: bytes, fits: int) -> None:
     """G6: half full is told, full ends the stream; what waits is bounded at every moment."""

@@ -1,0 +1,129 @@
+"""Applies each patch to a copy of the tree and runs its test there; fails if a mutant survives or does not apply.
+
+All named tests must pass on the unchanged copy first. A mutant is killed only by a failing test: one that cannot even
+be collected, or times out, is an error of the patch.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PATCHES = Path(__file__).resolve().parent
+PROMISES = ("G1", "G2", "G3", "G4", "G5", "G6", "G8", "G9")
+LEAST_A_PROMISE = 2
+TEST_TIMEOUT_S = 90
+_PASSED, _FAILED = 0, 1
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One way to break a promise."""
+
+    path: Path
+    promise: str
+    what: str
+    test: str
+
+    @property
+    def name(self) -> str:
+        """Name of the patch."""
+        return self.path.stem
+
+
+def read_mutant(path: Path) -> Mutant:
+    """Reads a patch's head."""
+    head = path.read_text().split("\n--- ", 1)[0]
+    fields = dict(line.split(": ", 1) for line in head.splitlines() if ": " in line)
+    return Mutant(path, fields["Promise"], fields["Mutant"], fields["Test"])
+
+
+def copy_tree(target: Path) -> None:
+    """Copies what git knows of, and what is new and not ignored."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+
+
+def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
+    """Runs tests of a tree with the tree's own code; returns pytest's exit code and its output."""
+    sources = (tree / "server", tree / "clients" / "python", tree / "proto" / "gen" / "python", tree)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sources)), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"--timeout={TEST_TIMEOUT_S}"]
+    done = subprocess.run([*command, *tests], cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def judge(mutant: Mutant) -> str:
+    """Returns an empty text when the mutant is killed, else what went wrong."""
+    with tempfile.TemporaryDirectory(prefix="hubbub-mutant-") as folder:
+        tree = Path(folder)
+        copy_tree(tree)
+        applied = subprocess.run(
+            ["git", "apply", "--recount", "-C1", str(mutant.path)],
+            cwd=tree,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if applied.returncode:
+            return f"does not apply: {applied.stderr.strip()}"
+        code, output = run_tests(tree, [mutant.test])
+    if code == _PASSED:
+        return f"SURVIVED {mutant.test}"
+    if code != _FAILED:
+        return f"pytest ended with {code}: {output[-2000:]}"
+    return ""
+
+
+def check_originals(mutants: Sequence[Mutant]) -> str:
+    """Returns an empty text when every named test passes without a mutation."""
+    with tempfile.TemporaryDirectory(prefix="hubbub-mutant-") as folder:
+        copy_tree(Path(folder))
+        code, output = run_tests(Path(folder), sorted({mutant.test for mutant in mutants}))
+    return "" if code == _PASSED else output[-4000:]
+
+
+def main() -> int:
+    """Judges all mutants, or those whose name contains an argument."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("names", nargs="*", help="parts of names; all mutants without any")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    begin = time.monotonic()
+    mutants = [read_mutant(path) for path in sorted(PATCHES.glob("G*.patch"))]
+    counts = Counter(mutant.promise for mutant in mutants)
+    missing = [promise for promise in PROMISES if counts[promise] < LEAST_A_PROMISE]
+    if missing:
+        print(f"fewer than {LEAST_A_PROMISE} mutants: {', '.join(missing)}")
+    mutants = [m for m in mutants if not options.names or any(name in m.name for name in options.names)]
+    if broken := check_originals(mutants):
+        print(f"the named tests fail without any mutation:\n{broken}")
+        return 1
+    survivors = 0
+    with ThreadPoolExecutor(max_workers=options.jobs) as pool:
+        for mutant, problem in zip(mutants, pool.map(judge, mutants), strict=True):
+            print(f"{'ok  ' if not problem else 'FAIL'} {mutant.name}: {problem or mutant.what}", flush=True)
+            survivors += bool(problem)
+    print(f"{len(mutants) - survivors} of {len(mutants)} mutants killed in {time.monotonic() - begin:.0f} s")
+    return 1 if survivors or missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
