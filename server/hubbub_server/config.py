@@ -26,6 +26,8 @@ class NatsSettings(_Section):
     """Streams of the log. Fixed for the life of a cluster: stored subjects depend on it."""
     replicas: Annotated[int, Field(ge=1, le=5)] = 1
     """Copies of each stream: 1 in development, 3 in production."""
+    shard_max_bytes: Annotated[int, Field(ge=-1)] = -1
+    """Size at which a stream of the log refuses more, in bytes; -1: only the disk is the limit."""
 
 
 class StoreSettings(_Section):

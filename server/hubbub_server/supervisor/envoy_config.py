@@ -268,7 +268,7 @@ def _cors(origins: Sequence[str]) -> Json:
         "@type": f"{_TYPES}.extensions.filters.http.cors.v3.CorsPolicy",
         "allow_origin_string_match": [{"exact": origin} for origin in origins],
         "allow_methods": "GET, POST, DELETE, OPTIONS",
-        "allow_headers": "authorization, content-type, grpc-timeout, x-grpc-web, x-user-agent",
+        "allow_headers": "authorization, content-type, grpc-timeout, hubbub-session-id, x-grpc-web, x-user-agent",
         "expose_headers": "grpc-status, grpc-message, grpc-status-details-bin",
         "max_age": "600",
     }
