@@ -1,0 +1,108 @@
+"""A worker on a log, a store and users' topics in memory, with retries that take a millisecond."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from hubbub_server.domain.commands import Answer, CreateGroup, RecordMembership
+from hubbub_server.domain.errors import HubbubError
+from hubbub_server.domain.ids import ConversationId, TopicId, UserId, shard_of
+from hubbub_server.obs import metrics
+from hubbub_server.wire.record_codec import ProtoRecordCodec
+from hubbub_server.workers.worker import Worker
+from tests.support.fakes.record_consumers import FakeRecordConsumers
+from tests.support.fakes.store import FakeStore
+from tests.support.fakes.topic_log import FakeLogServer
+from tests.support.records import LogWriter
+from tests.support.waiting import until
+from tests.unit.domain.builders import ALICE, send, uuid4
+
+SHARDS = 2
+
+
+class FakeHub:
+    """Commits memberships to the log at once. `failures` are raised first; `most_at_once` counts parallel calls."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        self.failures: list[HubbubError] = []
+        self.submitted: list[tuple[UserId, RecordMembership]] = []
+        self.most_at_once = 0
+        self._writer = writer
+        self._at_once = 0
+
+    async def submit(self, topic_id: UserId, command: RecordMembership, *, timeout_s: float) -> Answer:
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            await asyncio.sleep(0)
+            if self.failures:
+                raise self.failures.pop(0)
+            self.submitted.append((topic_id, command))
+            return self._writer.run(topic_id, command)
+        finally:
+            self._at_once -= 1
+
+
+class Stage:
+    """Everything that a worker needs."""
+
+    def __init__(self) -> None:
+        self.server = FakeLogServer(shards=SHARDS)
+        self.writer = LogWriter(self.server)
+        self.consumers = FakeRecordConsumers(self.server)
+        self.store = FakeStore()
+        self.hub = FakeHub(self.writer)
+        metrics.worker_poisoned.clear()  # metrics are the process's; each test starts without alarms
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[asyncio.Task[None]]:
+        """Runs a worker; leaving the block kills it wherever it is."""
+        worker = Worker(
+            consumers=self.consumers,
+            projection=self.store,
+            codec=ProtoRecordCodec(),
+            hub=self.hub,
+            shards=SHARDS,
+            first_retry_s=0.001,
+            max_retry_s=0.002,
+        )
+        running = asyncio.create_task(worker.run())
+        try:
+            yield running
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    def make_group(self, shard: int, *user_ids: UserId) -> ConversationId:
+        """Makes a group of Alice's whose topic is in `shard`."""
+        topic_id = next(
+            topic_id
+            for topic_id in (ConversationId(TopicId(f"cgroup{n}")) for n in range(1_000))
+            if shard_of(topic_id, SHARDS) == shard and topic_id not in self.writer.states
+        )
+        self.writer.run(topic_id, CreateGroup(creator_id=ALICE, title="tea", user_ids=user_ids))
+        return topic_id
+
+    def send(self, topic_id: ConversationId, *numbers: int) -> None:
+        """Commits messages of Alice's with these client ids."""
+        for number in numbers:
+            self.writer.run(topic_id, send(ALICE, uuid4(number)))
+
+    def is_caught_up(self, role: str, shard: int) -> bool:
+        """Tells whether a role has acknowledged all of a shard."""
+        return self.consumers.floor(role, shard) == self.server.last_sequences[shard]
+
+    async def until_caught_up(self, *shards: int) -> None:
+        """Waits until both roles have acknowledged all of these shards."""
+        await until(lambda: all(self.is_caught_up(role, s) for role in ("projector", "relay") for s in shards))
+
+    async def stored_numbers(self, topic_id: ConversationId) -> list[int]:
+        """Returns the numbers of the stored messages."""
+        return [m.message_number for m in await self.store.read_range(topic_id, first_number=1, last_number=200)]
+
+
+def gauge(name: str, role: str, shard: int) -> float:
+    """Returns a gauge of a worker, 0 while it has none."""
+    metric = {"poisoned": metrics.worker_poisoned, "lag": metrics.worker_lag_records}[name]
+    (samples,) = (m.samples for m in metric.collect())
+    return next((s.value for s in samples if s.labels == {"role": role, "shard": str(shard)}), 0.0)

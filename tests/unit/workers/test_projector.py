@@ -1,0 +1,281 @@
+"""The projector: waits for its store, survives crashes, stops at poison, and passes over nothing."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from structlog.testing import capture_logs
+
+from hubbub_server.ports.projection import ProjectionBatch
+from tests.support.waiting import until
+from tests.unit.domain.builders import BOB
+from tests.unit.workers.stage import Stage, gauge
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+async def test_every_shard_is_stored(stage: Stage) -> None:
+    rooms = [stage.make_group(0, BOB), stage.make_group(1, BOB)]
+    for room in rooms:
+        stage.send(room, 1, 2, 3)
+
+    async with stage.working():
+        await stage.until_caught_up(0, 1)
+
+    for room in rooms:
+        assert await stage.stored_numbers(room) == [1, 2, 3]
+
+
+async def test_records_that_come_later_are_stored_too(stage: Stage) -> None:
+    room = stage.make_group(0)
+
+    async with stage.working():
+        await stage.until_caught_up(0)
+        stage.send(room, 1, 2)
+        await stage.until_caught_up(0)
+
+    assert await stage.stored_numbers(room) == [1, 2]
+
+
+async def test_store_that_is_down_is_waited_for_with_the_same_batch(stage: Stage) -> None:
+    """G8: nothing is lost, nothing is given back, and the records are kept alive meanwhile."""
+    room = stage.make_group(0)
+    stage.send(room, 1, 2, 3)
+    stage.store.fail_applies = 20
+
+    async with stage.working():
+        await until(lambda: stage.store.fail_applies <= 5)
+        waiting_floor = stage.consumers.floor("projector", 0)
+        await stage.until_caught_up(0)
+
+    assert waiting_floor == 0
+    assert stage.consumers.keep_alives >= 20
+    assert await stage.stored_numbers(room) == [1, 2, 3]
+
+
+async def test_store_that_is_down_at_the_start_is_waited_for(stage: Stage) -> None:
+    """G8: the worker may start first."""
+    room = stage.make_group(0)
+    stage.send(room, 1)
+    stage.store.is_unavailable = True
+
+    async with stage.working():
+        await until(lambda: stage.consumers.keep_alives >= 3)
+        stage.store.is_unavailable = False
+        await stage.until_caught_up(0)
+
+    assert await stage.stored_numbers(room) == [1]
+
+
+async def test_log_that_is_away_is_waited_for(stage: Stage) -> None:
+    room = stage.make_group(0)
+    stage.consumers.is_unavailable = True
+
+    with capture_logs() as logs:
+        async with stage.working():
+            await until(lambda: sum(line["event"] == "log unavailable" for line in logs) > 5)
+            stage.consumers.is_unavailable = False
+            await stage.until_caught_up(0)
+            stage.consumers.is_unavailable = True
+            stage.send(room, 1)
+            seen = len(logs)
+            await until(lambda: len(logs) > seen + 5)
+            stage.consumers.is_unavailable = False
+            await stage.until_caught_up(0)
+
+    assert await stage.stored_numbers(room) == [1]
+
+
+async def test_lost_acknowledgement_is_covered_by_the_next_one(stage: Stage) -> None:
+    room = stage.make_group(0)
+    stage.consumers.fail_acks = 2
+
+    async with stage.working():
+        await until(lambda: stage.consumers.fail_acks == 0)
+        stage.send(room, 1)
+        await stage.until_caught_up(0)
+
+    assert await stage.stored_numbers(room) == [1]
+
+
+async def test_crash_between_storing_and_acknowledging_leaves_no_duplicates(stage: Stage) -> None:
+    """G1, C43: the next worker gets the same records again and ends in the same rows."""
+    room = stage.make_group(0, BOB)
+    stage.send(room, *range(1, 51))
+    stage.consumers.fail_acks = 1_000_000
+    async with stage.working():
+        await until(lambda: stage.store.applies > 0)
+    before = (await stage.store.load(room), await stage.store.read_after(room, after_position=0, limit=1_000))
+    assert stage.consumers.floor("projector", 0) == 0
+    stage.consumers.fail_acks = 0
+
+    async with stage.working():
+        await stage.until_caught_up(0)
+
+    assert stage.store.applies > 1
+    assert await stage.stored_numbers(room) == list(range(1, 51))
+    assert (await stage.store.load(room), await stage.store.read_after(room, after_position=0, limit=1_000)) == before
+
+
+async def test_crash_before_storing_loses_nothing(stage: Stage) -> None:
+    """G1."""
+    room = stage.make_group(0)
+    stage.send(room, *range(1, 11))
+    stage.store.fail_applies = 1_000_000
+    async with stage.working():
+        await until(lambda: stage.store.fail_applies < 1_000_000)
+    stage.store.fail_applies = 0
+
+    async with stage.working():
+        await stage.until_caught_up(0)
+
+    assert await stage.stored_numbers(room) == list(range(1, 11))
+
+
+async def test_poison_stops_its_shard_alone_and_raises_the_alarm(stage: Stage) -> None:
+    """What is before the poison is stored, what is after it is not passed on, the other shard goes on."""
+    bad, good = stage.make_group(0), stage.make_group(1)
+    stage.send(bad, 1, 2, 3)
+    poisoned = stage.server.records[0][3]
+    stage.server.records[0][3] = replace(poisoned, body=b"\xff")
+    with capture_logs() as logs:
+        async with stage.working():
+            await until(lambda: gauge("poisoned", "projector", 0) == 1)
+            stage.send(good, *range(1, 11))
+            await stage.until_caught_up(1)
+            stage.send(bad, 4)
+            await until(lambda: stage.is_caught_up("relay", 0))
+
+    assert await stage.stored_numbers(bad) == [1]
+    assert stage.consumers.floor("projector", 0) == 3
+    assert await stage.stored_numbers(good) == list(range(1, 11))
+    assert gauge("poisoned", "projector", 1) == 0
+    (alarm,) = [line for line in logs if line["log_level"] == "error"]
+    assert (alarm["event"], alarm["role"], alarm["shard"]) == ("shard stopped", "projector", 0)
+    assert "sequence 4" in alarm["reason"]
+
+
+async def test_record_that_the_consumer_cannot_read_stops_the_shard(stage: Stage) -> None:
+    room = stage.make_group(0)
+    stage.send(room, 1, 2)
+    stage.consumers.poison.add((0, 4))
+
+    async with stage.working():
+        await until(lambda: gauge("poisoned", "projector", 0) == 1)
+
+    assert await stage.stored_numbers(room) == [1]
+    assert stage.consumers.floor("projector", 0) == 3
+
+
+async def test_lost_acknowledgement_does_not_lead_past_the_poison(stage: Stage) -> None:
+    """Going on after it would acknowledge later records, and the poison with them."""
+    room = stage.make_group(0)
+    stage.send(room, 1, 2)
+    stage.server.records[0][3] = replace(stage.server.records[0][3], body=b"\xff")
+    stage.consumers.fail_acks = 1_000_000
+
+    async with stage.working():
+        await until(lambda: gauge("poisoned", "projector", 0) == 1)
+        stage.consumers.fail_acks = 0
+        stage.send(room, 3)
+
+    assert stage.consumers.floor("projector", 0) < 4
+    assert await stage.stored_numbers(room) == [1]
+
+
+async def test_store_without_what_was_acknowledged_stops_the_shard(stage: Stage) -> None:
+    """Another or an older file: going on would leave a hole in history that nobody sees."""
+    room = stage.make_group(0)
+    stage.send(room, 1)
+    stage.server.ack_floors["projector", 0] = 2
+
+    with capture_logs() as logs:
+        async with stage.working():
+            await until(lambda: gauge("poisoned", "projector", 0) == 1)
+
+    assert await stage.store.read_applied(room) is None
+    (alarm,) = [line for line in logs if line["log_level"] == "error"]
+    assert "up to 0" in alarm["reason"]
+    assert "at 3" in alarm["reason"]
+
+
+async def test_alarm_is_over_once_the_cause_is(stage: Stage) -> None:
+    room = stage.make_group(0)
+    stage.send(room, 1)
+    whole = stage.server.records[0][2]
+    stage.server.records[0][2] = replace(whole, body=b"\xff")
+    async with stage.working():
+        await until(lambda: gauge("poisoned", "projector", 0) == 1)
+    stage.server.records[0][2] = whole
+
+    async with stage.working():
+        await stage.until_caught_up(0)
+
+    assert gauge("poisoned", "projector", 0) == 0
+    assert await stage.stored_numbers(room) == [1]
+
+
+async def test_recreated_log_goes_on_from_its_first_record(stage: Stage) -> None:
+    """A new epoch begins at sequence 1, below what the store has of the old one."""
+    stage.send(stage.make_group(0), 1, 2, 3)
+    async with stage.working():
+        await stage.until_caught_up(0)
+    stage.server.recreate(0)
+    stage.writer.states.clear()
+    room = stage.make_group(0)
+
+    async with stage.working():
+        await stage.until_caught_up(0)
+
+    applied = await stage.store.read_applied(room)
+    assert applied is not None
+    assert (applied.epoch, applied.sequence) == (2, 2)
+
+
+async def test_batches_continue_one_another(stage: Stage) -> None:
+    """In order, without holes, at most 100 records each."""
+    room = stage.make_group(0)
+    stage.send(room, *range(1, 251))
+    spans: list[tuple[int, int]] = []
+
+    def note(batch: ProjectionBatch) -> None:
+        if batch.shard.shard == 0:
+            spans.append((batch.events[0].position, batch.events[-1].position))
+
+    stage.store.on_apply = note
+    async with stage.working():
+        await stage.until_caught_up(0)
+
+    assert spans == [(1, 100), (101, 200), (201, 252)]
+
+
+async def test_lag_is_reported(stage: Stage) -> None:
+    room = stage.make_group(0)
+    stage.send(room, *range(1, 31))
+    stage.consumers.fail_acks = 1_000_000
+
+    async with stage.working():
+        await until(lambda: stage.store.applies > 0)
+        stage.consumers.fail_acks = 0
+        stage.send(room, 99)
+        await stage.until_caught_up(0)
+        await until(lambda: gauge("lag", "projector", 0) == 0)
+
+
+async def test_worker_ends_at_once_when_it_is_cancelled(stage: Stage) -> None:
+    """Also in the middle of waiting for a store."""
+    stage.make_group(0)
+    stage.store.is_unavailable = True
+
+    async with stage.working() as running:
+        await until(lambda: stage.consumers.keep_alives > 0)
+        running.cancel()
+        async with asyncio.timeout(1):
+            await asyncio.gather(running, return_exceptions=True)
+
+    assert running.cancelled()
