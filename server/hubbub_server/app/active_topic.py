@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from hubbub_server.app.frames import Events
 from hubbub_server.domain import topic as domain
 from hubbub_server.domain.conversation import ConversationState
-from hubbub_server.domain.cursor import TopicHead
+from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable, Unavailable
 from hubbub_server.domain.events import ConversationJoined, Event, MemberRemoved
 from hubbub_server.domain.ids import TopicId
@@ -98,6 +98,7 @@ class ActiveTopic:
         self._is_repairing = False
         self._is_trimming = False
         self._is_followed = False
+        self._before_reset: Cursor | None = None
         self._loading = asyncio.Lock()
         self._following = asyncio.Lock()
         self._moved = asyncio.Event()
@@ -112,7 +113,8 @@ class ActiveTopic:
     async def load(self) -> None:
         """Fills the shell, once: the store's state and the log's tail after it, checked dense.
 
-        The store may be down: then the whole log is folded, if it is there from position 1 on.
+        The store may be down: then the whole log is folded, if it is there from position 1 on. A log without a record
+        of the topic proves nothing: "trimmed or never made" is for the store to tell.
 
         Raises:
             LogUnavailable: the log cannot be read, or does not continue what the store has.
@@ -133,7 +135,7 @@ class ActiveTopic:
         epoch = self._log.epoch(self.shard)
         state, sequence = self._start_of_tail(stored, epoch, head)
         tail = await self._read_tail(sequence, head)
-        if store_error is not None and tail and tail[0].facts.first_position != 1:
+        if store_error is not None and (not tail or tail[0].facts.first_position != 1):
             raise store_error
         self.state, self.sequence = state, sequence
         self._tail.clear()
@@ -144,6 +146,7 @@ class ActiveTopic:
             self._fold(record, self._decode(record))
         self._confirmed_at_s = self._clock.monotonic_s()
         self.is_loaded = True
+        self._tell_reset()
 
     def _start_of_tail(self, stored: StoredTopic | None, epoch: int, head: LogRecord | None) -> tuple[TopicState, int]:
         """Returns the state to start from and the sequence after which its tail begins."""
@@ -173,7 +176,10 @@ class ActiveTopic:
 
     async def refresh(self) -> None:
         """Brings the state to the leader's head as of now. Raises LogUnavailable or StoreUnavailable."""
-        await self.load()
+        async with self._loading:
+            if not self.is_loaded:
+                await self._load()
+                return  # a load that began after the call; one that was under way may have read an older head
         head = await self._log.read_head(self.topic_id)
         await self._catch_up(head)
 
@@ -206,13 +212,20 @@ class ActiveTopic:
         return self._log.epoch(self.shard) != self.state.epoch or head_sequence < self.sequence
 
     async def _load_again(self) -> None:
-        """Drops the state and loads it anew: the log was recreated (or trimmed) under us."""
-        old = self.head.cursor
+        """Drops the state and loads it anew: the log was recreated (or trimmed) under us.
+
+        When that fails the topic stays unloaded; whoever loads it next tells the listeners.
+        """
         async with self._loading:
+            if self.is_loaded:
+                self._before_reset = self.head.cursor
             self.is_loaded = False
             self.state, self.sequence = domain.empty_state(self.topic_id, epoch=0), 0
             await self._load()
-        if (self.state.epoch, self.state.position) != (old.epoch, old.position):
+
+    def _tell_reset(self) -> None:
+        before, self._before_reset = self._before_reset, None
+        if before is not None and before != self.head.cursor:
             for subscriber in tuple(self.subscribers):
                 subscriber.on_reset(self)
 
@@ -299,6 +312,11 @@ class ActiveTopic:
 
     # ---- live
 
+    @property
+    def is_in_use(self) -> bool:
+        """Tells whether somebody listens, or the node still hears the topic's live records."""
+        return bool(self.subscribers) or self._is_followed or self._following.locked()
+
     async def subscribe(self, subscriber: Subscriber) -> TopicHead:
         """Adds a listener; it hears every record after the returned head. Idempotent.
 
@@ -347,8 +365,8 @@ class ActiveTopic:
             self._fetch_up_to(position, self.state.epoch)
 
     def check_head(self, epoch: int, position: int) -> None:
-        """Compares with a head that was read from the log and fetches if we are behind or of another epoch."""
-        if self.is_loaded and (epoch != self.state.epoch or position > self.state.position):
+        """Compares with a head that was read from the log; fetches if we are behind, or of another epoch."""
+        if not self.is_loaded or epoch != self.state.epoch or position > self.state.position:
             metrics.head_mismatches.inc()
             self._fetch_up_to(position, epoch)
 

@@ -14,6 +14,7 @@ import asyncio
 import random
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -185,23 +186,22 @@ class Committer:
         batch = self._decide()
         if not batch.decided:
             await self._look_up()
-        elif not batch.events:
-            if await self._is_at_head(batch):
-                self._finish(batch)
-        else:
+        elif batch.events:
             await self._commit(batch)
+        else:
+            await self._confirm(batch)
 
     def _drop_abandoned(self) -> None:
         """Forgets commands that nobody waits for and that were never sent: they were not done and will not be."""
         if any(p.future.done() for p in self._queue):
             self._queue = deque(p for p in self._queue if not p.future.done())
 
-    def _decide(self) -> _Batch:
+    def _decide(self, limit: int = _QUEUE_MAX) -> _Batch:
         """Decides from the front of the queue until the record is full, access changes, or an id must be looked up."""
         batch = _Batch()
         state = self._topic.state
         now_ms = self._clock.now_ms()
-        for pending in self._queue:
+        for pending in islice(self._queue, limit):
             decision = domain.decide(state, pending.command, now_ms, pending.lookup)
             if isinstance(decision, LookupNeeded):
                 break
@@ -225,13 +225,16 @@ class Committer:
             self._queue.popleft()
         batch.answer()
 
-    async def _is_at_head(self, batch: _Batch) -> bool:
-        """Confirms a batch without events at the leader; False: the state has moved, decide again."""
-        if not batch.needs_confirmation():
-            return True
-        state = self._topic.state
-        await self._topic.refresh()
-        return self._topic.state is state
+    async def _confirm(self, batch: _Batch) -> None:
+        """Answers a batch without events as of a head that was read from the leader after all of it was queued.
+
+        The head may move on meanwhile: that is later than these commands.
+        """
+        if batch.needs_confirmation():
+            await self._topic.refresh()
+            batch = self._decide(limit=len(batch.decided))
+        if not batch.events:
+            self._finish(batch)
 
     async def _look_up(self) -> None:
         """Looks up, at once, every id in the queue that the window cannot answer for.

@@ -6,6 +6,7 @@ Any node can hold any topic; none owns one. A topic with local listeners is hear
 import asyncio
 from collections import OrderedDict
 from collections.abc import Coroutine
+from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -25,6 +26,7 @@ from hubbub_server.ports.topic_directory import TopicDirectory
 from hubbub_server.ports.topic_log import TopicLog
 
 _MAX_IDLE_TOPICS: Final = 10_000
+_FORGET_AT_ONCE: Final = 8
 
 log = structlog.get_logger()
 
@@ -86,6 +88,7 @@ class TopicHub:
         task = self._group.create_task(self._contained(coroutine))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: coroutine.close())  # of a task that was cancelled before it began
 
     async def _contained(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """One topic's fault must not end the node: it is logged, and the head checks heal what they can."""
@@ -124,18 +127,25 @@ class TopicHub:
                 ids=self._ids,
                 spawn=self._spawn,
             )
-            entry = self._topics[topic_id] = (topic, committer)
             self._forget_idle()
+            entry = self._topics[topic_id] = (topic, committer)
             metrics.active_topics.set(len(self._topics))
         self._topics.move_to_end(topic_id)
         return entry
 
     def _forget_idle(self) -> None:
-        """Drops the topics that were not used for longest; whoever still holds one may finish with it."""
-        for topic_id in list(self._topics)[: max(0, len(self._topics) - self._max_idle_topics)]:
+        """Makes room for one more topic; whoever still holds a dropped one may finish with it.
+
+        Looks at a few of the oldest each time and moves those in use behind the others, so it costs the same always.
+        """
+        for topic_id in list(islice(self._topics, _FORGET_AT_ONCE)):
+            if len(self._topics) < self._max_idle_topics:
+                return
             topic, committer = self._topics[topic_id]
-            if committer.is_idle and not topic.subscribers:
+            if committer.is_idle and not topic.is_in_use:
                 del self._topics[topic_id]
+            else:
+                self._topics.move_to_end(topic_id)
 
     async def at_head(self, topic_id: TopicId) -> ActiveTopic:
         """Returns the topic with a state that has everything that was acknowledged before the call.
@@ -144,10 +154,7 @@ class TopicHub:
             LogUnavailable, StoreUnavailable: that cannot be had now.
         """
         topic = self.topic(topic_id)
-        if topic.is_loaded:
-            await topic.refresh()
-        else:
-            await topic.load()
+        await topic.refresh()
         return topic
 
     def enqueue(self, topic_id: TopicId, command: Command, *, session_id: str = "", traceparent: str = "") -> Pending:
@@ -194,7 +201,8 @@ class TopicHub:
             except TimeoutError:
                 pass
             self._disturbed.clear()
-            await self._compare_heads([t for t, (topic, _) in self._topics.items() if topic.subscribers])
+            topic_ids = [t for t, (topic, _) in self._topics.items() if topic.subscribers]
+            await self._contained(self._compare_heads(topic_ids))
 
     async def _compare_heads(self, topic_ids: list[TopicId]) -> None:
         try:
