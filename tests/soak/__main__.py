@@ -30,7 +30,7 @@ SENDS_PER_S = 56.0
 BURST = 50
 NODE_KILL_S, WORKER_KILL_S, NATS_KILL_S, STALL_S, CLIENT_CUT_S, CHANGE_S = 10.0, 45.0, 90.0, 30.0, 6.0, 5.0
 STALL_LENGTH_S = 3.0
-IDLE_S, FINISH_S = 120.0, 180.0
+READY_S, IDLE_S, FINISH_S = 120.0, 120.0, 180.0
 MINIMA = {
     "kills_with_command_in_flight": 50,
     "conflicts": 100,
@@ -140,6 +140,9 @@ async def soak(folder: Path, seed: int, minutes: float) -> list[str]:
             async with asyncio.TaskGroup() as tasks:
                 background = [tasks.create_task(cluster.scrape_for_ever()), tasks.create_task(cluster.drain_output())]
                 background += [tasks.create_task(actor.listen()) for actor in cast.actors]
+                async with asyncio.timeout(READY_S):
+                    for actor in cast.actors:
+                        await actor.ready.wait()
                 await Tormentor(cluster, cast, journal, seed).run(minutes * 60)
                 wrong += await _calm_down(cast)
                 await cluster.scrape(*cluster.processes("node"), *cluster.processes("worker"))

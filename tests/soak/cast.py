@@ -30,6 +30,7 @@ class Actor:
     plan: Plan
     proxy: FaultProxy
     process: asyncio.subprocess.Process
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def tell(self, **command: Any) -> None:
@@ -41,9 +42,12 @@ class Actor:
         """Hears what it says until it ends."""
         assert self.process.stdout is not None
         while line := await self.process.stdout.readline():
-            if json.loads(line).get("idle"):
+            said = json.loads(line)
+            if said.get("ready"):
+                self.ready.set()
+            if said.get("idle"):
                 self.idle.set()
-        self.idle.set()
+        self.ready.set()
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class Cast:
         self.conversations: list[Conversation] = []
         self.actors: list[Actor] = []
         self._stack = AsyncExitStack()
+        self._epoch = 1
 
     async def register(self) -> None:
         """Makes the accounts and the conversations."""
@@ -102,6 +107,7 @@ class Cast:
         request.group.user_ids.extend(self.user_ids[i] for i in (*raw, *sdk))
         stub = conversation_service_pb2_grpc.ConversationServiceStub(channel)
         answer = await stub.CreateConversation(request, metadata=self.owner.metadata, timeout=CALL_TIMEOUT_S)
+        self._epoch = answer.view.head.cursor.epoch
         return Conversation(answer.view.conversation.conversation_id, (*raw, *sdk), (raw[-1], sdk[-1]))
 
     async def start(self, sends_per_s: float) -> None:
@@ -132,6 +138,7 @@ class Cast:
             user_id=user_id,
             port=proxy.port,
             topics=tuple(topics),
+            epoch=self._epoch,
             sends_per_s=sends_per_s,
             seed=self._random.randrange(2**31),
             journal=str(self._folder / f"{name}.jsonl"),

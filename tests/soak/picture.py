@@ -133,8 +133,9 @@ class Run:
 
 
 def identity(event: Record) -> tuple[object, ...]:
-    """What must be equal for every reader of a position."""
-    return tuple(event[name] for name in ("epoch", "number", "id", "sender", "content", "commit_ms", "what"))
+    """What must be equal for every reader of a position; None where a reader was not told."""
+    names = ("epoch", "number", "id", "sender", "content", "commit_ms", "what", "bytes")
+    return tuple(event[name] or None for name in names)
 
 
 def topics_of(reader: Reader) -> list[str]:

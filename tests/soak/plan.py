@@ -1,7 +1,7 @@
 """What the soak run tells its client processes: a plan as the only argument, then one JSON command a line on stdin.
 
 Commands: `burst` (topic, count), `quiet` (send nothing new; answer `idle` on stdout when nothing is pending), `finish`
-(heads: wait for these positions, read everything back, exit).
+(heads: wait for these positions, read everything back, exit). `ready` on stdout: the first stream is open.
 """
 
 import asyncio
@@ -26,6 +26,8 @@ class Plan:
     port: int
     """Where the client reaches the cluster: its own fault proxy."""
     topics: tuple[str, ...]
+    epoch: int
+    """Epoch of the log's first life."""
     sends_per_s: float
     seed: int
     journal: str

@@ -259,6 +259,7 @@ class RawClient:
                 self._connection = connection
                 self._topics.mine.clear()  # Heads name what is left
                 self._journal.write("stream", n=connection.number)
+                say(ready=True)
                 self._kick.set()
             case "heads":
                 for head in frame.heads.heads:
