@@ -252,6 +252,7 @@ class Session:
     def topic_reset(self, head: TopicHead) -> None:
         """The topic's log was recreated."""
         self._flush_heads(complete=False)
+        self._changed_heads.pop(head.cursor.topic_id, None)
         self._push(Reset(head=head))
 
     def topic_ended(self, topic_id: TopicId) -> None:
@@ -337,8 +338,9 @@ class Session:
             self._end(error)
 
     def _end(self, error: HubbubError | None) -> None:
-        self.state = SessionState.ENDED
-        self.end_error = error
+        if not self.is_ended:  # the first end counts
+            self.state = SessionState.ENDED
+            self.end_error = error
 
     # ---- the queue
 
