@@ -127,9 +127,9 @@ class Child:
         finally:
             self._ready.clear()
             _kill_group(process)
+            await process.wait()  # killed: it takes no time
             self._process = None
-        await process.wait()
-        self._on_change()
+            self._on_change()
         return became_ready
 
     async def _becomes_ready(self, process: asyncio.subprocess.Process) -> bool:
