@@ -1,10 +1,13 @@
 """What every level shares: markers by folder, the options of the suites, and no network in unit tests."""
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.services import Services
 
 TESTS = Path(__file__).resolve().parent
 MARKER_OF_FOLDER = {
@@ -35,6 +38,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if folder not in MARKER_OF_FOLDER:
             raise pytest.UsageError(f"{item.path}: put tests in one of {', '.join(MARKER_OF_FOLDER)}")
         item.add_marker(getattr(pytest.mark, MARKER_OF_FOLDER[folder]))
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[Services]:
+    """Servers that all tests of a run share, started when first asked for."""
+    with Services() as started:
+        yield started
 
 
 @pytest.fixture(autouse=True)

@@ -6,15 +6,24 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.support.logs import LOGS, LogSetup
+from tests.support.services import Services
 from tests.support.stores import STORES, OpenStore
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrises the suites over the registries."""
     chosen = metafunc.config.getoption("--adapters")
-    if "store" in metafunc.fixturenames:
-        names = [name for name in STORES if chosen == "all" or name in chosen.split(",")]
-        metafunc.parametrize("store", names, indirect=True)
+    for fixture, registry in (("store", STORES), ("log_setup", LOGS)):
+        if fixture in metafunc.fixturenames:
+            names = [name for name in registry if chosen == "all" or name in chosen.split(",")]
+            metafunc.parametrize(fixture, names, indirect=True)
+
+
+@pytest.fixture
+def log_setup(request: pytest.FixtureRequest, services: Services) -> LogSetup:
+    """A log for many nodes. Real ones are shared by all tests: take new topics."""
+    return LOGS[request.param](services)
 
 
 @pytest_asyncio.fixture

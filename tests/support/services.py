@@ -13,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Self
 
 NATS_SERVER = Path(sys.executable).parent / "nats-server"
 _READY_TIMEOUT_S = 20.0
@@ -70,7 +71,7 @@ class NatsServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=die_with_parent,
+            preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, no lock
         )
 
     def kill(self) -> None:
@@ -179,6 +180,34 @@ async def ready_nats_cluster(size: int) -> AsyncIterator[NatsCluster]:
     with nats_cluster(size) as cluster:
         await cluster.wait_ready()
         yield cluster
+
+
+class Services:
+    """Servers and folders that the tests of one run share; started when first asked for."""
+
+    def __init__(self) -> None:
+        """Starts nothing yet."""
+        self._stack = ExitStack()
+        self._nats: dict[int, NatsCluster] = {}
+
+    def __enter__(self) -> Self:
+        """Nothing to open."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Ends all servers and removes all folders."""
+        self._stack.close()
+
+    def nats(self, size: int) -> NatsCluster:
+        """Returns the shared cluster of this size, running; it may need a moment before it answers."""
+        if size not in self._nats:
+            self._nats[size] = self._stack.enter_context(nats_cluster(size))
+        self._nats[size].start()
+        return self._nats[size]
+
+    def folder(self) -> Path:
+        """Returns a new empty folder."""
+        return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="hubbub-test-")))
 
 
 def _split(ports: list[int], size: int) -> tuple[list[int], list[int]]:

@@ -36,6 +36,7 @@ RETRY_FOR_S = 5.0
 PING_INTERVAL_S = 2.0
 LIVE_FOR_S = 10.0
 _CLOSE_TIMEOUT_S = 2.0
+_FIRST_PAUSE_S = 0.2
 _RECONNECT_PAUSE_S = (0.05, 0.5)
 _RETRY_PAUSE_S = (0.02, 0.06)
 _PENDING_MESSAGES = 4096
@@ -158,7 +159,7 @@ class NatsConnection:
             else:
                 messages.append(message)
 
-        inbox = self.client.new_inbox()
+        inbox = self.new_inbox()
         subscription = await self.subscribe(inbox, take)
         try:
             with map_errors():
@@ -168,11 +169,17 @@ class NatsConnection:
         finally:
             await self.unsubscribe(subscription)
 
-    async def publish(self, subject: str, body: bytes = b"", *, headers: dict[str, str] | None = None) -> None:
+    async def publish(
+        self, subject: str, body: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
         """Sends a message without waiting for anything. Raises NotSent."""
         self._require_connected()
         with map_errors():
-            await self.client.publish(subject, body, headers=headers)
+            await self.client.publish(subject, body, reply=reply, headers=headers)
+
+    def new_inbox(self) -> str:
+        """Returns a subject that nobody else has."""
+        return self.client.new_inbox()
 
     async def subscribe(self, subject: str, take: Callable[[Msg], Awaitable[None]]) -> Subscription:
         """Subscribes; `echo` tells when the server knows. `take` must not wait. Raises NotSent."""
@@ -227,6 +234,7 @@ class NatsConnection:
             name=self._name,
             connect_timeout=CONNECT_TIMEOUT_S,  # type: ignore[arg-type]  # declared int, used as seconds
             max_reconnect_attempts=-1,
+            reconnect_time_wait=_FIRST_PAUSE_S,  # type: ignore[arg-type]  # declared int, used as seconds
             reconnect_to_server_handler=_choose_server,
             ping_interval=PING_INTERVAL_S,  # type: ignore[arg-type]  # declared int, used as seconds
             max_outstanding_pings=2,
@@ -235,7 +243,7 @@ class NatsConnection:
             closed_cb=self._on_client_closed,
             reconnected_cb=self._on_client_reconnected,
         )
-        self._echo_subject = self.client.new_inbox()
+        self._echo_subject = self.new_inbox()
         await self.subscribe(self._echo_subject, self._take_echo)
         # The first request makes nats-py's inbox for answers, with a suspension point: let that be this one.
         with suppress(nats.errors.NoRespondersError):

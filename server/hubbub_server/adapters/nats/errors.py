@@ -11,6 +11,7 @@ from hubbub_server.domain.errors import LogUnavailable
 
 _NO_MESSAGE = 10037
 _STREAM_NOT_FOUND = 10059
+_CONSUMER_NOT_FOUND = 10014
 
 
 class NotSent(LogUnavailable):
@@ -39,6 +40,11 @@ class ApiRefusal(LogUnavailable):
     def is_no_stream(self) -> bool:
         """There is no such stream."""
         return self.code == _STREAM_NOT_FOUND
+
+    @property
+    def is_no_consumer(self) -> bool:
+        """There is no such consumer."""
+        return self.code == _CONSUMER_NOT_FOUND
 
 
 @contextmanager

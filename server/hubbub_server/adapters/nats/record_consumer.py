@@ -1,0 +1,245 @@
+"""RecordConsumers on JetStream: durable pull consumers, one a role and shard, read in order and without holes.
+
+Theory of operation. A consumer holds one inbox and at most one open pull request; what arrives waits in a buffer, so
+nothing that the server sent is lost between two calls of `fetch`. Only the record after the last one returned is taken
+from the buffer. An older one was returned before and is skipped. A newer one is a hole: something was sent to an inbox
+that is gone (ours before a reconnect, or of a worker that died). Then the consumer is *reset*: the server goes back to
+its acknowledged floor, we take a new inbox, and what we returned already is skipped. A reset comes first of all when a
+consumer is opened, so that nobody waits for `ack_wait`.
+
+`ack_policy: all` makes one acknowledgement cover everything before it; the order above makes that safe. The server may
+forget acknowledgements when it is killed: records come again then, to a worker for which that is no harm.
+"""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from nats.aio.msg import Msg
+from nats.js.api import Header
+
+from hubbub_server.adapters.nats.connection import NatsConnection
+from hubbub_server.adapters.nats.errors import ApiRefusal
+from hubbub_server.adapters.nats.records import RecordUnreadable, decode_facts, stream_name, topic_of_subject
+from hubbub_server.adapters.nats.streams import read_stream
+from hubbub_server.domain.errors import LogUnavailable
+from hubbub_server.ports.record_consumer import PoisonRecord
+from hubbub_server.ports.topic_log import LogRecord
+
+if TYPE_CHECKING:
+    from nats.aio.subscription import Subscription
+
+_ACK_WAIT_S = 30
+_PULL_FOR_S = 5.0
+_PULL_BYTES = 8 << 20
+_MAX_ACK_PENDING = 4096
+_RESTART_PAUSE_S = 0.02
+_NANOSECONDS = 1_000_000_000
+
+
+class NatsRecordConsumers:
+    """RecordConsumers over an open connection."""
+
+    def __init__(self, connection: NatsConnection) -> None:
+        """Takes the connection."""
+        self._connection = connection
+        self._open: set[NatsRecordConsumer] = set()
+        connection.on_reconnect(self._interrupt_all)
+
+    def _interrupt_all(self) -> None:
+        for consumer in self._open:
+            consumer.interrupt()
+
+    @asynccontextmanager
+    async def open(self, *, role: str, shard: int) -> AsyncIterator["NatsRecordConsumer"]:
+        """Opens the durable consumer `role` of a shard, creating it at the first record if it is new."""
+        consumer = NatsRecordConsumer(self._connection, role=role, shard=shard)
+        await consumer.restart()
+        self._open.add(consumer)
+        try:
+            yield consumer
+        finally:
+            self._open.remove(consumer)
+            await consumer.close()
+
+
+class NatsRecordConsumer:
+    """RecordConsumer. Used by one task."""
+
+    def __init__(self, connection: NatsConnection, *, role: str, shard: int) -> None:
+        """Names the consumer; `restart` opens it."""
+        self._connection = connection
+        self._role = role
+        self._shard = shard
+        self._path = f"{stream_name(shard)}.{role}"
+        self._created = ""
+        self._next = 1
+        """Sequence of the record to return next."""
+        self._replies: dict[int, str] = {}
+        """Where to acknowledge what was returned and is not acknowledged."""
+        self._buffer: deque[Msg] = deque()
+        self._inbox: Subscription | None = None
+        self._inbox_subject = ""
+        self._pull_end_s = 0.0
+        self._pull_left = 0
+        self._is_broken = False
+        self._arrived = asyncio.Event()
+
+    async def fetch(self, *, max_records: int, wait_s: float) -> Sequence[LogRecord]:
+        """Returns the next records; see the port."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + wait_s
+        while True:
+            self._arrived.clear()
+            if records := self._take(max_records):
+                return records
+            if self._is_broken:
+                await asyncio.sleep(_RESTART_PAUSE_S)
+                await self.restart()
+            if self._pull_left <= 0 or loop.time() >= self._pull_end_s:
+                await self._pull(max_records)
+            try:
+                async with asyncio.timeout_at(min(end_s, self._pull_end_s)):
+                    await self._arrived.wait()
+            except TimeoutError:
+                if loop.time() >= end_s:
+                    return []
+                await self._look_for_lost()
+
+    def _take(self, max_records: int) -> list[LogRecord]:
+        records: list[LogRecord] = []
+        while self._buffer and len(records) < max_records:
+            message = self._buffer[0]
+            sequence = message.metadata.sequence.stream
+            if sequence > self._next:
+                self._is_broken = True
+                break
+            if sequence == self._next:
+                try:
+                    facts = decode_facts(topic_of_subject(message.subject), message.headers)
+                except RecordUnreadable as error:
+                    if records:
+                        break
+                    raise PoisonRecord(shard=self._shard, sequence=sequence, reason=str(error)) from error
+                records.append(LogRecord(facts=facts, body=message.data, sequence=sequence))
+                self._replies[sequence] = message.reply
+                self._next += 1
+            self._buffer.popleft()
+        return records
+
+    async def _pull(self, batch: int) -> None:
+        query = {"batch": batch, "expires": int(_PULL_FOR_S * _NANOSECONDS), "max_bytes": _PULL_BYTES}
+        self._pull_left = batch
+        self._pull_end_s = asyncio.get_running_loop().time() + _PULL_FOR_S
+        await self._connection.publish(
+            f"$JS.API.CONSUMER.MSG.NEXT.{self._path}", json.dumps(query).encode(), reply=self._inbox_subject
+        )
+
+    async def _look_for_lost(self) -> None:
+        """Asks, after a pull that brought nothing, whether the server thinks that it sent what never arrived."""
+        info = await self._read_info()
+        if info["num_ack_pending"] > len(self._replies) + len(self._buffer):
+            self.interrupt()
+
+    def interrupt(self) -> None:
+        """Says that something may have been lost on the way: the next `fetch` goes back to the floor first."""
+        self._is_broken = True
+        self._arrived.set()
+
+    async def _on_message(self, message: Msg) -> None:
+        headers = message.headers or {}
+        status = headers.get("Status")
+        if status is None:
+            self._pull_left -= 1
+            self._buffer.append(message)
+        else:
+            # With replicas a status may overtake records that were sent before it: they still arrive here.
+            self._pull_left = 0
+            # 404 and 408 end a pull; 409 does too, and is harmless only when it says that the bytes were reached.
+            if status not in ("404", "408") and "MaxBytes" not in headers.get(Header.DESCRIPTION, ""):
+                self._is_broken = True
+        self._arrived.set()
+
+    async def restart(self) -> None:
+        """Makes the consumer if it is missing and goes back to the record after the last one that was returned."""
+        info = await self._connection.retry(self._reset)
+        if info["created"] != self._created:
+            # New to us: opened, or the stream was made anew and everything that we knew is of another log.
+            stream = await self._connection.retry(lambda: read_stream(self._connection, self._shard))
+            floor: int = info["ack_floor"]["stream_seq"]
+            self._created = info["created"]
+            self._next = floor + 1 if floor > 0 else max(stream.first_sequence, 1)
+            self._replies.clear()
+        elif self._buffer and self._buffer[0].metadata.sequence.stream > self._next:
+            await self._require_next_exists()
+        await self._renew_inbox()
+
+    async def _reset(self) -> dict[str, Any]:
+        try:
+            return await self._connection.call(f"CONSUMER.RESET.{self._path}")
+        except ApiRefusal as refusal:
+            if not refusal.is_no_consumer:
+                raise
+        config = {
+            "name": self._role,
+            "durable_name": self._role,
+            "deliver_policy": "all",
+            "ack_policy": "all",
+            "ack_wait": _ACK_WAIT_S * _NANOSECONDS,
+            "max_deliver": -1,
+            "max_ack_pending": _MAX_ACK_PENDING,
+            "replay_policy": "instant",
+        }
+        query = {"stream_name": stream_name(self._shard), "config": config}
+        return await self._connection.call(f"CONSUMER.CREATE.{self._path}", query)
+
+    async def _require_next_exists(self) -> None:
+        """Asks the leader for the record that was skipped: one that was lost is poison."""
+        query = {"seq": self._next}
+        try:
+            await self._connection.retry(
+                lambda: self._connection.call(f"STREAM.MSG.GET.{stream_name(self._shard)}", query)
+            )
+        except ApiRefusal as refusal:
+            if refusal.is_no_message:
+                raise PoisonRecord(shard=self._shard, sequence=self._next, reason="it is missing") from refusal
+            raise
+
+    async def _renew_inbox(self) -> None:
+        await self.close()
+        self._inbox_subject = self._connection.new_inbox()
+        self._inbox = await self._connection.subscribe(self._inbox_subject, self._on_message)
+        self._buffer.clear()
+        self._pull_left = 0
+        self._is_broken = False
+
+    async def close(self) -> None:
+        """Stops listening; what was returned and not acknowledged comes again from the next one that is opened."""
+        if self._inbox is not None:
+            await self._connection.unsubscribe(self._inbox)
+
+    async def ack(self, record: LogRecord) -> None:
+        """Remembers that everything up to this record is done; confirmed when it returns."""
+        reply = self._replies.get(record.sequence)
+        if reply is None:
+            raise LogUnavailable(f"record {record.sequence} is not waiting for its acknowledgement")
+        await self._connection.retry(lambda: self._connection.request(reply, b"+ACK"))
+        for sequence in tuple(self._replies):
+            if sequence <= record.sequence:
+                del self._replies[sequence]
+
+    async def keep_alive(self) -> None:
+        """Says that what was returned is still worked on."""
+        for reply in tuple(self._replies.values()):
+            await self._connection.publish(reply, b"+WPI")
+
+    async def lag(self) -> int:
+        """Returns how many records of the shard are not acknowledged."""
+        info = await self._read_info()
+        return int(info["num_pending"]) + int(info["num_ack_pending"])
+
+    async def _read_info(self) -> dict[str, Any]:
+        return await self._connection.retry(lambda: self._connection.call(f"CONSUMER.INFO.{self._path}"))
