@@ -9,8 +9,8 @@ import pytest
 from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.domain.ids import TopicId, shard_of
 from hubbub_server.ports.topic_log import AppendUnknown, Conflict, LogRecord, NewRecord, RecordTooLarge, TopicLog
+from tests.support.log_records import HeardTopic, new_record, new_topic, stored
 from tests.support.logs import FaultyNode, LogSetup
-from tests.support.records import HeardTopic, new_record, new_topic, stored
 from tests.support.waiting import until, until_found, until_it_answers
 
 pytestmark = pytest.mark.asyncio

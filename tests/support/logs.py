@@ -18,7 +18,7 @@ from tests.support.fakes.record_consumers import FakeRecordConsumers
 from tests.support.fakes.topic_log import AppendFault, FakeLogServer, FakeTopicLog
 from tests.support.fault_proxy import Cut, Direction, FaultProxy
 from tests.support.services import NatsCluster, Services
-from tests.support.waiting import TIMEOUT_S
+from tests.support.waiting import RECOVERY_TIMEOUT_S
 
 SHARDS = 2
 APPEND_TIMEOUT_S = 0.5
@@ -162,7 +162,7 @@ class NatsLogSetup:
     async def connection(self, urls: list[str] | None = None) -> AsyncIterator[NatsConnection]:
         """Opens a connection; the streams are there."""
         async with NatsConnection(
-            urls or self.cluster.urls, name="test", on_closed=_must_not_close, open_timeout_s=TIMEOUT_S
+            urls or self.cluster.urls, name="test", on_closed=_must_not_close, open_timeout_s=RECOVERY_TIMEOUT_S
         ) as connection:
             await self.ensure_streams(connection)
             yield connection
@@ -175,7 +175,7 @@ class NatsLogSetup:
             replicas=self.cluster.replicas,
             max_bytes=-1,
             known_epochs=self.epochs,
-            timeout_s=TIMEOUT_S,
+            timeout_s=RECOVERY_TIMEOUT_S,
         )
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Waits for conditions; tests never sleep for a time that they hope is long enough."""
+"""Waiting for a condition instead of for a time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,20 +8,20 @@ from hubbub_server.domain.errors import LogUnavailable
 
 T = TypeVar("T")
 
-TIMEOUT_S = 30.0
+RECOVERY_TIMEOUT_S = 30.0
 _POLL_S = 0.005
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Waits until a condition holds."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while not condition():  # noqa: ASYNC110  # conditions of code that knows nothing of tests
-            await asyncio.sleep(_POLL_S)
+async def until(condition: Callable[[], object], *, timeout_s: float = 10.0) -> None:
+    """Returns as soon as `condition()` is true. Raises TimeoutError."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110  # any condition, so there is no event to wait for
+            await asyncio.sleep(0.001)
 
 
 async def until_found(look: Callable[[], Awaitable[T | None]]) -> T:
     """Repeats a look-up until it finds something."""
-    async with asyncio.timeout(TIMEOUT_S):
+    async with asyncio.timeout(RECOVERY_TIMEOUT_S):
         while (found := await look()) is None:  # noqa: ASYNC110  # as above
             await asyncio.sleep(_POLL_S)
         return found
@@ -29,7 +29,7 @@ async def until_found(look: Callable[[], Awaitable[T | None]]) -> T:
 
 async def until_it_answers(call: Callable[[], Awaitable[T]]) -> T:
     """Repeats a call while the log is unavailable; a log that comes back from a crash has its time to do so."""
-    async with asyncio.timeout(TIMEOUT_S):
+    async with asyncio.timeout(RECOVERY_TIMEOUT_S):
         while True:
             try:
                 return await call()
