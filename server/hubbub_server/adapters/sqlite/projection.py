@@ -13,7 +13,6 @@ from hubbub_server.adapters.sqlite.connections import SqliteConnections
 from hubbub_server.adapters.sqlite.schema import migrate
 from hubbub_server.ports.projection import ConversationRow, MemberRow, ProjectionBatch, ShardRow
 
-_BUSY_TIMEOUT_S: Final = 5.0
 _WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
 
 _PUT_EVENT: Final = """
@@ -92,6 +91,7 @@ class SqliteProjection:
     """
 
     def __init__(self, path: Path, *, timeout_s: float = 10.0) -> None:
+        self._timeout_s = timeout_s
         self._is_new_allowed = True
         self._connections = SqliteConnections(
             path, connect=self._connect, begin="BEGIN IMMEDIATE", connections=1, timeout_s=timeout_s, max_waiting=64
@@ -134,7 +134,7 @@ class SqliteProjection:
             uri=True,
             isolation_level=None,
             check_same_thread=False,
-            timeout=_BUSY_TIMEOUT_S,
+            timeout=self._timeout_s,
         )
         try:
             connection.execute("PRAGMA journal_mode = WAL")
