@@ -142,13 +142,13 @@ class SdkClient:
         sign_in = Login(plan.login_name, plan.password)
         start = FixedStart((plan.user_id, *plan.topics), plan.epoch)
         target = f"127.0.0.1:{plan.port}"
-        async with HubbubClient(target, sign_in, cursor_store=start, call_timeout_s=60.0) as self._client:
-            async with asyncio.TaskGroup() as tasks:
-                background = [tasks.create_task(job()) for job in (self._events, self._reads)]
-                background.append(tasks.create_task(self._traffic(tasks)))
-                await self._obey(tasks)
-                for task in background:
-                    task.cancel()
+        client = HubbubClient(target, sign_in, cursor_store=start, call_timeout_s=60.0)
+        async with client as self._client, asyncio.TaskGroup() as tasks:
+            background = [tasks.create_task(job()) for job in (self._events, self._reads)]
+            background.append(tasks.create_task(self._traffic(tasks)))
+            await self._obey(tasks)
+            for task in background:
+                task.cancel()
         login = api.Login(plan.login_name, plan.password)
         async with api.open_channel(plan.port) as channel:
             await login.renew(channel)
@@ -171,7 +171,7 @@ class SdkClient:
                     return
 
     async def _tell_idle(self) -> None:
-        while any(self._pending.values()):
+        while any(self._pending.values()):  # noqa: ASYNC110  # once a run, at its end
             await asyncio.sleep(0.2)
         say(idle=True)
 
