@@ -20,10 +20,12 @@ from pathlib import Path
 
 from tests.soak.cast import Cast
 from tests.soak.checker import Verdict, below_minima, check
-from tests.soak.cluster import Cluster
+from tests.soak.counters import Counters
 from tests.soak.records import Journal, read_records
+from tests.support.cluster import Cluster, Process
 from tests.support.fault_proxy import Cut, Direction
 
+NODES = 3
 CLIENTS = 20
 CONVERSATIONS = 10
 SENDS_PER_S = 56.0
@@ -46,9 +48,10 @@ RATE_MINIMUM = 50.0
 class Tormentor:
     """Breaks things on schedule. The seed decides what is hit."""
 
-    def __init__(self, cluster: Cluster, cast: Cast, journal: Journal, seed: int) -> None:
-        """Takes what may be broken."""
+    def __init__(self, cluster: Cluster, counters: Counters, cast: Cast, journal: Journal, seed: int) -> None:
+        """Takes what may be broken; counters are read before a node dies."""
         self._cluster = cluster
+        self._counters = counters
         self._cast = cast
         self._journal = journal
         self._random = random.Random(seed)
@@ -75,22 +78,27 @@ class Tormentor:
     async def _kill_node(self) -> None:
         conversation = self._random.choice(self._cast.conversations)
         victim = self._random.choice(self._cluster.processes("node"))
-        await self._cluster.scrape(victim)
+        await self._counters.scrape(victim)
         senders = [self._cast.actors[1 + index] for index in conversation.members]
         for index, actor in enumerate(senders):
             count = BURST // len(senders) + (index < BURST % len(senders))
             actor.tell(op="burst", topic=conversation.topic, count=count)
         await asyncio.sleep(self._random.uniform(0.01, 0.06))
-        await self._cluster.scrape(victim)
-        self._cluster.kill(victim)
+        await self._counters.scrape(victim)
+        self._kill(victim)
+
+    def _kill(self, victim: Process) -> None:
+        self._journal.write("kill", what=victim.role, name=victim.name, pid=victim.pid)
+        if not self._cluster.kill(victim):
+            self._journal.write("fault", what="was dead already", link=victim.name)
 
     async def _kill_worker(self) -> None:
         for victim in self._cluster.processes("worker")[:1]:
-            self._cluster.kill(victim)
+            self._kill(victim)
 
     async def _kill_nats(self) -> None:
         for victim in self._cluster.processes("nats")[:1]:
-            self._cluster.kill(victim)
+            self._kill(victim)
 
     async def _stall_link(self) -> None:
         index = self._random.randrange(len(self._cluster.links))
@@ -132,29 +140,27 @@ async def soak(folder: Path, seed: int, minutes: float) -> list[str]:
     """Runs the cluster, the clients and the faults; returns what went wrong with the run itself."""
     journal = Journal(folder / "run.jsonl", "soak")
     wrong: list[str] = []
-    async with Cluster(folder, journal) as cluster:
+    async with Cluster(folder, nodes=NODES, with_links=True) as cluster:
+        counters = Counters(cluster)
         cast = Cast(cluster.port, folder, journal, seed=seed, clients=CLIENTS, conversations=CONVERSATIONS)
         try:
             await cast.register()
             await cast.start(SENDS_PER_S)
             async with asyncio.TaskGroup() as tasks:
-                background = [tasks.create_task(cluster.scrape_for_ever()), tasks.create_task(cluster.drain_output())]
+                background = [tasks.create_task(counters.scrape_for_ever())]
                 background += [tasks.create_task(actor.listen()) for actor in cast.actors]
                 async with asyncio.timeout(READY_S):
                     for actor in cast.actors:
                         await actor.ready.wait()
-                await Tormentor(cluster, cast, journal, seed).run(minutes * 60)
+                await Tormentor(cluster, counters, cast, journal, seed).run(minutes * 60)
                 wrong += await _calm_down(cast)
-                await cluster.scrape(*cluster.processes("node"), *cluster.processes("worker"))
+                await counters.scrape_all()
                 for task in background:
                     task.cancel()
             wrong += [f"{who} ended with an error, see {folder / who}.log" for who in cast.failed()]
         finally:
             await cast.stop()
-        totals = cluster.counters.totals()
-        found = totals.get("unknown_found", 0)
-        totals["unknown_not_found"] = totals.get("unknown_outcomes", 0) - found
-        journal.write("counters", totals=totals)
+        journal.write("counters", totals=counters.totals())
     journal.close()
     return wrong
 
