@@ -1,0 +1,51 @@
+"""Merges the figures of var/figures into docs/report.json: `make report`. Figures that were not taken again stay.
+
+A figure carries the commit and the command with which it was taken.
+"""
+
+import json
+import sys
+from typing import Any
+
+from bench.figure import FIGURES, ROOT, commit, machine, versions
+
+REPORT = ROOT / "docs" / "report.json"
+EXPECTED = (
+    "fresh",
+    "soak",
+    "exact_reads",
+    "mutants",
+    "slow_readers",
+    "web_stream",
+    "serial_commit",
+    "fan_out_200",
+    "fan_out_1000",
+)
+
+
+def main() -> int:
+    """Writes the report; 1 when a figure is missing or did not hold."""
+    old: dict[str, Any] = json.loads(REPORT.read_text()) if REPORT.exists() else {}
+    figures: dict[str, Any] = old.get("figures", {})
+    for path in sorted(FIGURES.glob("*.json")):
+        figures[path.stem] = json.loads(path.read_text())
+    report = {
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "figures": dict(sorted(figures.items())),
+    }
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(report, indent=2) + "\n")
+    missing = [name for name in EXPECTED if name not in figures]
+    failed = [name for name, figure in figures.items() if figure.get("holds") is False]
+    for name, figure in figures.items():
+        print(f"{'FAILED ' if name in failed else ''}{name}: {figure['command']} at {figure['commit'][:12]}")
+    if missing:
+        print(f"not taken: {', '.join(missing)}")
+    print(f"written to {REPORT.relative_to(ROOT)}")
+    return 1 if missing or failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
