@@ -140,8 +140,11 @@ class Conversations:
                 except ConversationNotFound:
                     return None  # removed, and the user's own topic does not say so yet
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(view(m.conversation_id)) for m in joined[:size]]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(view(m.conversation_id)) for m in joined[:size]]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors  # the caller knows HubbubErrors, not groups of them
         views = [found for task in tasks if (found := task.result()) is not None]
         next_token = self._page_tokens.make(scope, joined[size - 1].user_position) if len(joined) > size else ""
         return views, next_token

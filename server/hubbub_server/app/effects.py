@@ -33,7 +33,7 @@ class MembershipEffects:
             async with at_once:
                 try:
                     await self._hub.submit(user_id, command, timeout_s=self._timeout_s)
-                except HubbubError:
+                except (HubbubError, ValueError):  # ValueError: a poisoned topic; the committer has logged it
                     return  # the relay worker will do it
 
         try:

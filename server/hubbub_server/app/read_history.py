@@ -60,7 +60,7 @@ class ReadHistory:
         messages = _cut(messages, side, anchor_number)
         return MessagePage(
             messages=tuple(messages),
-            older_available=(messages[0].message_number if messages else first_number) > 1,
+            older_available=(messages[0].message_number if messages else min(first_number, last + 1)) > 1,
             newer_available=(messages[-1].message_number if messages else last_number) < last,
             head=state.head,
         )

@@ -171,13 +171,11 @@ class LiveStream:
             async with asyncio.TaskGroup() as group:
                 for membership in own.state.joined():
                     group.create_task(self._cover(membership.conversation_id))
-        except* Unavailable as errors:
-            error = errors.exceptions[0]
-            log.info("stream not opened", session_id=self.session_id, error=str(error))
-            self._session.cut_off(LogUnavailable(str(error)), random.uniform(0.5, 2.0))
+        except* Exception as errors:
+            self._give_up(errors.exceptions[0])
         else:
             self._session.opened()
-        self._ready.set()
+            self._ready.set()
 
     async def _cover(self, conversation_id: ConversationId) -> None:
         """Listens to a conversation, if the user is a member at its head; else the user's own topic will say more."""
@@ -195,9 +193,19 @@ class LiveStream:
     async def _cover_new(self, conversation_id: ConversationId) -> None:
         try:
             await self._cover(conversation_id)
-        except Unavailable as error:  # without this topic the stream would be incomplete: the client comes again
-            self._session.cut_off(LogUnavailable(str(error)), random.uniform(0.5, 2.0))
-            self._ready.set()
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Ends a stream that would be incomplete without the topic that failed: the client comes again."""
+        if isinstance(error, Unavailable):
+            log.info("stream not opened", session_id=self.session_id, error=str(error))
+            retry_delay_s = random.uniform(0.5, 2.0)
+        else:
+            log.error("stream not opened", session_id=self.session_id, exc_info=error)
+            retry_delay_s = random.uniform(5.0, 30.0)
+        self._session.cut_off(LogUnavailable("a topic of this user cannot be opened now"), retry_delay_s)
+        self._ready.set()
 
     # ---- from the topics
 
@@ -329,7 +337,9 @@ class Streams:
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Starts a task of a stream; its fault is logged and ends nothing else."""
-        return self._group.create_task(_contained(coroutine))
+        task = self._group.create_task(_contained(coroutine))
+        task.add_done_callback(lambda _: coroutine.close())  # of a task that was cancelled before it began
+        return task
 
     def displace(self, stream: LiveStream, instance_id: str) -> None:
         """Registers the stream of a running client; the one before it ends with DISPLACED."""
@@ -359,7 +369,13 @@ class Streams:
         """Lets time pass for all streams. After 60 s without the log they end in slices, to find a node that has it."""
         now_s = self.clock.monotonic_s()
         is_live = self.hub.is_live()
-        metrics.stream_buffer_bytes.set(sum(s.tick(now_s, is_live=is_live) for s in tuple(self._streams)))
+        buffered_bytes = 0
+        for stream in tuple(self._streams):
+            try:
+                buffered_bytes += stream.tick(now_s, is_live=is_live)
+            except Exception:  # its transport's fault: the others go on
+                log.exception("stream tick failed", session_id=stream.session_id)
+        metrics.stream_buffer_bytes.set(buffered_bytes)
         if is_live:
             self._live_at_s = now_s
         elif now_s - self._live_at_s > LOG_LOST_FOR_S:

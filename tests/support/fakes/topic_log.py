@@ -221,10 +221,18 @@ class FakeTopicLog:
 
     async def follow(self, topic_id: TopicId, listener: TopicListener) -> None:
         # From the server's turn on, not from the answer on: a record between the two is heard, as on a real server.
-        def register() -> None:
-            self._listeners[topic_id] = listener
+        is_wanted = True
 
-        await self._request(register)
+        def register() -> None:
+            if is_wanted:
+                self._listeners[topic_id] = listener
+
+        try:
+            await self._request(register)
+        except BaseException:  # a follow that failed or was cancelled leaves nothing behind
+            is_wanted = False
+            await self.unfollow(topic_id)
+            raise
 
     async def unfollow(self, topic_id: TopicId) -> None:
         self._listeners.pop(topic_id, None)
