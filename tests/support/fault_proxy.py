@@ -116,8 +116,7 @@ class Link:
         finally:
             for _, writer in (self._client, self._target):
                 if self._cut.is_set() and self._cut_by is Cut.RST:
-                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-                    writer.transport.abort()
+                    _reset(writer)
                 writer.close()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, valve: _Valve) -> None:
@@ -155,6 +154,12 @@ class Link:
 
 async def _all_done(tasks: Iterable["asyncio.Task[None]"]) -> None:
     await asyncio.wait(list(tasks))
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):  # the other side was faster: the socket is closed
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    writer.transport.abort()
 
 
 class FaultProxy:
@@ -238,8 +243,7 @@ class FaultProxy:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 target = await asyncio.open_connection(*self._target)
         except OSError:  # TimeoutError is one too
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-            writer.transport.abort()
+            _reset(writer)
             return
         link = Link((reader, writer), target)
         if self._stalled is not None:
