@@ -1,0 +1,172 @@
+"""REST through Envoy and a real node: bodies as scripts see them."""
+
+import re
+import uuid
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.instance import Instance, Person
+
+pytestmark = pytest.mark.timeout(180)
+
+_MASKS = (
+    (re.compile(r"[cus][a-z2-7]{26}\b"), "ID"),
+    (re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+Z"), "TIME"),
+)
+
+
+def masked(body: Any) -> Any:
+    """Replaces what differs between runs: ids of ours and times."""
+    if isinstance(body, dict):
+        return {name: masked(value) for name, value in body.items()}
+    if isinstance(body, list):
+        return [masked(value) for value in body]
+    if isinstance(body, str):
+        for pattern, word in _MASKS:
+            body = pattern.sub(word, body)
+    return body
+
+
+def error_info(reason: str) -> dict[str, Any]:
+    return {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": f"ERROR_REASON_{reason}",
+        "domain": "hubbub",
+    }
+
+
+def test_a_conversation_from_creation_to_page(carol: Person, dave: Person) -> None:
+    conversation_id = carol.talk_to(dave)
+    client_message_id = str(uuid.uuid4())
+    sent = carol.send(conversation_id, client_message_id, "grüße 👋")
+    assert sent.status_code == 200
+    assert masked(sent.json()) == {
+        "messageNumber": "1",
+        "cursor": {"topicId": "ID", "epoch": 1, "position": "2"},
+        "commitTime": "TIME",
+    }
+    again = carol.send(conversation_id, client_message_id, "grüße 👋")
+    assert again.json() == sent.json()
+    page = dave.call("GET", f"/v1/conversations/{conversation_id}/messages", params={"pageSize": 1})
+    assert page.status_code == 200
+    body = masked(page.json())
+    body["head"].pop("commitTime", None)
+    assert body["messages"] == [
+        {
+            "messageNumber": "1",
+            "countedNumber": "1",
+            "senderId": "ID",
+            "clientMessageId": client_message_id,
+            "content": {"text": {"text": "grüße 👋"}},
+            "commitTime": "TIME",
+            "changePosition": "2",
+        }
+    ]
+    reused = carol.send(conversation_id, client_message_id, "other content")
+    assert reused.status_code == 409
+    assert reused.json()["details"][0] == error_info("ID_REUSED") | {"metadata": {"first_number": "1"}}
+
+
+def test_a_field_beyond_its_bound_names_the_field_and_its_rule(carol: Person, dave: Person) -> None:
+    answer = carol.send(carol.talk_to(dave), str(uuid.uuid4()), "x" * 8_001)
+    assert answer.status_code == 400
+    body = answer.json()
+    assert body["code"] == 3
+    assert body["details"][0] == error_info("INVALID_FIELD")
+    assert body["details"][1]["fieldViolations"][0]["field"] == "content.text.text"
+
+
+def test_an_error_that_waiting_helps_against_says_how_long(instance: Instance) -> None:
+    """C78: retry information reaches scripts, and is positive."""
+    Person(instance.url, "ivan").close()
+    with httpx.Client(base_url=instance.url, timeout=20) as client:
+        answers = [
+            client.post("/v1/auth/login", json={"loginName": "ivan", "password": "wrong password"}) for _ in range(12)
+        ]
+    answer = answers[-1]
+    assert answer.status_code == 429
+    body = answer.json()
+    assert body["code"] == 8
+    assert body["details"][0] == error_info("RATE_LIMITED")
+    assert body["details"][1]["@type"] == "type.googleapis.com/google.rpc.RetryInfo"
+    assert float(body["details"][1]["retryDelay"].removesuffix("s")) > 0
+
+
+def test_a_wrong_password_and_an_unknown_name_are_equal_byte_for_byte(instance: Instance, carol: Person) -> None:
+    answers = [
+        httpx.post(f"{instance.url}/v1/auth/login", json={"loginName": name, "password": "wrong password"})
+        for name in ("carol", "nobody")
+    ]
+    assert [answer.status_code for answer in answers] == [401, 401]
+    assert answers[0].content == answers[1].content
+    assert answers[0].json()["details"] == [error_info("INVALID_CREDENTIALS")]
+
+
+def test_absent_and_foreign_conversations_are_equal_byte_for_byte(
+    instance: Instance, carol: Person, dave: Person
+) -> None:
+    stranger = Person(instance.url, "judy")
+    answers = [
+        stranger.call("GET", f"/v1/conversations/{conversation_id}")
+        for conversation_id in (carol.talk_to(dave), "c" + "a" * 26, "no id at all")
+    ]
+    stranger.close()
+    assert {answer.status_code for answer in answers} == {404}
+    assert len({answer.content for answer in answers}) == 1
+    assert answers[0].json()["details"] == [error_info("CONVERSATION_NOT_FOUND")]
+
+
+@pytest.mark.parametrize("token", ["", "Bearer ", "Bearer x.y.z", "Basic YTpi"])
+def test_without_a_good_token_nothing_is_told(instance: Instance, token: str) -> None:
+    answer = httpx.get(f"{instance.url}/v1/conversations", headers={"authorization": token} if token else {})
+    assert answer.status_code == 401
+    assert answer.json()["details"] == [error_info("INVALID_CREDENTIALS")]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body"),
+    [
+        (
+            "/v1/unknown",
+            404,
+            {"code": 5, "message": "Could not resolve /v1/unknown to a method.", "details": []},
+        ),
+        (
+            "/v1/users:lookup?login_name=carol&color=red",
+            400,
+            {
+                "code": 3,
+                "message": 'Could not find field "color" in the type "hubbub.user.v1.LookupUserRequest".',
+                "details": [error_info("INVALID_FIELD") | {"metadata": {}}],
+            },
+        ),
+    ],
+)
+def test_what_no_call_matches_is_refused(carol: Person, path: str, status: int, body: dict[str, Any]) -> None:
+    answer = carol.call("GET", path)
+    assert answer.status_code == status
+    assert answer.json() == body
+
+
+def test_broken_json_is_refused(instance: Instance) -> None:
+    answer = httpx.post(f"{instance.url}/v1/auth/login", content=b'{"loginName": "carol", ')
+    assert answer.status_code == 400
+    assert answer.json()["code"] == 3
+    assert answer.json()["details"] == [error_info("INVALID_FIELD") | {"metadata": {}}]
+
+
+def test_a_body_that_is_too_large_is_refused(instance: Instance) -> None:
+    answer = httpx.post(f"{instance.url}/v1/auth/login", content=b'{"loginName": "' + b"x" * 262_144 + b'"}')
+    assert answer.status_code == 413
+    assert answer.json() == {
+        "code": 3,
+        "message": "Payload Too Large",
+        "details": [error_info("INVALID_FIELD") | {"metadata": {}}],
+    }
+
+
+def test_fields_may_be_named_in_both_ways_and_numbers_are_strings(carol: Person) -> None:
+    by_both = [carol.call("GET", f"/v1/users:lookup?{name}=carol").json() for name in ("login_name", "loginName")]
+    assert by_both[0] == by_both[1] == {"user": {"userId": carol.user_id, "loginName": "carol", "displayName": "Carol"}}
