@@ -86,6 +86,8 @@ class FakeRecordConsumer:
         if self._consumers.fail_acks > 0:
             self._consumers.fail_acks -= 1
             raise LogUnavailable("the acknowledgement was lost")
+        if record not in self._consumers.server.records[self._key[1]]:
+            raise LogUnavailable("the record is of a log that was lost")
         self._consumers.server.ack_floors[self._key] = max(self._consumers.floor(*self._key), record.sequence)
 
     async def keep_alive(self) -> None:

@@ -12,6 +12,7 @@ from hubbub_server.domain.errors import LogUnavailable
 _NO_MESSAGE = 10037
 _STREAM_NOT_FOUND = 10059
 _CONSUMER_NOT_FOUND = 10014
+_NAME_IN_USE = 10058
 
 
 class NotSent(LogUnavailable):
@@ -45,6 +46,11 @@ class ApiRefusal(LogUnavailable):
     def is_no_consumer(self) -> bool:
         """There is no such consumer."""
         return self.code == _CONSUMER_NOT_FOUND
+
+    @property
+    def is_other_stream(self) -> bool:
+        """There is a stream of that name, with another configuration."""
+        return self.code == _NAME_IN_USE
 
 
 @contextmanager

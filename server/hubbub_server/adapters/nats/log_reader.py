@@ -16,6 +16,7 @@ from typing import Any
 from nats.aio.msg import Msg
 
 from hubbub_server.adapters.nats.connection import RETRY_FOR_S, NatsConnection
+from hubbub_server.adapters.nats.direct_get import MAX_BYTES, MAX_SUBJECTS, Stale, read_latest
 from hubbub_server.adapters.nats.errors import ApiRefusal, map_errors
 from hubbub_server.adapters.nats.records import (
     SEQUENCE,
@@ -33,13 +34,7 @@ from hubbub_server.ports.topic_log import LogRecord, RecordHead
 
 _DIRECT_TRIES = 3
 _DIRECT_PAUSE_S = 0.01
-_HEADS_A_REQUEST = 1000  # the server refuses more than 1,024
 _RECORDS_A_REQUEST = 256
-_BYTES_A_REQUEST = 4 << 20
-
-
-class _Stale(LogUnavailable):
-    """A replica that lags answered, or an answer has a hole."""
 
 
 class LogReader:
@@ -69,8 +64,8 @@ class LogReader:
             stream = await self._connection.retry(partial(read_stream, self._connection, shard))
             if stream.last_sequence == 0:
                 continue
-            for start in range(0, len(topics), _HEADS_A_REQUEST):
-                chunk = topics[start : start + _HEADS_A_REQUEST]
+            for start in range(0, len(topics), MAX_SUBJECTS):
+                chunk = topics[start : start + MAX_SUBJECTS]
                 heads.update(await self._read_chunk(shard, chunk, stream.last_sequence))
         return heads
 
@@ -87,25 +82,10 @@ class LogReader:
     async def _read_chunk_directly(
         self, shard: int, topics: Sequence[TopicId], reached: int
     ) -> dict[TopicId, RecordHead]:
-        heads: dict[TopicId, RecordHead] = {}
-        query: dict[str, Any] = {
-            "multi_last": [log_subject(shard, topic_id) for topic_id in topics],
-            "max_bytes": _BYTES_A_REQUEST,
-        }
-        while True:
-            messages, end = await self._connection.collect(f"DIRECT.GET.{stream_name(shard)}", query)
-            # "No Results" has no such header and proves nothing either.
-            if int(end.get("Nats-UpTo-Sequence", "0")) < reached:
-                raise _Stale("a replica lags")
-            for message in messages:
-                record = _read_message(message)
-                heads[record.facts.topic_id] = RecordHead(facts=record.facts, sequence=record.sequence)
-            if int(end.get("Nats-Num-Pending", "0")) == 0:
-                return heads
-            if not messages:
-                raise _Stale("an answer without an end")
-            # Answers come in order of sequence: what is still missing is newer than all we have.
-            query["seq"] = int(end["Nats-Last-Sequence"]) + 1
+        subjects = [log_subject(shard, topic_id) for topic_id in topics]
+        messages = await read_latest(self._connection, stream_name(shard), subjects, reached=reached)
+        records = map(_read_message, messages)
+        return {r.facts.topic_id: RecordHead(facts=r.facts, sequence=r.sequence) for r in records}
 
     async def read_range(
         self, topic_id: TopicId, *, after_sequence: int, up_to_sequence: int, max_bytes: int
@@ -144,18 +124,18 @@ class LogReader:
             "next_by_subj": self._subject(topic_id),
             "batch": _RECORDS_A_REQUEST,
             # At least one record always comes. Headers count here and not for the caller, so more may be needed.
-            "max_bytes": min(max(max_bytes, 1), _BYTES_A_REQUEST),
+            "max_bytes": min(max(max_bytes, 1), MAX_BYTES),
         }
         messages, end = await self._connection.collect(f"DIRECT.GET.{self._stream(topic_id)}", query)
         records = [record for record in map(_read_message, messages) if record.sequence <= up_to]
         position = records[0].facts.first_position if records else 0
         for record in records:
             if record.facts.first_position != position:
-                raise _Stale(f"a record is missing before sequence {record.sequence}")
+                raise Stale(f"a record is missing before sequence {record.sequence}")
             position = record.facts.last_position + 1
         reached_end = bool(records) and records[-1].sequence == up_to
         if not records or (not reached_end and int(end.get("Nats-Num-Pending", "0")) == 0):
-            raise _Stale("a replica lags")
+            raise Stale("a replica lags")
         return records
 
     async def _read_from_leader(self, topic_id: TopicId, query: Mapping[str, Any]) -> LogRecord | None:

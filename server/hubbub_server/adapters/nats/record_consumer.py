@@ -78,8 +78,8 @@ class NatsRecordConsumer:
         self._created = ""
         self._next = 1
         """Sequence of the record to return next."""
-        self._replies: dict[int, str] = {}
-        """Where to acknowledge what was returned and is not acknowledged."""
+        self._unacked: dict[int, tuple[str, str]] = {}
+        """Record id and where to acknowledge, by sequence, of what was returned."""
         self._buffer: deque[Msg] = deque()
         self._inbox: Subscription | None = None
         self._inbox_subject = ""
@@ -125,7 +125,7 @@ class NatsRecordConsumer:
                         break
                     raise PoisonRecord(shard=self._shard, sequence=sequence, reason=str(error)) from error
                 records.append(LogRecord(facts=facts, body=message.data, sequence=sequence))
-                self._replies[sequence] = message.reply
+                self._unacked[sequence] = (facts.record_id, message.reply)
                 self._next += 1
             self._buffer.popleft()
         return records
@@ -141,7 +141,7 @@ class NatsRecordConsumer:
     async def _look_for_lost(self) -> None:
         """Asks, after a pull that brought nothing, whether the server thinks that it sent what never arrived."""
         info = await self._read_info()
-        if info["num_ack_pending"] > len(self._replies) + len(self._buffer):
+        if info["num_ack_pending"] > len(self._unacked) + len(self._buffer):
             self.interrupt()
 
     def interrupt(self) -> None:
@@ -172,7 +172,7 @@ class NatsRecordConsumer:
             floor: int = info["ack_floor"]["stream_seq"]
             self._created = info["created"]
             self._next = floor + 1 if floor > 0 else max(stream.first_sequence, 1)
-            self._replies.clear()
+            self._unacked.clear()
         elif self._buffer and self._buffer[0].metadata.sequence.stream > self._next:
             await self._require_next_exists()
         await self._renew_inbox()
@@ -223,17 +223,17 @@ class NatsRecordConsumer:
 
     async def ack(self, record: LogRecord) -> None:
         """Remembers that everything up to this record is done; confirmed when it returns."""
-        reply = self._replies.get(record.sequence)
-        if reply is None:
-            raise LogUnavailable(f"record {record.sequence} is not waiting for its acknowledgement")
+        record_id, reply = self._unacked.get(record.sequence, ("", ""))
+        if record_id != record.facts.record_id:
+            raise LogUnavailable(f"record {record.sequence} does not wait for an acknowledgement, or is of a lost log")
         await self._connection.retry(lambda: self._connection.request(reply, b"+ACK"))
-        for sequence in tuple(self._replies):
+        for sequence in tuple(self._unacked):
             if sequence <= record.sequence:
-                del self._replies[sequence]
+                del self._unacked[sequence]
 
     async def keep_alive(self) -> None:
         """Says that what was returned is still worked on."""
-        for reply in tuple(self._replies.values()):
+        for _, reply in tuple(self._unacked.values()):
             await self._connection.publish(reply, b"+WPI")
 
     async def lag(self) -> int:

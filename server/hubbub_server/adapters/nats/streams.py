@@ -17,7 +17,6 @@ from hubbub_server.domain.errors import LogUnavailable
 _EPOCH = "hubbub-epoch"
 _SHARDS = "hubbub-shards"
 _RETRY_PAUSE_S = 0.1
-_NAME_IN_USE = 10058
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +105,7 @@ async def _read_or_make(connection: NatsConnection, config: Mapping[str, Any]) -
     try:
         return await connection.call(f"STREAM.CREATE.{name}", config)
     except ApiRefusal as refusal:
-        if refusal.code != _NAME_IN_USE:
+        if not refusal.is_other_stream:
             raise
         # Another process made it meanwhile, perhaps knowing another epoch.
         return await connection.call(f"STREAM.INFO.{name}")

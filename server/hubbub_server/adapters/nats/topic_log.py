@@ -29,6 +29,7 @@ from hubbub_server.adapters.nats.records import (
     decode_facts,
     encode_facts,
     header_block_bytes,
+    is_conflict,
     live_subject,
     log_subject,
     stream_name,
@@ -58,8 +59,6 @@ _DISTURBANCE_PAUSE_S = 0.05
 _MAX_APPENDS_IN_FLIGHT = 4096
 _LEADER_ELECTED = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED"
 
-_WRONG_LAST_SEQUENCE = 10071
-_APPEND_IN_FLIGHT = 10164
 _RESOURCES_EXHAUSTED = frozenset({10023, 10028, 10047})
 _STORE_FAILED = 10077
 
@@ -307,7 +306,7 @@ def _read_ack(answer: Msg, stream: str) -> int:
 
 
 def _refused(refusal: ApiRefusal) -> Exception:
-    if refusal.code in (_WRONG_LAST_SEQUENCE, _APPEND_IN_FLIGHT):
+    if is_conflict(refusal.code):
         return Conflict(str(refusal))
     # Limits are checked before a record is proposed; another failure to store may have happened on some replicas only.
     if refusal.code in _RESOURCES_EXHAUSTED or (refusal.code == _STORE_FAILED and "maximum" in str(refusal)):

@@ -1,0 +1,209 @@
+"""What every RecordConsumer promises: all records of a shard in order, none lost, from the last acknowledged on."""
+
+import asyncio
+import secrets
+from functools import partial
+
+import pytest
+
+from hubbub_server.domain.errors import LogUnavailable
+from hubbub_server.ports.record_consumer import RecordConsumer
+from hubbub_server.ports.topic_log import LogRecord, TopicLog
+from tests.support.log_records import new_record, new_topic, stored
+from tests.support.logs import LogSetup
+from tests.support.waiting import until_it_answers
+
+pytestmark = pytest.mark.asyncio
+
+SHARD = 0
+WAIT_S = 10.0
+NOTHING_COMES_S = 0.05
+
+
+def new_role() -> str:
+    """Real servers are shared: each test is a role of its own."""
+    return f"test-{secrets.token_hex(6)}"
+
+
+async def append(log: TopicLog, count: int, *, topics: int = 3) -> list[LogRecord]:
+    """Appends records to new topics of the shard, turn by turn."""
+    names = [new_topic(shard=SHARD) for _ in range(topics)]
+    heads = dict.fromkeys(names, 0)
+    appended: list[LogRecord] = []
+    for index in range(count):
+        topic_id = names[index % topics]
+        record = new_record(topic_id, index // topics + 1)
+        heads[topic_id] = await until_it_answers(partial(log.append, record, after_sequence=heads[topic_id]))
+        appended.append(stored(record, heads[topic_id]))
+    return appended
+
+
+async def skip_to_end(consumer: RecordConsumer) -> None:
+    """Acknowledges what earlier tests left in the shard."""
+    while records := await consumer.fetch(max_records=1_000, wait_s=NOTHING_COMES_S):
+        await consumer.ack(records[-1])
+
+
+async def fetch_exactly(consumer: RecordConsumer, count: int, *, batch: int = 1_000) -> list[LogRecord]:
+    """Fetches until `count` records came."""
+    fetched: list[LogRecord] = []
+    async with asyncio.timeout(60):
+        while len(fetched) < count:
+            wanted = min(batch, count - len(fetched))
+            fetched += await until_it_answers(partial(consumer.fetch, max_records=wanted, wait_s=WAIT_S))
+    return fetched
+
+
+async def test_a_new_role_starts_at_the_first_record(log_setup: LogSetup) -> None:
+    async with log_setup.node() as log, log_setup.consumers() as consumers:
+        appended = await append(log, 5)
+        async with consumers.open(role=new_role(), shard=SHARD) as consumer:
+            everything = await fetch_exactly(consumer, appended[-1].sequence)
+
+        sequences = [record.sequence for record in everything]
+        assert sequences == list(range(1, appended[-1].sequence + 1))
+        assert everything[-5:] == appended
+
+
+async def test_records_come_in_order_in_batches_as_they_are_appended(log_setup: LogSetup) -> None:
+    async with (
+        log_setup.node() as log,
+        log_setup.consumers() as consumers,
+        consumers.open(role=new_role(), shard=SHARD) as consumer,
+    ):
+        await skip_to_end(consumer)
+        async with asyncio.TaskGroup() as tasks:
+            appending = tasks.create_task(append(log, 60))
+            fetched = await fetch_exactly(consumer, 60, batch=7)
+
+        assert fetched == appending.result()
+        assert await consumer.fetch(max_records=10, wait_s=NOTHING_COMES_S) == []
+
+
+async def test_a_fetch_returns_at_most_what_was_asked_for(log_setup: LogSetup) -> None:
+    async with (
+        log_setup.node() as log,
+        log_setup.consumers() as consumers,
+        consumers.open(role=new_role(), shard=SHARD) as consumer,
+    ):
+        await skip_to_end(consumer)
+        appended = await append(log, 5)
+
+        first = await consumer.fetch(max_records=2, wait_s=WAIT_S)
+        rest = await fetch_exactly(consumer, 5 - len(first))
+
+        assert 1 <= len(first) <= 2
+        assert [*first, *rest] == appended
+
+
+async def test_what_was_not_acknowledged_comes_again_at_once_after_a_restart(log_setup: LogSetup) -> None:
+    """G8: from the first unacknowledged record on, without waiting for a time-out of the server."""
+    role = new_role()
+    async with log_setup.node() as log, log_setup.consumers() as consumers:
+        async with consumers.open(role=role, shard=SHARD) as consumer:
+            await skip_to_end(consumer)
+            appended = await append(log, 10)
+            fetched = await fetch_exactly(consumer, 10)
+            await consumer.ack(fetched[3])
+            assert await consumer.lag() == 6
+
+        async with asyncio.timeout(10), consumers.open(role=role, shard=SHARD) as consumer:
+            again = await fetch_exactly(consumer, 6)
+            await consumer.ack(again[-1])
+            assert again == appended[4:]
+            assert await consumer.lag() == 0
+
+
+async def test_one_acknowledgement_covers_everything_before_it(log_setup: LogSetup) -> None:
+    role = new_role()
+    async with log_setup.node() as log, log_setup.consumers() as consumers:
+        async with consumers.open(role=role, shard=SHARD) as consumer:
+            await skip_to_end(consumer)
+            await append(log, 10)
+            fetched = await fetch_exactly(consumer, 10)
+            await consumer.ack(fetched[-1])
+
+        async with consumers.open(role=role, shard=SHARD) as consumer:
+            assert await consumer.fetch(max_records=10, wait_s=NOTHING_COMES_S) == []
+            assert await consumer.lag() == 0
+
+
+async def test_roles_and_shards_are_apart(log_setup: LogSetup) -> None:
+    first_role, second_role = new_role(), new_role()
+    async with (
+        log_setup.node() as log,
+        log_setup.consumers() as consumers,
+        consumers.open(role=first_role, shard=SHARD) as first,
+        consumers.open(role=second_role, shard=SHARD) as second,
+        consumers.open(role=first_role, shard=1) as elsewhere,
+    ):
+        for consumer in (first, second, elsewhere):
+            await skip_to_end(consumer)
+        appended = await append(log, 4)
+        await first.ack((await fetch_exactly(first, 4))[-1])
+
+        assert await fetch_exactly(second, 4) == appended
+        assert await elsewhere.fetch(max_records=10, wait_s=NOTHING_COMES_S) == []
+        assert (await first.lag(), await second.lag(), await elsewhere.lag()) == (0, 4, 0)
+
+
+async def test_keep_alive_is_allowed_at_any_time(log_setup: LogSetup) -> None:
+    async with (
+        log_setup.node() as log,
+        log_setup.consumers() as consumers,
+        consumers.open(role=new_role(), shard=SHARD) as consumer,
+    ):
+        await consumer.keep_alive()
+        await skip_to_end(consumer)
+        appended = await append(log, 3)
+        fetched = await fetch_exactly(consumer, 3)
+        await consumer.keep_alive()
+        await consumer.ack(fetched[-1])
+        await consumer.keep_alive()
+
+        assert fetched == appended
+
+
+async def test_a_crash_of_the_log_loses_and_reorders_nothing(log_setup: LogSetup) -> None:
+    """G8: kill -9 of all servers between two fetches, and again for a worker that starts after it."""
+    role = new_role()
+    async with log_setup.node() as log, log_setup.consumers() as consumers:
+        async with consumers.open(role=role, shard=SHARD) as consumer:
+            await skip_to_end(consumer)
+            appended = await append(log, 20)
+            fetched = await fetch_exactly(consumer, 8)
+            await consumer.ack(fetched[3])
+
+            await log_setup.crash()
+            appended += await append(log, 10)
+            fetched += await fetch_exactly(consumer, 22)
+            await until_it_answers(lambda: consumer.ack(fetched[14]))
+
+            assert fetched == appended
+
+        async with consumers.open(role=role, shard=SHARD) as consumer:
+            assert await fetch_exactly(consumer, 15) == appended[15:]
+
+
+async def test_a_recreated_log_is_read_from_its_beginning(log_setup: LogSetup) -> None:
+    """C19: nothing that was acknowledged of the lost log counts for the new one."""
+    role = new_role()
+    async with log_setup.node() as log, log_setup.consumers() as consumers:
+        async with consumers.open(role=role, shard=SHARD) as consumer:
+            await skip_to_end(consumer)
+            await append(log, 5)
+            old = await fetch_exactly(consumer, 5)
+            await consumer.ack(old[1])
+
+            await log_setup.recreate(SHARD)
+            appended = await append(log, 3)
+            fetched = await fetch_exactly(consumer, 3)
+
+            assert fetched == appended
+            for record in (old[0], old[-1]):
+                with pytest.raises(LogUnavailable):
+                    await consumer.ack(record)
+            await consumer.ack(fetched[0])
+
+        async with consumers.open(role=role, shard=SHARD) as consumer:
+            assert await fetch_exactly(consumer, 2) == appended[1:]
