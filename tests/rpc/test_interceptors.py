@@ -30,7 +30,7 @@ from hubbub_server.rpc.interceptors.layered import Layer, LayeredInterceptor
 from hubbub_server.rpc.interceptors.limits import Limits
 from hubbub_server.rpc.interceptors.request_log import RequestLog
 from tests.support.fakes.clock import FakeIds
-from tests.support.live_client import reason_of, status_of, status_of_error
+from tests.support.live_client import end_of, reason_of, status_of_error
 from tests.support.node import WITHIN_S, until
 
 pytestmark = pytest.mark.asyncio
@@ -136,14 +136,7 @@ async def _unary_status(edge: _Edge, **arguments: Any) -> status_pb2.Status:
 
 
 async def _stream_status(edge: _Edge, **arguments: Any) -> status_pb2.Status:
-    call = edge.open(**arguments)
-    async with asyncio.timeout(WITHIN_S):
-        try:
-            while await call.read() is not grpc.aio.EOF:
-                pass
-        except grpc.aio.AioRpcError:
-            pass
-        return await status_of(call)
+    return await end_of(edge.open(**arguments))
 
 
 # ---- errors

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
@@ -78,6 +79,17 @@ class LiveClient:
             pass
         async with asyncio.timeout(WITHIN_S):
             return await status_of(self.call)
+
+
+async def end_of(call: "grpc.aio.UnaryStreamCall[Any, Any] | grpc.aio.StreamStreamCall[Any, Any]") -> status_pb2.Status:
+    """Reads any stream to its end and returns its status."""
+    async with asyncio.timeout(WITHIN_S):
+        try:
+            while await call.read() is not grpc.aio.EOF:
+                pass
+        except grpc.aio.AioRpcError:
+            pass
+        return await status_of(call)
 
 
 async def status_of(call: grpc.aio.Call) -> status_pb2.Status:
