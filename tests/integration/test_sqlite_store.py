@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hubbub_server.adapters.sqlite import event_store, message_store, topic_directory
 from hubbub_server.adapters.sqlite.event_store import SqliteEventStore
 from hubbub_server.adapters.sqlite.message_store import SqliteMessageStore
 from hubbub_server.adapters.sqlite.projection import SqliteProjection
@@ -331,3 +332,26 @@ async def test_threads_end_with_the_store(path: Path) -> None:
         assert threading.active_count() > before
 
     await until(lambda: threading.active_count() == before)
+
+
+@pytest.mark.parametrize(
+    ("statement", "key"),
+    [
+        (message_store._RANGE, "(conversation_id=? AND message_number>? AND message_number<?)"),
+        (message_store._BY_CLIENT_ID, "(conversation_id=? AND sender_id=? AND client_message_id=?)"),
+        (event_store._AFTER, "(topic_id=? AND position>?)"),
+        (topic_directory._APPLIED, "(topic_id=?)"),
+        (topic_directory._CONVERSATION, "(conversation_id=?)"),
+        (topic_directory._MEMBERS, "(conversation_id=?)"),
+        (topic_directory._MEMBERSHIPS, "(user_id=?)"),
+    ],
+)
+async def test_read_goes_straight_to_its_rows(path: Path, statement: str, key: str) -> None:
+    """The cost of a read does not grow with the conversation: by the whole key, without a scan or a sort."""
+    async with SqliteProjection(path), open_reader(path) as reader:
+        parameters = ("x",) * statement.count("?")
+        plan = await reader.run(lambda c: c.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall())
+
+    ((*_, step),) = plan
+    assert step.startswith("SEARCH")
+    assert step.endswith(key)

@@ -15,9 +15,10 @@ _RANGE: Final = """
 
 _APPLIED_POSITION: Final = "SELECT position FROM applied_topics WHERE topic_id = ?"
 
+# Without being told, the planner may walk through the whole conversation instead.
 _BY_CLIENT_ID: Final = """
     SELECT message_number, content_hash, epoch, position, commit_time_ms FROM messages
-    WHERE conversation_id = ? AND sender_id = ? AND client_message_id = ? ORDER BY message_number LIMIT 1"""
+    INDEXED BY messages_by_client_id WHERE conversation_id = ? AND sender_id = ? AND client_message_id = ?"""
 
 
 class SqliteMessageStore:
