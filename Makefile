@@ -2,6 +2,7 @@
 PYTHON ?= python3
 SEED ?= 1
 MINUTES ?= 10
+DATA ?= var
 V := .venv/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -15,8 +16,8 @@ EDITABLE := $(V)/python -m pip install --quiet --no-deps --no-build-isolation -e
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
-run: .venv/run.stamp ## Starts everything on this machine; HUBBUB_PORT is Envoy's port (8080). Ctrl-C stops it.
-	@$(V)/hubbub up
+run: .venv/run.stamp ## Starts everything on this machine; HUBBUB_PORT is Envoy's port (8080), DATA= the folder (var). Ctrl-C stops it.
+	@$(V)/hubbub up --data $(DATA)
 
 test: .venv/dev.stamp ## Runs every test that the README promises.
 	$(V)/python -m pytest
