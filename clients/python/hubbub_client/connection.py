@@ -63,7 +63,7 @@ class Connection:
             self._stream.wake()
 
     async def run(self, tasks: asyncio.TaskGroup) -> HubbubError:
-        """Stays connected; returns why the client may not come back by itself. `tasks` owns the closing of old channels."""
+        """Stays connected; returns why the client may not come back by itself. `tasks` owns the closing of channels."""
         while True:
             opened_s = time.monotonic()
             token, ending = await self._run_stream()

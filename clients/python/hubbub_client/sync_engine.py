@@ -57,6 +57,7 @@ class _Topic:
     head: int
     doubted: bool = False
     joins: list[int] = field(default_factory=list)  # positions of joins known from the own topic, ascending
+    left: Cursor | None = None  # the newest removal known from the own topic
     early: dict[int, event_pb2.Event] = field(default_factory=dict)
 
     @property
@@ -94,6 +95,7 @@ class SyncEngine:
         # New: no history of joins is known, so every topic of the first complete Heads starts at its head.
         self._is_new = user_id not in self._topics
         self._unclaimed: dict[str, tuple[int, int]] = {}  # (epoch, head) of topics whose join has not come yet
+        self._ended: dict[str, Cursor] = {}  # where topics ended whose leaving the own topic has not told yet
         self._behind: dict[str, None] = {}  # an ordered set
         self._stalled: set[str] = set()
         self._request: dict[str, _Asked] | None = None
@@ -101,6 +103,8 @@ class SyncEngine:
         self._ready: deque[Delivery] = deque()
         self._early_count = 0
         self._heads_complete = False
+        self._named: set[str] = set()  # topics in the Heads of this stream, until they are complete
+        self._is_resumed = False  # the server took the resume token: Heads name only what changed
         self._caught_up_told = False
         self._resume_token = ""
         self.relist_needed = False
@@ -152,7 +156,8 @@ class SyncEngine:
 
     def close_stream(self) -> None:
         """Notes that the live stream ended: nothing is asked for until the Heads of the next one are complete."""
-        self._heads_complete = self._caught_up_told = False
+        self._heads_complete = self._caught_up_told = self._is_resumed = False
+        self._named = set()
         self._stalled.clear()
 
     def receive_live(self, frame: frame_pb2.ServerFrame) -> None:
@@ -160,6 +165,8 @@ class SyncEngine:
         for event in frame.events:
             self._receive_event(event, is_applied=len(self._ready) < self._ready_limit)
         match frame.WhichOneof("control"):
+            case "welcome":
+                self._named, self._is_resumed = set(), frame.welcome.resumed
             case "heads":
                 self._receive_heads(frame.heads)
             case "heartbeat":
@@ -178,15 +185,24 @@ class SyncEngine:
     def _receive_heads(self, heads: frame_pb2.Heads) -> None:
         for head in heads.heads:
             topic_id = head.cursor.topic_id
+            self._named.add(topic_id)
             if self._is_new and topic_id not in self._topics:
                 self._processed[topic_id] = self._start(wire.read_cursor(head.cursor)).cursor
             else:
                 self._hear_head(head)
         if heads.complete:
-            if self._is_new and self._user_id not in self._topics:
-                self._processed[self._user_id] = self._start(Cursor(self._user_id, _NO_EPOCH, 0)).cursor
-            self._is_new, self._heads_complete = False, True
-            self.announce(events.Connected())
+            self._complete_heads()
+
+    def _complete_heads(self) -> None:
+        if self._is_new and self._user_id not in self._topics:
+            self._processed[self._user_id] = self._start(Cursor(self._user_id, _NO_EPOCH, 0)).cursor
+        if not self._is_resumed:
+            # Every conversation of the user was named, so the others ended while nobody listened.
+            for topic_id in set(self._topics) - self._named - {self._user_id}:
+                self._doubt(topic_id)
+        self._named = set()
+        self._is_new, self._heads_complete = False, True
+        self.announce(events.Connected())
 
     def _hear_head(self, head: conversation_pb2.TopicHead) -> None:
         self._hear(head.cursor.topic_id, head.cursor.epoch, head.cursor.position)
@@ -270,8 +286,7 @@ class SyncEngine:
                 return self._join(Cursor(joined.conversation_id, joined.epoch, joined.join_position - 1))
             case "conversation_left":
                 left = event.conversation_left
-                self._unclaimed.pop(left.conversation_id, None)
-                self._doubt(left.conversation_id)  # its removal has not come yet: Sync fetches it
+                return self._leave(Cursor(left.conversation_id, left.epoch, left.leave_position))
             case _:
                 pass
         return {}
@@ -279,14 +294,30 @@ class SyncEngine:
     def _join(self, start: Cursor) -> dict[str, Cursor | None]:
         topic = self._topics.get(start.topic_id)
         if topic is None:
+            ended = self._ended.get(start.topic_id)
+            if ended is not None and ended.epoch == start.epoch and ended.position > start.position:
+                return {}  # that membership is over already
             self._start(start)
             self._hear(start.topic_id, start.epoch, start.position + 1)
             return {start.topic_id: start}
         topic.joins.append(start.position + 1)
         return {}
 
+    def _leave(self, end: Cursor) -> dict[str, Cursor | None]:
+        self._unclaimed.pop(end.topic_id, None)
+        if topic := self._topics.get(end.topic_id):
+            topic.left = end
+            self._doubt(end.topic_id)  # its removal has not come yet: Sync fetches it
+            return {}
+        ended = self._ended.get(end.topic_id, end)
+        if ended.epoch == end.epoch and ended.position > end.position:
+            return {}
+        self._ended.pop(end.topic_id, None)
+        return {end.topic_id: None}
+
     def _start(self, cursor: Cursor) -> _Topic:
         topic = self._topics[cursor.topic_id] = _Topic(cursor, cursor.position)
+        self._ended.pop(cursor.topic_id, None)
         if unclaimed := self._unclaimed.pop(cursor.topic_id, None):
             self._hear(cursor.topic_id, *unclaimed)
         return topic
@@ -301,11 +332,15 @@ class SyncEngine:
         self._stalled.discard(topic_id)
         early, topic.early = topic.early, {}
         joins = [position for position in topic.joins if position > topic.cursor.position]
-        restart = Cursor(topic_id, topic.cursor.epoch, joins[0] - 1) if joins else None
-        self._ready.append(Delivery(events.TopicEnded(topic_id=topic_id), {topic_id: restart}))
-        if restart is None:
+        if not joins:
             self._early_count -= len(early)
+            is_told = topic.left is not None and topic.left.position >= topic.cursor.position
+            if not is_told:
+                self._ended[topic_id] = topic.cursor  # so that earlier joins and leavings are not taken for news
+            self._ready.append(Delivery(events.TopicEnded(topic_id=topic_id), {topic_id: None} if is_told else {}))
             return
+        restart = Cursor(topic_id, topic.cursor.epoch, joins[0] - 1)
+        self._ready.append(Delivery(events.TopicEnded(topic_id=topic_id), {topic_id: restart}))
         fresh = self._start(restart)
         fresh.joins, fresh.early = joins[1:], early
         self._hear(topic_id, restart.epoch, max(topic.head, joins[0]))
@@ -425,8 +460,16 @@ class SyncEngine:
     def relist(self, starts: Iterable[Cursor]) -> None:
         """Answers `relist_needed`: one cursor, at the join, of each conversation that ListConversations names now."""
         self.relist_needed = False
+        gone = set(self._topics) - {self._user_id}
         for start in starts:
-            if start.topic_id not in self._topics:
-                self._join(start)
+            gone.discard(start.topic_id)
+            is_started = bool(self._join(start))
+            if is_started:
                 self._processed[start.topic_id] = start
+        for topic_id in gone:
+            self._doubt(topic_id)
+        for topic_id in self._ended:
+            if topic_id not in self._topics:
+                self._processed.pop(topic_id, None)
+        self._ended.clear()
         self._tell_caught_up()
