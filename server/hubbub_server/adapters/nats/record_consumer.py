@@ -36,6 +36,9 @@ _ACK_WAIT_S = 30
 _PULL_FOR_S = 5.0
 _PULL_BYTES = 8 << 20
 _MAX_ACK_PENDING = 4096
+_PULL_IS_OVER = ("404", "408")
+_PULL_HAS_BROUGHT_ALL = ("Batch Completed", "MaxBytes")
+"""Of the texts of status 409; the others say that the consumer or its leader is gone."""
 _RESTART_PAUSE_S = 0.02
 _NANOSECONDS = 1_000_000_000
 
@@ -158,8 +161,8 @@ class NatsRecordConsumer:
         else:
             # With replicas a status may overtake records that were sent before it: they still arrive here.
             self._pull_left = 0
-            # 404 and 408 end a pull; 409 does too, and is harmless only when it says that the bytes were reached.
-            if status not in ("404", "408") and "MaxBytes" not in headers.get(Header.DESCRIPTION, ""):
+            text = headers.get(Header.DESCRIPTION, "")
+            if status not in _PULL_IS_OVER and not any(end in text for end in _PULL_HAS_BROUGHT_ALL):
                 self._is_broken = True
         self._arrived.set()
 
@@ -179,6 +182,7 @@ class NatsRecordConsumer:
 
     async def _reset(self) -> dict[str, Any]:
         try:
+            await self._connection.call(f"CONSUMER.INFO.{self._path}")  # a reset of none is not answered
             return await self._connection.call(f"CONSUMER.RESET.{self._path}")
         except ApiRefusal as refusal:
             if not refusal.is_no_consumer:
