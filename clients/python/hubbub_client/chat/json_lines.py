@@ -1,0 +1,130 @@
+"""`hubbub chat --json`: one JSON object a line, for scripts. README.md describes them."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterable
+from typing import Final, TextIO
+
+import uuid_utils
+
+from hubbub_client import events
+from hubbub_client.chat.room import Line, Ready, Room, State
+from hubbub_client.client import HubbubClient
+from hubbub_client.errors import CallFailed, HubbubError
+
+_UNANSWERED_MAX: Final = 500  # lines of input beyond this wait in the pipe
+
+
+class JsonLines:
+    """Sends what it reads from `source`, writes what happens to `sink`, until the source ends and all is answered."""
+
+    def __init__(self, client: HubbubClient, room: Room, source: Iterable[str], sink: TextIO) -> None:
+        self._client, self._room, self._source, self._sink = client, room, source, sink
+        self._ready = asyncio.Event()
+        self._room_to_send = asyncio.Semaphore(_UNANSWERED_MAX)
+
+    async def run(self) -> None:
+        """Runs until the source ends. What cannot be mended is told as `stopped` and raised."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                reader = tasks.create_task(self._show())
+                await self._ready.wait()
+                await self._send_all()
+                reader.cancel()
+        except* HubbubError as group:
+            error = next(iter(_leaves(group)))
+            self._write(type="stopped", error=type(error).__name__, message=str(error))
+            raise error from None
+
+    async def _show(self) -> None:
+        async for item in self._room.read():
+            self._show_item(item)
+
+    def _show_item(self, item: Line | Ready | State) -> None:
+        match item:
+            case Line(message=message, sender=sender, is_history=is_history):
+                self._write(
+                    type="received",
+                    conversation_id=message.conversation_id,
+                    message_number=message.message_number,
+                    sender_id=message.sender_id,
+                    sender=sender,
+                    client_message_id=message.client_message_id,
+                    text=message.text,
+                    commit_time=message.commit_time.isoformat(),
+                    history=is_history,
+                )
+            case Ready(last_message_number=last):
+                self._write(
+                    type="ready",
+                    user_id=self._client.user_id,
+                    conversation_id=self._room.conversation_id,
+                    last_message_number=last,
+                )
+                self._ready.set()
+            case events.Connected():
+                self._write(type="state", state="connected")
+            case events.CaughtUp():
+                self._write(type="state", state="caught_up")
+            case events.Disconnected(reason=reason, retry_in_s=retry_in_s):
+                self._write(type="state", state="disconnected", reason=reason, retry_in_s=round(retry_in_s, 3))
+            case events.TopicEnded():
+                self._write(type="state", state="ended")
+
+    async def _send_all(self) -> None:
+        lines: asyncio.Queue[str | None] = asyncio.Queue(maxsize=1)
+        loop = asyncio.get_running_loop()
+        # A thread because a file cannot be awaited; a daemon because it may wait for its next line for ever.
+        threading.Thread(target=_pump, args=(self._source, lines, loop), daemon=True).start()
+        async with asyncio.TaskGroup() as tasks:
+            while (line := await lines.get()) is not None:
+                if line.strip():
+                    await self._room_to_send.acquire()
+                    tasks.create_task(self._send(line))
+
+    async def _send(self, line: str) -> None:
+        client_message_id = ""
+        try:
+            command = json.loads(line)
+            client_message_id = str(command.get("client_message_id") or uuid_utils.uuid7())
+            sent = await self._client.send(
+                self._room.conversation_id, str(command["text"]), client_message_id=client_message_id, timeout_s=None
+            )
+        except (ValueError, KeyError, AttributeError) as error:
+            self._fail(client_message_id, "BAD_LINE", f"{type(error).__name__}: {error}")
+        except CallFailed as error:
+            self._fail(client_message_id, error.reason or error.code.name, str(error))
+        else:
+            self._write(
+                type="acked",
+                client_message_id=client_message_id,
+                message_number=sent.message_number,
+                commit_time=sent.commit_time.isoformat(),
+            )
+        finally:
+            self._room_to_send.release()
+
+    def _fail(self, client_message_id: str, reason: str, message: str) -> None:
+        self._write(type="failed", client_message_id=client_message_id, reason=reason, message=message)
+
+    def _write(self, **fields: object) -> None:
+        self._sink.write(json.dumps(fields, ensure_ascii=False) + "\n")
+        self._sink.flush()
+
+
+def _pump(source: Iterable[str], lines: asyncio.Queue[str | None], loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        for line in source:
+            asyncio.run_coroutine_threadsafe(lines.put(line), loop).result()
+        asyncio.run_coroutine_threadsafe(lines.put(None), loop).result()
+    except RuntimeError:
+        return  # the loop is closed: nobody reads any more
+
+
+def _leaves(group: BaseExceptionGroup[HubbubError]) -> Iterable[HubbubError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

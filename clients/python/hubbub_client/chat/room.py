@@ -1,0 +1,121 @@
+"""One conversation as a chat shows it: what was said before, then what is said, every message once and in order."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hubbub_client import events
+from hubbub_client.client import HubbubClient
+from hubbub_client.model import Message, PageSide, User
+
+_PAGE_SIZE: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A message to show. `is_history` tells that it was there before this chat began."""
+
+    message: Message
+    sender: str
+    is_history: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """The history was shown; what follows is new."""
+
+    last_message_number: int
+
+
+State = events.Connected | events.Disconnected | events.CaughtUp | events.TopicEnded
+
+
+class Room:
+    """Reads one conversation.
+
+    Args:
+        client: an open client; the room takes its events.
+        conversation_id: which conversation.
+        history_messages: how many older messages to show first.
+    """
+
+    def __init__(self, client: HubbubClient, conversation_id: str, *, history_messages: int) -> None:
+        self._client, self.conversation_id = client, conversation_id
+        self._history_messages = history_messages
+        self._names: dict[str, str] = {}
+        self._last_number: int | None = None  # None: the history was not read yet
+
+    async def read(self) -> AsyncIterator[Line | Ready | State]:
+        """Yields lines and changes of the connection until the client is closed.
+
+        What the server leaves out of a catch-up (GapSkipped, TopicReset) is read page by page, so no line is missing.
+        """
+        async for event in self._client.events():
+            match event:
+                case events.Connected() if self._last_number is None:
+                    # Live delivery covers everything after this moment, so nothing can fall between the two.
+                    yield event
+                    async for line in self._read_history():
+                        yield line
+                case events.MessageReceived(message=message) if message.conversation_id == self.conversation_id:
+                    for line in await self._lines([message], is_history=False):
+                        yield line
+                case events.GapSkipped(head=head) | events.TopicReset(head=head) if (
+                    head.cursor.topic_id == self.conversation_id
+                ):
+                    async for line in self._read_on():
+                        yield line
+                case events.TopicEnded(topic_id=self.conversation_id):
+                    yield event
+                case events.Connected() | events.Disconnected() | events.CaughtUp():
+                    yield event
+                case _:
+                    pass
+
+    async def _read_history(self) -> AsyncIterator[Line | Ready]:
+        self._last_number = 0
+        if self._history_messages:
+            page = await self._client.list_messages(self.conversation_id, page_size=self._history_messages)
+            for line in await self._lines(page.messages, is_history=True):
+                yield line
+            self._last_number = page.head.last_message_number
+        else:
+            self._last_number = (await self._client.get_conversation(self.conversation_id)).head.last_message_number
+        yield Ready(last_message_number=self._last_number)
+
+    async def _read_on(self) -> AsyncIterator[Line]:
+        newer_available = True
+        while newer_available:
+            page = await self._client.list_messages(
+                self.conversation_id, anchor_number=self._last_number or 0, side=PageSide.AFTER, page_size=_PAGE_SIZE
+            )
+            for line in await self._lines(page.messages, is_history=False):
+                yield line
+            newer_available = page.newer_available and bool(page.messages)
+
+    async def _lines(self, messages: Sequence[Message], *, is_history: bool) -> list[Line]:
+        new = [message for message in messages if message.message_number > (self._last_number or 0)]
+        if not new:
+            return []
+        self._last_number = new[-1].message_number
+        await self._learn_names({message.sender_id for message in new})
+        return [
+            Line(message=message, sender=self._names.get(message.sender_id, message.sender_id), is_history=is_history)
+            for message in new
+        ]
+
+    async def _learn_names(self, user_ids: set[str]) -> None:
+        unknown = sorted(user_ids - set(self._names))
+        if unknown:
+            users: list[User] = await self._client.get_users(unknown)
+            self._names.update((user.user_id, user.login_name) for user in users)
+
+
+async def find_conversation(client: HubbubClient, peer: str) -> str:
+    """Returns the conversation with the user of that login name.
+
+    Raises:
+        UserNotFound: nobody has it.
+    """
+    user = await client.lookup_user(peer)
+    return (await client.create_direct(user.user_id)).conversation_id
