@@ -1,0 +1,241 @@
+"""The worker as a process, killed again and again, on a real log and a real store: it catches up, nothing is lost."""
+
+import asyncio
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hubbub_server.adapters.nats.connection import NatsConnection
+from hubbub_server.adapters.nats.streams import ensure_streams
+from hubbub_server.adapters.nats.topic_log import NatsTopicLog
+from hubbub_server.adapters.sqlite.event_store import SqliteEventStore
+from hubbub_server.adapters.sqlite.message_store import SqliteMessageStore
+from hubbub_server.adapters.sqlite.reader import open_reader
+from hubbub_server.adapters.sqlite.topic_directory import SqliteTopicDirectory
+from hubbub_server.adapters.system.clock import SystemClock
+from hubbub_server.adapters.system.ids import RandomIds
+from hubbub_server.app.topic_hub import TopicHub
+from hubbub_server.domain.commands import AddMembers, Command, CreateGroup, RemoveMember
+from hubbub_server.domain.errors import StoreUnavailable
+from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, UserId
+from hubbub_server.domain.user_topic import UserTopicState
+from hubbub_server.wire.record_codec import ProtoRecordCodec
+from tests.support.services import NatsCluster, die_with_parent, ready_nats_cluster
+from tests.support.waiting import until, until_found
+from tests.unit.domain.builders import ALICE, BOB, CAROL, send, uuid7
+
+pytestmark = pytest.mark.asyncio
+
+SHARDS = 2
+ROOMS = [ConversationId(TopicId(f"croom{n}")) for n in range(3)]
+ANSWER_S = 10.0
+KILLS = 5
+SOON_MS = int(time.time() * 1_000) + 240_000
+
+
+def message_id(number: int) -> ClientMessageId:
+    """Returns a client's id of a moment to come, so that sending it needs no look-up in the store."""
+    return uuid7(SOON_MS, number)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """What a node has of the core, in this process; `store` is as empty as the worker left it."""
+
+    hub: TopicHub
+    log: NatsTopicLog
+    directory: SqliteTopicDirectory
+    messages: SqliteMessageStore
+    events: SqliteEventStore
+
+    async def submit(self, topic_id: TopicId, command: Command) -> None:
+        """Commits a command."""
+        await self.hub.submit(topic_id, command, timeout_s=ANSWER_S)
+
+    async def until_applied(self, topic_id: TopicId) -> None:
+        """Waits until the store is at the head of a topic's log."""
+
+        async def look() -> bool | None:
+            head = await self.log.read_head(topic_id)
+            assert head is not None
+            try:
+                applied = await self.directory.read_applied(topic_id)
+            except StoreUnavailable:
+                return None
+            return True if applied and applied.position == head.facts.last_position else None
+
+        await until_found(look)
+
+
+@asynccontextmanager
+async def open_node(cluster: NatsCluster, store: Path) -> AsyncIterator[Node]:
+    async with NatsConnection(cluster.urls, name="test", on_closed=lambda: None) as connection:
+        await ensure_streams(connection, shards=SHARDS, replicas=1, max_bytes=-1, known_epochs={}, timeout_s=10)
+        async with NatsTopicLog(connection, shards=SHARDS) as log, open_reader(store) as reader:
+            directory, messages = SqliteTopicDirectory(reader), SqliteMessageStore(reader)
+            async with TopicHub(
+                log=log,
+                directory=directory,
+                messages=messages,
+                codec=ProtoRecordCodec(),
+                clock=SystemClock(),
+                ids=RandomIds(),
+            ) as hub:
+                yield Node(hub=hub, log=log, directory=directory, messages=messages, events=SqliteEventStore(reader))
+
+
+class Worker:
+    """A worker process. `lines` are what it logged."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.lines: list[dict[str, object]] = []
+        self._process = process
+
+    async def read(self) -> None:
+        """Collects the log until the process ends."""
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            self.lines.append(json.loads(line))
+
+    async def until_logged(self, event: str) -> dict[str, object]:
+        """Waits for a line with this event."""
+        await until(lambda: any(line["event"] == event for line in self.lines), timeout_s=30)
+        return next(line for line in self.lines if line["event"] == event)
+
+
+@asynccontextmanager
+async def working(cluster: NatsCluster, store: Path) -> AsyncIterator[Worker]:
+    """Runs a worker process; leaving the block kills it with SIGKILL."""
+    settings = {
+        "HUBBUB_NATS__SERVERS": json.dumps(cluster.urls),
+        "HUBBUB_NATS__SHARDS": str(SHARDS),
+        "HUBBUB_STORE__PATH": str(store),
+        "HUBBUB_WORKER__METRICS_PORT": "0",
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "hubbub_server", "worker"),
+        env=os.environ | settings,
+        stdout=asyncio.subprocess.PIPE,
+        preexec_fn=die_with_parent,
+    )
+    started = Worker(process)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(started.read())
+        try:
+            await started.until_logged("worker works")
+            yield started
+        finally:
+            process.kill()
+            await process.wait()
+
+
+async def test_killed_worker_catches_up_and_loses_nothing(tmp_path: Path) -> None:
+    """G1, G8: killed with SIGKILL in the middle of traffic, again and again; afterwards the store is the log."""
+    store = tmp_path / "store.db"
+    async with ready_nats_cluster(1) as cluster, open_node(cluster, store) as node:
+        async with working(cluster, store):  # without a store nobody can say that these rooms are new
+            for room in ROOMS:
+                await node.submit(room, CreateGroup(creator_id=ALICE, title="tea", user_ids=(BOB,)))
+        done = asyncio.Event()
+        sent = dict.fromkeys(ROOMS, 0)
+
+        async def talk(room: ConversationId) -> None:
+            while not done.is_set():
+                await node.submit(room, send(ALICE, message_id(sent[room] + 1)))
+                sent[room] += 1
+                await asyncio.sleep(0.005)  # not a wait: the pace of traffic
+
+        async def kill_workers() -> None:
+            for _ in range(KILLS):
+                async with working(cluster, store):
+                    await asyncio.sleep(random.uniform(0.0, 0.2))  # not a wait: a random moment
+            done.set()
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(kill_workers())
+            for room in ROOMS:
+                tasks.create_task(talk(room))
+        await node.submit(ROOMS[0], AddMembers(actor_id=ALICE, user_ids=(CAROL,)))
+        await node.submit(ROOMS[1], RemoveMember(actor_id=ALICE, user_id=BOB))
+
+        async with working(cluster, store) as last:
+            for room in ROOMS:
+                await node.until_applied(room)
+                await check_store_is_log(node, room, sent[room])
+            await check_standing(node, CAROL, {ROOMS[0]: True})
+            await check_standing(node, BOB, {ROOMS[0]: True, ROOMS[1]: False, ROOMS[2]: True})
+
+        assert min(sent.values()) > 50
+        assert not [line for line in last.lines if line["level"] == "error"]
+
+
+async def check_store_is_log(node: Node, room: ConversationId, sent: int) -> None:
+    """Compares every event byte for byte, and the messages by number and id."""
+    head = await node.log.read_head(room)
+    assert head is not None
+    in_log = b""
+    after_sequence = 0
+    while after_sequence < head.sequence:
+        records = await node.log.read_range(
+            room, after_sequence=after_sequence, up_to_sequence=head.sequence, max_bytes=1 << 20
+        )
+        in_log += b"".join(record.body for record in records)
+        after_sequence = records[-1].sequence
+    in_store = b""
+    position = 0
+    while rows := await node.events.read_after(room, after_position=position, limit=1_000):
+        assert [row.position for row in rows] == list(range(position + 1, position + 1 + len(rows)))
+        in_store += b"".join(row.framed for row in rows)
+        position = rows[-1].position
+    assert in_store == in_log
+    numbers = [
+        message.message_number
+        for first in range(1, sent + 1, 200)
+        for message in await node.messages.read_range(room, first_number=first, last_number=first + 199)
+    ]
+    assert numbers == list(range(1, sent + 1))
+    lookup = await node.messages.find_ids(room, [(ALICE, message_id(n)) for n in range(1, sent + 1)])
+    assert [lookup.found[ALICE, message_id(n)].message_number for n in range(1, sent + 1)] == numbers
+
+
+async def check_standing(node: Node, user_id: UserId, expected: dict[ConversationId, bool]) -> None:
+    """Waits until the relay's news of a user have come round to the store."""
+
+    async def look() -> bool | None:
+        stored = await node.directory.load(user_id)
+        if stored is None:
+            return None
+        assert isinstance(stored.state, UserTopicState)
+        known = {room: membership.joined for room, membership in stored.state.memberships.items()}
+        return True if known == expected else None
+
+    await until_found(look)
+
+
+async def test_worker_on_an_empty_store_raises_the_alarm_instead_of_leaving_a_hole(tmp_path: Path) -> None:
+    """The file was lost, the log's consumer remembers that it was acknowledged: silence would lose history."""
+    store = tmp_path / "store.db"
+    async with ready_nats_cluster(1) as cluster, open_node(cluster, store) as node:
+        room = ROOMS[0]
+        async with working(cluster, store):
+            await node.submit(room, CreateGroup(creator_id=ALICE, title="tea", user_ids=()))
+            await node.until_applied(room)
+            await node.until_applied(ALICE)
+        for suffix in ("", "-wal", "-shm"):
+            os.unlink(f"{store}{suffix}")
+        await node.submit(room, send(ALICE, message_id(1)))
+
+        async with working(cluster, store) as second:
+            alarm = await second.until_logged("shard stopped")
+
+        assert (alarm["level"], alarm["role"]) == ("error", "projector")
+        assert await node.directory.read_applied(room) is None
