@@ -17,14 +17,12 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
 @pytest.fixture(scope="session")
 def carol(instance: Instance) -> Iterator[Person]:
     """Somebody."""
-    person = Person(instance.url, "carol")
-    yield person
-    person.close()
+    with Person(instance.url, "carol") as person:
+        yield person
 
 
 @pytest.fixture(scope="session")
 def dave(instance: Instance) -> Iterator[Person]:
     """Somebody else."""
-    person = Person(instance.url, "dave")
-    yield person
-    person.close()
+    with Person(instance.url, "dave") as person:
+        yield person

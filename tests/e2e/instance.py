@@ -35,6 +35,7 @@ class Instance:
 
     def start(self) -> None:
         """Starts it and waits for "ready"."""
+        self.lines.clear()
         self.process = subprocess.Popen(
             self._command,
             env=self._environment,
@@ -129,7 +130,7 @@ class Instance:
 
 
 class Person:
-    """Somebody with an account, over REST."""
+    """Somebody with an account, over REST; `with` closes the connections."""
 
     def __init__(self, url: str, name: str, *, password: str = "correct horse", is_new: bool = True) -> None:
         self._client = httpx.Client(base_url=url, timeout=20)
@@ -138,7 +139,9 @@ class Person:
         if is_new:
             path, body = "/v1/auth/register", body | {"displayName": name.title()}
         answer = self._client.post(path, json=body)
-        assert answer.status_code == 200, answer.text
+        if answer.status_code != 200:
+            self._client.close()
+            raise AssertionError(answer.text)
         self.credentials: dict[str, Any] = answer.json()["credentials"]
         self.user_id: str = self.credentials["userId"]
         self.token: str = self.credentials["accessToken"]
@@ -167,8 +170,12 @@ class Person:
         assert answer.status_code == 200, answer.text
         return [message["content"]["text"]["text"] for message in answer.json().get("messages", [])]
 
-    def close(self) -> None:
-        """Closes connections."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._client.close()
 
 

@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -37,19 +38,26 @@ def error_info(reason: str) -> dict[str, Any]:
     }
 
 
-def test_a_conversation_from_creation_to_page(carol: Person, dave: Person) -> None:
-    conversation_id = carol.talk_to(dave)
+@pytest.fixture
+def kim(instance: Instance) -> Iterator[Person]:
+    """Somebody who has no conversation yet."""
+    with Person(instance.url, "kim") as person:
+        yield person
+
+
+def test_a_conversation_from_creation_to_page(carol: Person, kim: Person) -> None:
+    conversation_id = carol.talk_to(kim)
     client_message_id = str(uuid.uuid4())
     sent = carol.send(conversation_id, client_message_id, "grüße 👋")
     assert sent.status_code == 200
     assert masked(sent.json()) == {
         "messageNumber": "1",
-        "cursor": {"topicId": "ID", "epoch": 1, "position": "2"},
+        "cursor": {"topicId": "ID", "epoch": 1, "position": "3"},
         "commitTime": "TIME",
     }
     again = carol.send(conversation_id, client_message_id, "grüße 👋")
     assert again.json() == sent.json()
-    page = dave.call("GET", f"/v1/conversations/{conversation_id}/messages", params={"pageSize": 1})
+    page = kim.call("GET", f"/v1/conversations/{conversation_id}/messages", params={"pageSize": 1})
     assert page.status_code == 200
     body = masked(page.json())
     body["head"].pop("commitTime", None)
@@ -61,7 +69,7 @@ def test_a_conversation_from_creation_to_page(carol: Person, dave: Person) -> No
             "clientMessageId": client_message_id,
             "content": {"text": {"text": "grüße 👋"}},
             "commitTime": "TIME",
-            "changePosition": "2",
+            "changePosition": "3",
         }
     ]
     reused = carol.send(conversation_id, client_message_id, "other content")
@@ -80,8 +88,7 @@ def test_a_field_beyond_its_bound_names_the_field_and_its_rule(carol: Person, da
 
 def test_an_error_that_waiting_helps_against_says_how_long(instance: Instance) -> None:
     """C78: retry information reaches scripts, and is positive."""
-    Person(instance.url, "ivan").close()
-    with httpx.Client(base_url=instance.url, timeout=20) as client:
+    with Person(instance.url, "ivan"), httpx.Client(base_url=instance.url, timeout=20) as client:
         answers = [
             client.post("/v1/auth/login", json={"loginName": "ivan", "password": "wrong password"}) for _ in range(12)
         ]
@@ -107,18 +114,17 @@ def test_a_wrong_password_and_an_unknown_name_are_equal_byte_for_byte(instance: 
 def test_absent_and_foreign_conversations_are_equal_byte_for_byte(
     instance: Instance, carol: Person, dave: Person
 ) -> None:
-    stranger = Person(instance.url, "judy")
-    answers = [
-        stranger.call("GET", f"/v1/conversations/{conversation_id}")
-        for conversation_id in (carol.talk_to(dave), "c" + "a" * 26, "no id at all")
-    ]
-    stranger.close()
+    with Person(instance.url, "judy") as stranger:
+        answers = [
+            stranger.call("GET", f"/v1/conversations/{conversation_id}")
+            for conversation_id in (carol.talk_to(dave), "c" + "a" * 26, "no id at all")
+        ]
     assert {answer.status_code for answer in answers} == {404}
     assert len({answer.content for answer in answers}) == 1
     assert answers[0].json()["details"] == [error_info("CONVERSATION_NOT_FOUND")]
 
 
-@pytest.mark.parametrize("token", ["", "Bearer ", "Bearer x.y.z", "Basic YTpi"])
+@pytest.mark.parametrize("token", ["", "Bearer", "Bearer x.y.z", "Basic YTpi"])
 def test_without_a_good_token_nothing_is_told(instance: Instance, token: str) -> None:
     answer = httpx.get(f"{instance.url}/v1/conversations", headers={"authorization": token} if token else {})
     assert answer.status_code == 401
