@@ -17,6 +17,8 @@ def map_errors() -> Iterator[None]:
         yield
     except TimeoutError as exc:
         raise StoreUnavailable("the store is too slow") from exc
+    except OSError as exc:
+        raise StoreUnavailable(f"the store's file cannot be reached: {exc.strerror}") from exc
     except sqlite3.OperationalError as exc:
         raise StoreUnavailable(f"the store cannot be used: {exc}") from exc
     except (sqlite3.ProgrammingError, sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InternalError):
