@@ -180,8 +180,9 @@ class ActiveTopic:
             if not self.is_loaded:
                 await self._load()
                 return  # a load that began after the call; one that was under way may have read an older head
+        known_sequence = self.sequence
         head = await self._log.read_head(self.topic_id)
-        await self._catch_up(head)
+        await self._catch_up(head, known_sequence)
 
     async def ensure_confirmed(self) -> None:
         """Checks the head at the leader if nothing has confirmed it for 60 s."""
@@ -190,8 +191,9 @@ class ActiveTopic:
         if not is_fed and self._clock.monotonic_s() - self._confirmed_at_s > _CONFIRMED_FOR_S:
             await self.refresh()
 
-    async def _catch_up(self, head: LogRecord | None) -> None:
-        if self._is_other_log(head.sequence if head else 0):
+    async def _catch_up(self, head: LogRecord | None, known_sequence: int) -> None:
+        """Fetches up to `head`. It was read after we knew `known_sequence`; live records may have passed it since."""
+        if self._log.epoch(self.shard) != self.state.epoch or (head.sequence if head else 0) < known_sequence:
             await self._load_again()
             return
         while head is not None and self.sequence < head.sequence:
@@ -207,9 +209,6 @@ class ActiveTopic:
                 await self._load_again()
                 return
         self._confirmed_at_s = self._clock.monotonic_s()
-
-    def _is_other_log(self, head_sequence: int) -> bool:
-        return self._log.epoch(self.shard) != self.state.epoch or head_sequence < self.sequence
 
     async def _load_again(self) -> None:
         """Drops the state and loads it anew: the log was recreated (or trimmed) under us.

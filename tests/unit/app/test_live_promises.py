@@ -1,13 +1,16 @@
 """What listeners are promised: G4 (nothing is missed, the last event included) and G8 (the store may be down)."""
 
+import asyncio
+import random
+
 import pytest
 
 from hubbub_server.app.frames import CaughtUp, Events
 from hubbub_server.app.read_history import PageSide
 from hubbub_server.domain.cursor import Cursor
 from hubbub_server.domain.errors import StoreUnavailable
-from tests.support.app_node import ALICE, BOB, CODEC, GROUP, AppCluster, create_group, remove, send, until
-from tests.support.fakes.topic_log import LiveFault
+from tests.support.app_node import ALICE, BOB, CODEC, GROUP, AppCluster, AppNode, create_group, remove, send, until
+from tests.support.fakes.topic_log import FakeLogServer, LiveFault
 
 pytestmark = pytest.mark.asyncio
 
@@ -65,6 +68,27 @@ async def test_a_listener_hears_everything_after_the_head_it_was_given() -> None
             start = two.hub.topic(GROUP).head.cursor.position
             await one.send(send(ALICE, serial + 100))
             await until(lambda heard=late, first=start: heard.positions[:1] == [first + 1])  # type: ignore[misc]
+
+
+async def _send_one_by_one(node: AppNode, first: int) -> None:
+    for serial in range(first, first + 20):
+        await node.send(send(ALICE, serial))
+
+
+async def test_reading_the_head_while_others_commit_resets_nothing() -> None:
+    """G4: the answer to a read may be older than what was heard meanwhile; that is no other log (seen in a soak)."""
+    chance = random.Random(3)
+    cluster = AppCluster(server=FakeLogServer(turns=lambda: chance.randint(1, 9)))
+    async with cluster.node() as one, cluster.node() as two:
+        await create_group(one, BOB)
+        listener = await two.listen()
+        sending = asyncio.gather(*(one.send(send(ALICE, serial)) for serial in range(1, 101)))
+        others = asyncio.gather(*(_send_one_by_one(one, serial) for serial in range(1_000, 6_000, 1_000)))
+        while not (sending.done() and others.done()):
+            await two.hub.at_head(GROUP)
+        await until(lambda: listener.positions[-1:] == [203])
+        assert listener.reset_count == 0
+        assert listener.positions == list(range(4, 204))
 
 
 async def test_a_conversation_that_no_node_has_takes_sends_while_the_store_is_down() -> None:
