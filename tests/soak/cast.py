@@ -31,6 +31,7 @@ class Actor:
     proxy: FaultProxy
     process: asyncio.subprocess.Process
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+    flying: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def tell(self, **command: Any) -> None:
@@ -45,6 +46,8 @@ class Actor:
             said = json.loads(line)
             if said.get("ready"):
                 self.ready.set()
+            if said.get("flying"):
+                self.flying.set()
             if said.get("idle"):
                 self.idle.set()
         self.ready.set()

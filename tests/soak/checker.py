@@ -117,6 +117,14 @@ def _check_live(who: str, last: tuple[int, bool] | None, event: Record) -> Itera
         yield f"{place}: position {event['position']} again after {position}"
 
 
+def left_out(run: Run) -> Iterator[str]:
+    """G4: no log was recreated and nobody was away for 1,000 events, so nobody is told to forget or to skip."""
+    for reader in run.readers.values():
+        for record in reader.seen:
+            if record["k"] in ("gap", "reset"):
+                yield f"{reader.who} in {record['topic']}: {record['k']} to {record['position']}"
+
+
 def changed_on_retry(run: Run) -> Iterator[str]:
     """G3: every answer to an id is the first one, and the one in the log."""
     for (topic, message_id), acks in run.acks.items():
@@ -282,6 +290,7 @@ RULES: dict[str, Callable[[Run], Iterator[str]]] = {
         one_order,
         holes,
         holes_in_streams,
+        left_out,
         changed_on_retry,
         live_is_not_history,
         read_after_removal,

@@ -121,9 +121,7 @@ class Run:
 
     def _fold_event(self, reader: Reader, event: Record) -> None:
         known = self.log[event["topic"]].setdefault(event["position"], event)
-        if identity(known) != identity(event) or (
-            known["bytes"] and event["bytes"] and known["bytes"] != event["bytes"]
-        ):
+        if any(None not in pair and pair[0] != pair[1] for pair in zip(identity(known), identity(event), strict=True)):
             self.clashes.append(
                 f"position {event['position']} of {event['topic']} is {identity(event)} for {reader.who} "
                 f"and {identity(known)} for {known['who']}"
@@ -203,11 +201,11 @@ def figures(run: Run) -> dict[str, float]:
     in_flight = sum(
         any(begin < kill["t"] < end <= kill["t"] + IN_FLIGHT_S for end, begin in fails) for kill in node_kills
     )
-    sent = [attempt["t"] for tries in run.attempts.values() for attempt in tries]
-    span_s = max(sent) - min(sent) if sent else 0.0
+    new = [tries[0]["t"] for tries in run.attempts.values()]
+    span_s = max(new) - min(new) if new else 0.0
     return {
         "acknowledged": len(run.acks),
-        "attempts": len(sent),
+        "attempts": sum(map(len, run.attempts.values())),
         "messages_per_s": round(len(run.acks) / span_s, 1) if span_s else 0.0,
         "retried_and_acknowledged": sum(len(run.attempts[key]) > 1 for key in run.acks),
         "events": sum(len(events) for events in run.log.values()),

@@ -1,7 +1,8 @@
 """What the soak run tells its client processes: a plan as the only argument, then one JSON command a line on stdin.
 
 Commands: `burst` (topic, count), `quiet` (send nothing new; answer `idle` on stdout when nothing is pending), `finish`
-(heads: wait for these positions, read everything back, exit). `ready` on stdout: the first stream is open.
+(heads: wait for these positions, read everything back, exit). Also on stdout: `ready`, the first stream is open, and
+`flying`, a burst was written.
 """
 
 import asyncio

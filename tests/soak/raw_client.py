@@ -138,6 +138,7 @@ class RawClient:
         self._is_quiet = plan.sends_per_s <= 0
         self._wanted: dict[str, int] | None = None
         self._kick = asyncio.Event()
+        self._is_bursting = False
 
     async def run(self) -> None:
         """Lives until the run says finish, or is gone."""
@@ -174,6 +175,7 @@ class RawClient:
                     if command["topic"] in self._topics.mine:
                         for _ in range(command["count"]):
                             self._outbox.add(command["topic"], self._talk.text(), on_stream=True)
+                        self._is_bursting = True
                         self._kick.set()
                 case "quiet":
                     self._is_quiet = True
@@ -271,6 +273,8 @@ class RawClient:
                 self._take_reply(connection, frame.reply)
             case "rejected":
                 self._take_rejected(connection, frame.rejected)
+            case "reset":
+                self._topics.jump("reset", frame.reset.head)
             case "topic_ended":
                 self._topics.ended(frame.topic_ended.topic_id)
             case "goodbye":
@@ -321,6 +325,9 @@ class RawClient:
                 command = frame_pb2.Command(request_id=request_id, send_message=_request(send))
                 if not await _write(connection.call, chat_service_pb2.ConnectRequest(command=command)):
                     break
+                if self._is_bursting:
+                    self._is_bursting = False
+                    say(flying=True)
 
     async def _send_unary(self) -> None:
         while True:

@@ -162,6 +162,7 @@ class SdkClient:
                 case "burst":
                     for _ in range(command["count"]):
                         tasks.create_task(self._send(command["topic"], self._talk.text()))
+                    say(flying=True)
                 case "quiet":
                     self._is_quiet = True
                     tasks.create_task(self._tell_idle())
