@@ -8,13 +8,12 @@ import asyncio
 import signal
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
 from hubbub_server.adapters.crypto.argon2_password_hasher import Argon2PasswordHasher
-from hubbub_server.adapters.crypto.jose_token_signer import JoseTokenSigner
-from hubbub_server.adapters.crypto.key_files import read_key, read_signing_key
+from hubbub_server.adapters.crypto.key_files import read_key, read_signer
 from hubbub_server.adapters.nats.accounts import NatsAccountStore, NatsDeviceSessionStore, ensure_buckets
 from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
@@ -36,18 +35,15 @@ from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
 from hubbub_server.app.users import Users
-from hubbub_server.config import AuthSettings, NatsSettings, Settings
+from hubbub_server.config import NatsSettings, Settings
 from hubbub_server.obs.logging import set_up_logging
 from hubbub_server.obs.metrics_port import serve_metrics
-from hubbub_server.ports.clock import Clock
 from hubbub_server.ports.projection import Projection
 from hubbub_server.rpc.server import RpcServer, UseCases
 from hubbub_server.wire.record_codec import ProtoRecordCodec
 from hubbub_server.workers.worker import Worker
 
 log = structlog.get_logger()
-
-_ENSURE_TIMEOUT_S: Final = 30.0
 
 
 class _Life:
@@ -76,20 +72,18 @@ class _Shared(NamedTuple):
 
 def run_node(settings: Settings) -> None:
     """Runs one node until it is told to end."""
-    set_up_logging(settings.log_level, role="node", name=settings.node.name)
-    _run(lambda: _node(settings))
+    _run(settings, "node", settings.node.name, _node)
 
 
 def run_worker(settings: Settings) -> None:
     """Runs the worker until it is told to end."""
-    set_up_logging(settings.log_level, role="worker", name="worker")
-    _run(lambda: _worker(settings))
+    _run(settings, "worker", "worker", _worker)
 
 
-def _run(role: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+def _run(settings: Settings, role: str, name: str, live: Callable[[Settings], Coroutine[Any, Any, bool]]) -> None:
+    set_up_logging(settings.log_level, role=role, name=name)
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        is_failed = runner.run(role())
-    raise SystemExit(1 if is_failed else 0)
+        raise SystemExit(1 if runner.run(live(settings)) else 0)
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
@@ -103,7 +97,7 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 async def _node(settings: Settings) -> bool:
     life = _Life()
     clock, ids = SystemClock(), RandomIds()
-    node = settings.node
+    node, auth = settings.node, settings.auth
     async with AsyncExitStack() as stack:
         shared = await _open_shared(stack, settings, node.name, life)
         accounts = NatsAccountStore(shared.connection)
@@ -112,7 +106,7 @@ async def _node(settings: Settings) -> bool:
                 accounts=accounts,
                 sessions=NatsDeviceSessionStore(shared.connection),
                 hasher=await stack.enter_async_context(Argon2PasswordHasher()),
-                signer=_signer(settings.auth, clock),
+                signer=read_signer(auth.secrets, issuer=auth.issuer, audience=auth.audience, clock=clock),
                 clock=clock,
                 ids=ids,
             )
@@ -128,7 +122,7 @@ async def _node(settings: Settings) -> bool:
                 reader=shared.reader,
                 effects=MembershipEffects(shared.hub),
                 accounts=accounts,
-                id_key=read_key(settings.auth.secrets / "id_key"),
+                id_key=read_key(auth.secrets / "id_key"),
             ),
             history=ReadHistory(hub=shared.hub, reader=shared.reader),
             sync=Sync(hub=shared.hub, reader=shared.reader),
@@ -166,8 +160,7 @@ async def _worker(settings: Settings) -> bool:
             hub=shared.hub,
             shards=settings.nats.shards,
         )
-        metrics_port = stack.enter_context(serve_metrics("127.0.0.1", settings.worker.metrics_port))
-        log.info("worker works", metrics_port=metrics_port)
+        log.info("worker works", port=stack.enter_context(serve_metrics("127.0.0.1", settings.worker.metrics_port)))
         async with asyncio.TaskGroup() as group:
             working = group.create_task(worker.run(), name="worker")
             await life.ended.wait()
@@ -185,7 +178,7 @@ async def _make_streams(nats: NatsSettings, projection: Projection, life: _Life)
             replicas=nats.replicas,
             max_bytes=nats.shard_max_bytes,
             known_epochs={row.shard: row.epoch for row in rows if row},
-            timeout_s=_ENSURE_TIMEOUT_S,
+            timeout_s=30.0,
         )
         await ensure_buckets(connection, replicas=nats.replicas)
 
@@ -206,13 +199,3 @@ async def _open_shared(stack: AsyncExitStack, settings: Settings, name: str, lif
     )
     reader = TopicReader(log=topics, messages=messages, events=SqliteEventStore(store), codec=codec)
     return _Shared(connection, await stack.enter_async_context(hub), reader)
-
-
-def _signer(auth: AuthSettings, clock: Clock) -> JoseTokenSigner:
-    return JoseTokenSigner(
-        signing_key=read_signing_key(auth.secrets / "signing_key.pem"),
-        refresh_key=read_key(auth.secrets / "refresh_key"),
-        issuer=auth.issuer,
-        audience=auth.audience,
-        clock=clock,
-    )

@@ -7,6 +7,7 @@ only then "ready". Backwards at the end: the nodes first, so that streams hear G
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,8 +145,12 @@ class _Instance:
         self._say(f"gRPC, gRPC-Web, REST   127.0.0.1:{self._port}")
         for name, address in metrics.items():
             self._say(f"metrics of {name:<12}{address}")
-        self._say(f"accounts               {SENDER}, {RECEIVER}; their password: {secrets / 'demo_password'}")
+        password = secrets / "demo_password"
+        self._say(f"accounts               {SENDER}, {RECEIVER}; their password: {password}")
         self._say(f"secrets                {secrets}")
         self._say(f"ports, process ids     {self._folder.path / 'run.json'}")
         self._say(f"logs                   {self._folder.logs}")
+        chat = f"HUBBUB_PORT={self._port} {Path(sys.executable).with_name('hubbub')} chat"
+        for me, peer in ((SENDER, RECEIVER), (RECEIVER, SENDER)):
+            self._say(f"talk as {me:<15}{chat} {me} {peer} --password-file {password}")
         self._say("ready")

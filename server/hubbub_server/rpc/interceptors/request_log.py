@@ -16,6 +16,7 @@ log = structlog.get_logger()
 
 _OUR_FAULTS: Final = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
 _REFUSALS: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+_PROBES: Final = "/grpc.health."  # every second, from every Envoy
 
 
 class RequestLog:
@@ -36,7 +37,8 @@ class RequestLog:
     def _write(self, call: Call, duration_s: float) -> None:
         code = _code_of(call)
         metrics.rpcs.labels(method=call.method, code=code.name).inc()
-        write = log.error if code in _OUR_FAULTS else log.warning if code in _REFUSALS else log.info
+        usual = log.debug if call.method.startswith(_PROBES) else log.info
+        write = log.error if code in _OUR_FAULTS else log.warning if code in _REFUSALS else usual
         is_refused = call.error is not None and not isinstance(call.error, asyncio.CancelledError)
         write(
             "stream closed" if call.is_stream else "rpc finished",
