@@ -1,0 +1,103 @@
+"""What only real NATS servers show of consumers: strangers in the log, holes, deliveries to nobody."""
+
+import asyncio
+
+import pytest
+
+from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
+from hubbub_server.adapters.nats.topic_log import NatsTopicLog
+from hubbub_server.ports.record_consumer import PoisonRecord
+from tests.contract.test_record_consumer import WAIT_S, append, fetch_exactly, new_role, skip_to_end
+from tests.support.fault_proxy import Cut, Direction, FaultProxy
+from tests.support.log_records import new_topic
+from tests.support.logs import SHARDS, NatsLogSetup
+from tests.support.services import Services, ready_nats_cluster
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_a_message_that_is_no_record_stops_the_shard_and_is_never_skipped() -> None:
+    """What is before it comes, then it is reported as often as one asks, also by a consumer that starts later."""
+    role = new_role()
+    async with ready_nats_cluster(1) as cluster:
+        setup = NatsLogSetup(cluster)
+        async with setup.connection() as connection, NatsTopicLog(connection, shards=SHARDS) as log:
+            before = await append(log, 3)
+            await connection.request(f"log.0.{new_topic(shard=0)}", b"no record")
+            await append(log, 3)
+            consumers = NatsRecordConsumers(connection)
+            async with consumers.open(role=role, shard=0) as consumer:
+                assert await fetch_exactly(consumer, 3) == before
+                for _ in range(3):
+                    with pytest.raises(PoisonRecord) as poison:
+                        await consumer.fetch(max_records=10, wait_s=WAIT_S)
+                    assert (poison.value.shard, poison.value.sequence) == (0, 4)
+                await consumer.ack(before[-1])
+
+            async with consumers.open(role=role, shard=0) as consumer:
+                with pytest.raises(PoisonRecord):
+                    await consumer.fetch(max_records=10, wait_s=WAIT_S)
+
+
+async def test_a_record_that_was_lost_from_the_log_is_reported() -> None:
+    """A hole is never passed over: what was acknowledged to somebody is missing."""
+    async with ready_nats_cluster(1) as cluster:
+        setup = NatsLogSetup(cluster)
+        async with setup.connection() as connection, NatsTopicLog(connection, shards=SHARDS) as log:
+            before = await append(log, 5)
+            await connection.call("STREAM.MSG.DELETE.LOG_0", {"seq": 3})
+            async with NatsRecordConsumers(connection).open(role=new_role(), shard=0) as consumer:
+                assert await fetch_exactly(consumer, 2) == before[:2]
+                for _ in range(2):
+                    with pytest.raises(PoisonRecord) as poison:
+                        await consumer.fetch(max_records=10, wait_s=WAIT_S)
+                    assert poison.value.sequence == 3
+
+
+async def test_a_trimmed_log_is_read_from_its_first_record_by_a_new_role() -> None:
+    async with ready_nats_cluster(1) as cluster:
+        setup = NatsLogSetup(cluster)
+        async with setup.connection() as connection, NatsTopicLog(connection, shards=SHARDS) as log:
+            appended = await append(log, 5)
+            await connection.call("STREAM.PURGE.LOG_0", {"seq": 3})
+            async with NatsRecordConsumers(connection).open(role=new_role(), shard=0) as consumer:
+                assert await fetch_exactly(consumer, 3) == appended[2:]
+
+
+async def test_what_was_delivered_to_a_dead_worker_comes_to_the_next_at_once(services: Services) -> None:
+    """Kill -9 of a worker: nothing waits for ack_wait (30 s), nothing is skipped."""
+    setup = NatsLogSetup(services.nats(1))
+    role = new_role()
+    async with (
+        setup.node() as log,
+        setup.consumers() as next_worker,
+        FaultProxy(setup.cluster.servers[0].port) as proxy,
+        setup.connection([f"nats://127.0.0.1:{proxy.port}"]) as connection,
+        NatsRecordConsumers(connection).open(role=role, shard=0) as consumer,
+    ):
+        await skip_to_end(consumer)
+        appended = await append(log, 10)
+        await consumer.ack((await fetch_exactly(consumer, 4))[-1])
+        proxy.refuse()
+        proxy.cut(Cut.RST)
+
+        async with asyncio.timeout(10), next_worker.open(role=role, shard=0) as heir:
+            assert await fetch_exactly(heir, 6) == appended[4:]
+
+
+async def test_what_was_sent_over_a_link_that_broke_comes_again(services: Services) -> None:
+    """The server thinks that it delivered; the last records of a shard must not wait for ack_wait either."""
+    setup = NatsLogSetup(services.nats(1))
+    async with (
+        setup.node() as log,
+        FaultProxy(setup.cluster.servers[0].port) as proxy,
+        setup.connection([f"nats://127.0.0.1:{proxy.port}"]) as connection,
+        NatsRecordConsumers(connection).open(role=new_role(), shard=0) as consumer,
+    ):
+        await skip_to_end(consumer)
+        proxy.stall(Direction.FROM_TARGET)
+        appended = await append(log, 5)
+        proxy.cut(Cut.RST)
+        proxy.flow()
+
+        assert await fetch_exactly(consumer, 5) == appended
