@@ -8,7 +8,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 
@@ -62,14 +62,6 @@ class _Life:
         self.ended.set()
 
 
-class _Shared(NamedTuple):
-    """What both roles stand on."""
-
-    connection: NatsConnection
-    hub: TopicHub
-    reader: TopicReader
-
-
 def run_node(settings: Settings) -> None:
     """Runs one node until it is told to end."""
     _run(settings, "node", settings.node.name, _node)
@@ -99,12 +91,12 @@ async def _node(settings: Settings) -> bool:
     clock, ids = SystemClock(), RandomIds()
     node, auth = settings.node, settings.auth
     async with AsyncExitStack() as stack:
-        shared = await _open_shared(stack, settings, node.name, life)
-        accounts = NatsAccountStore(shared.connection)
+        connection, hub, reader = await _open_shared(stack, settings, node.name, life)
+        accounts = NatsAccountStore(connection)
         authenticate = await stack.enter_async_context(
             Authenticate(
                 accounts=accounts,
-                sessions=NatsDeviceSessionStore(shared.connection),
+                sessions=NatsDeviceSessionStore(connection),
                 hasher=await stack.enter_async_context(Argon2PasswordHasher()),
                 signer=read_signer(auth.secrets, issuer=auth.issuer, audience=auth.audience, clock=clock),
                 clock=clock,
@@ -112,20 +104,20 @@ async def _node(settings: Settings) -> bool:
             )
         )
         streams = Streams(
-            hub=shared.hub, authenticate=authenticate, clock=clock, ids=ids, drain_timeout_s=node.drain_timeout_s
+            hub=hub, authenticate=authenticate, clock=clock, ids=ids, drain_timeout_s=node.drain_timeout_s
         )
         use_cases = UseCases(
             authenticate=authenticate,
             users=Users(accounts=accounts),
             conversations=Conversations(
-                hub=shared.hub,
-                reader=shared.reader,
-                effects=MembershipEffects(shared.hub),
+                hub=hub,
+                reader=reader,
+                effects=MembershipEffects(hub),
                 accounts=accounts,
                 id_key=read_key(auth.secrets / "id_key"),
             ),
-            history=ReadHistory(hub=shared.hub, reader=shared.reader),
-            sync=Sync(hub=shared.hub, reader=shared.reader),
+            history=ReadHistory(hub=hub, reader=reader),
+            sync=Sync(hub=hub, reader=reader),
             streams=await stack.enter_async_context(streams),
         )
         server = RpcServer(
@@ -152,12 +144,12 @@ async def _worker(settings: Settings) -> bool:
     async with AsyncExitStack() as stack:
         projection = await stack.enter_async_context(SqliteProjection(settings.store.path))
         await _make_streams(settings.nats, projection, life)
-        shared = await _open_shared(stack, settings, "worker", life)
+        connection, hub, _ = await _open_shared(stack, settings, "worker", life)
         worker = Worker(
-            consumers=NatsRecordConsumers(shared.connection),
+            consumers=NatsRecordConsumers(connection),
             projection=projection,
             codec=ProtoRecordCodec(),
-            hub=shared.hub,
+            hub=hub,
             shards=settings.nats.shards,
         )
         log.info("worker works", port=stack.enter_context(serve_metrics("127.0.0.1", settings.worker.metrics_port)))
@@ -183,7 +175,10 @@ async def _make_streams(nats: NatsSettings, projection: Projection, life: _Life)
         await ensure_buckets(connection, replicas=nats.replicas)
 
 
-async def _open_shared(stack: AsyncExitStack, settings: Settings, name: str, life: _Life) -> _Shared:
+async def _open_shared(
+    stack: AsyncExitStack, settings: Settings, name: str, life: _Life
+) -> tuple[NatsConnection, TopicHub, TopicReader]:
+    """Opens what both roles stand on."""
     connection = NatsConnection(settings.nats.servers, name=name, on_closed=life.fail)
     await stack.enter_async_context(connection)
     topics = await stack.enter_async_context(NatsTopicLog(connection, shards=settings.nats.shards))
@@ -198,4 +193,4 @@ async def _open_shared(stack: AsyncExitStack, settings: Settings, name: str, lif
         ids=RandomIds(),
     )
     reader = TopicReader(log=topics, messages=messages, events=SqliteEventStore(store), codec=codec)
-    return _Shared(connection, await stack.enter_async_context(hub), reader)
+    return connection, await stack.enter_async_context(hub), reader
