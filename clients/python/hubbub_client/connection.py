@@ -26,7 +26,7 @@ from hubbub_client.sync_engine import SyncEngine
 from hubbub_client.tokens import Tokens
 from hubbub_client.transport import Transport
 
-_SETTLED_S: Final = 60.0  # a stream that lived this long lets the pauses start small again
+_SETTLED_S: Final = 5.0  # a stream that lived this long lets the pauses start small again
 _SLOW_S: Final = 10.0  # after a breach of the protocol
 _DRAIN_S: Final = 30.0  # longer than any call on a replaced channel takes
 
