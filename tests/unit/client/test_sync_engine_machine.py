@@ -1,5 +1,6 @@
 """Any order, loss and repetition of frames that the contract allows: each event is handed over once, in order."""
 
+from collections import deque
 from typing import Any
 
 from hubbub.chat.v1 import frame_pb2
@@ -147,9 +148,9 @@ class Frames(RuleBasedStateMachine):
     @precondition(lambda self: self.server.is_open)
     @rule(topic_id=st.sampled_from((*TOPICS, ME)), count=st.integers(1, 4), is_lost=st.booleans())
     def carry(self, topic_id: str, count: int, is_lost: bool) -> None:
-        queue = self.server.live.get(topic_id, [])
+        queue = self.server.live.get(topic_id, deque())
         for _ in range(min(count, len(queue))):
-            frame = self.server.live[topic_id].popleft()
+            frame = queue.popleft()
             if not (is_lost and frame.events):
                 self.engine.receive_live(frame)
 
