@@ -287,6 +287,7 @@ async def test_id_floor_and_unknown_events_are_kept_from_older_batches(store: Op
         applied_row(ROOM, 2, id_floor_ms=900, has_unknown_event=True),
         applied_row(ROOM, 5, id_floor_ms=100),
         applied_row(ROOM, 3, id_floor_ms=1_000),
+        applied_row(ROOM, 1, id_floor_ms=50),
     ]
     for row in rows:
         await store.projection.apply(ProjectionBatch(applied=[row], shard=shard_row()))
