@@ -40,8 +40,9 @@ async def append(log: TopicLog, count: int, *, topics: int = 3) -> list[LogRecor
 
 async def skip_to_end(consumer: RecordConsumer) -> None:
     """Acknowledges what earlier tests left in the shard."""
-    while records := await consumer.fetch(max_records=1_000, wait_s=NOTHING_COMES_S):
-        await consumer.ack(records[-1])
+    while await consumer.lag():
+        if records := await consumer.fetch(max_records=1_000, wait_s=WAIT_S):
+            await consumer.ack(records[-1])
 
 
 async def fetch_exactly(consumer: RecordConsumer, count: int, *, batch: int = 1_000) -> list[LogRecord]:

@@ -16,6 +16,7 @@ import json
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nats.aio.msg import Msg
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _ACK_WAIT_S = 30
 _PULL_FOR_S = 5.0
+_PULL_RECORDS = 512
 _PULL_BYTES = 8 << 20
 _MAX_ACK_PENDING = 4096
 _PULL_IS_OVER = ("404", "408")
@@ -103,7 +105,7 @@ class NatsRecordConsumer:
                 await asyncio.sleep(_RESTART_PAUSE_S)
                 await self.restart()
             if self._pull_left <= 0 or loop.time() >= self._pull_end_s:
-                await self._pull(max_records)
+                await self._pull()
             try:
                 async with asyncio.timeout_at(min(end_s, self._pull_end_s)):
                     await self._arrived.wait()
@@ -133,9 +135,9 @@ class NatsRecordConsumer:
             self._buffer.popleft()
         return records
 
-    async def _pull(self, batch: int) -> None:
-        query = {"batch": batch, "expires": int(_PULL_FOR_S * _NANOSECONDS), "max_bytes": _PULL_BYTES}
-        self._pull_left = batch
+    async def _pull(self) -> None:
+        query = {"batch": _PULL_RECORDS, "expires": int(_PULL_FOR_S * _NANOSECONDS), "max_bytes": _PULL_BYTES}
+        self._pull_left = _PULL_RECORDS
         self._pull_end_s = asyncio.get_running_loop().time() + _PULL_FOR_S
         await self._connection.publish(
             f"$JS.API.CONSUMER.MSG.NEXT.{self._path}", json.dumps(query).encode(), reply=self._inbox_subject
@@ -168,17 +170,19 @@ class NatsRecordConsumer:
 
     async def restart(self) -> None:
         """Makes the consumer if it is missing and goes back to the record after the last one that was returned."""
+        met_hole = bool(self._buffer) and self._buffer[0].metadata.sequence.stream > self._next
+        await self._renew_inbox()  # first, or what the reset sends again would go to an open pull of the old one
         info = await self._connection.retry(self._reset)
         if info["created"] != self._created:
             # New to us: opened, or the stream was made anew and everything that we knew is of another log.
-            stream = await self._connection.retry(lambda: read_stream(self._connection, self._shard))
+            stream = await self._connection.retry(partial(read_stream, self._connection, self._shard))
             floor: int = info["ack_floor"]["stream_seq"]
             self._created = info["created"]
             self._next = floor + 1 if floor > 0 else max(stream.first_sequence, 1)
             self._unacked.clear()
-        elif self._buffer and self._buffer[0].metadata.sequence.stream > self._next:
+        elif met_hole:
             await self._require_next_exists()
-        await self._renew_inbox()
+        self._is_broken = False
 
     async def _reset(self) -> dict[str, Any]:
         try:
@@ -205,7 +209,7 @@ class NatsRecordConsumer:
         query = {"seq": self._next}
         try:
             await self._connection.retry(
-                lambda: self._connection.call(f"STREAM.MSG.GET.{stream_name(self._shard)}", query)
+                partial(self._connection.call, f"STREAM.MSG.GET.{stream_name(self._shard)}", query)
             )
         except ApiRefusal as refusal:
             if refusal.is_no_message:
@@ -218,7 +222,7 @@ class NatsRecordConsumer:
         self._inbox = await self._connection.subscribe(self._inbox_subject, self._on_message)
         self._buffer.clear()
         self._pull_left = 0
-        self._is_broken = False
+        self._is_broken = True  # until all of `restart` succeeded
 
     async def close(self) -> None:
         """Stops listening; what was returned and not acknowledged comes again from the next one that is opened."""
@@ -230,7 +234,7 @@ class NatsRecordConsumer:
         record_id, reply = self._unacked.get(record.sequence, ("", ""))
         if record_id != record.facts.record_id:
             raise LogUnavailable(f"record {record.sequence} does not wait for an acknowledgement, or is of a lost log")
-        await self._connection.retry(lambda: self._connection.request(reply, b"+ACK"))
+        await self._connection.retry(partial(self._connection.request, reply, b"+ACK"))
         for sequence in tuple(self._unacked):
             if sequence <= record.sequence:
                 del self._unacked[sequence]
@@ -246,4 +250,4 @@ class NatsRecordConsumer:
         return int(info["num_pending"]) + int(info["num_ack_pending"])
 
     async def _read_info(self) -> dict[str, Any]:
-        return await self._connection.retry(lambda: self._connection.call(f"CONSUMER.INFO.{self._path}"))
+        return await self._connection.retry(partial(self._connection.call, f"CONSUMER.INFO.{self._path}"))
