@@ -93,7 +93,7 @@ class Content(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     fallback_text: _builtins.str
     """Shown by clients that do not know the kind; at most 500 code points, else INVALID_FIELD. The server fills it for its own
-    kinds.
+    kinds; for text, which every client knows, it stays empty.
     """
     @_builtins.property
     def text(self) -> Global___TextContent:
