@@ -1,0 +1,100 @@
+"""Two terminals with `hubbub chat --json` talk through Envoy while parts die."""
+
+import json
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from tests.e2e.instance import PATIENCE_S, Instance, wait_until
+
+pytestmark = pytest.mark.timeout(300)
+
+LINES = 20
+
+
+class Terminal:
+    """A `hubbub chat --json` of one of the demo accounts; `with` ends it."""
+
+    def __init__(self, instance: Instance, me: str, peer: str) -> None:
+        self._command = (
+            *(str(Path(sys.executable).with_name("hubbub")), "chat", me, peer, "--json"),
+            *("--server", f"127.0.0.1:{instance.port}"),
+            *("--password-file", str(instance.data / "secrets" / "demo_password")),
+        )
+        self.said: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        wait_until(lambda: bool(self.of("ready")) or self._process.poll() is not None)
+        assert self.of("ready")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(PATIENCE_S)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._reader.join()
+
+    def say(self, text: str) -> None:
+        """Types a line."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"text": text}) + "\n")
+        self._process.stdin.flush()
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """What it said of one kind so far."""
+        return [line for line in list(self.said) if line["type"] == kind]
+
+    def heard(self) -> list[tuple[int, str]]:
+        """Numbers and texts of new messages in the order in which they were shown."""
+        return [(line["message_number"], line["text"]) for line in self.of("received") if not line["history"]]
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            self.said.extend(map(json.loads, lines))
+
+
+@pytest.mark.parametrize("part", ["node-1", "envoy", "nats", "worker"])
+def test_two_people_talk_on_without_a_lost_or_repeated_line_when_a_part_is_killed(tmp_path: Path, part: str) -> None:
+    """G1, G2, G3, G4: lines typed before, during and after arrive once, in one order, on both sides."""
+    with (
+        Instance(tmp_path / "var") as instance,
+        Terminal(instance, "alice", "bob") as alice,
+        Terminal(instance, "bob", "alice") as bob,
+    ):
+        typed = []
+        for number in range(LINES):
+            if number == LINES // 2:
+                instance.kill(part)
+            for terminal, name in ((alice, "alice"), (bob, "bob")):
+                typed.append(f"{name} {number}")
+                terminal.say(typed[-1])
+        for terminal in (alice, bob):
+            wait_until(partial(has_heard, terminal, len(typed)), 2 * PATIENCE_S)
+        assert alice.heard() == bob.heard()
+        numbers, texts = zip(*alice.heard(), strict=True)
+        assert sorted(texts) == sorted(typed)
+        assert list(numbers) == list(range(numbers[0], numbers[0] + len(typed)))
+        assert not alice.of("failed")
+        assert not bob.of("failed")
+
+
+def has_heard(terminal: Terminal, count: int) -> bool:
+    return len(terminal.heard()) >= count
