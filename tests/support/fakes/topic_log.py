@@ -2,9 +2,10 @@
 
 Theory of operation. A call becomes a request: after `turns()` turns of the event loop the server acts on it, at once
 and whole, and after `turns()` more the answer arrives. The request does not die with its caller, as on a real network.
-With the default of one turn everything is deterministic; a seeded random `turns` gives other interleavings. Live
-records of one node keep their order. Faults are taken from the left of each node's deques, one an append or live
-record; `None` in a deque stands for "no fault this time".
+With the default of one turn everything is deterministic; a seeded random `turns` gives other interleavings, `latency_s`
+takes time instead (on a virtual clock: support/virtual_time.py). Live records of one node keep their order. Faults are
+taken from the left of each node's deques, one an append or live record; `None` in a deque stands for "no fault this
+time".
 """
 
 import asyncio
@@ -64,6 +65,7 @@ class FakeLogServer:
         self.shards = shards
         self.max_record_bytes = max_record_bytes
         self.turns = turns
+        self.latency_s: Callable[[], float] | None = None
         self.epochs = [1] * shards
         self.records: list[list[LogRecord]] = [[] for _ in range(shards)]
         self.last_sequences = [0] * shards
@@ -73,6 +75,13 @@ class FakeLogServer:
         self.commits = 0
         self.on_append: list[Callable[[], None]] = []
         self._late: list[tuple[NewRecord, int]] = []
+
+    def after_a_while(self, callback: Callable[[], object]) -> None:
+        """Calls back when a message has travelled one way."""
+        if self.latency_s is None:
+            _after(self.turns(), callback)
+        else:
+            asyncio.get_running_loop().call_later(self.latency_s(), callback)
 
     def connect(self) -> "FakeTopicLog":
         """Returns the log as one more node sees it."""
@@ -270,7 +279,7 @@ class FakeTopicLog:
             copies = {None: 1, LiveFault.LOST: 0, LiveFault.TWICE: 2}[fault]
         for _ in range(copies):
             self._live.append(item)
-            _after(self._server.turns(), self._deliver_next)
+            self._server.after_a_while(self._deliver_next)
 
     def _deliver_next(self) -> None:
         item = self._live.popleft()
@@ -291,11 +300,11 @@ class FakeTopicLog:
             try:
                 result = act()
             except (Conflict, LogUnavailable) as error:
-                _after(self._server.turns(), partial(_fail, answer, error))
+                self._server.after_a_while(partial(_fail, answer, error))
             else:
-                _after(self._server.turns(), partial(_answer, answer, result))
+                self._server.after_a_while(partial(_answer, answer, result))
 
-        _after(self._server.turns(), serve)
+        self._server.after_a_while(serve)
         return await answer
 
 
