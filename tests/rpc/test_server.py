@@ -115,6 +115,32 @@ async def test_a_conversation_as_its_members_see_it(client: RpcClient, alice: Cr
     assert [(m.user_id, m.join_position) for m in members.members] == [(alice.user_id, 2), (bob.user_id, 3)]
 
 
+async def test_a_page_of_conversations_with_large_messages_ends_early_and_the_next_goes_on(
+    cluster: NodeCluster, client: RpcClient
+) -> None:
+    """200 messages of 32 KB are more than a client takes in one answer."""
+    for number in range(70):
+        other = await cluster.sign_up(f"user{number}")
+        spec = conversation.DirectSpec(user_id=other.user_id)
+        created = await client.conversations.CreateConversation(
+            conversation.CreateConversationRequest(direct=spec), metadata=client.auth
+        )
+        text = text_message(created.view.conversation.conversation_id, "\U0001f600" * 8_000)
+        await client.chat.SendMessage(text, metadata=client.auth)
+    pages: list[conversation.ListConversationsResponse] = []
+    token = ""
+    while not pages or token:
+        request = conversation.ListConversationsRequest(page_size=200, page_token=token)
+        page = await client.conversations.ListConversations(request, metadata=client.auth)
+        pages.append(page)
+        token = page.next_page_token
+
+    ids = [view.conversation.conversation_id for page in pages for view in page.views]
+    assert len(ids) == len(set(ids)) == 70
+    assert len(pages) == 3
+    assert max(page.ByteSize() for page in pages) < 1.1 * 1024 * 1024
+
+
 async def test_pages_of_messages_and_one_message(cluster: NodeCluster, client: RpcClient, direct: str) -> None:
     for number in range(1, 6):
         await client.chat.SendMessage(text_message(direct, f"{number}"), metadata=client.auth)

@@ -36,7 +36,7 @@ from hubbub_server.domain.ids import (
     is_conversation_id,
     is_user_id,
 )
-from hubbub_server.domain.limits import MEMBERS_PER_CHANGE, clean_name
+from hubbub_server.domain.limits import LIST_MAX_BYTES, MEMBERS_PER_CHANGE, clean_name
 from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.ports.accounts import AccountStore
 from hubbub_server.ports.message_store import StoredMessage
@@ -123,7 +123,10 @@ class Conversations:
     async def list(
         self, caller_id: UserId, *, page_size: int, page_token: str
     ) -> tuple[Sequence[ConversationView], str]:
-        """Lists the caller's conversations, newest joined first, and the token of the next page ("" on the last)."""
+        """Lists the caller's conversations, newest joined first, and the token of the next page ("" on the last).
+
+        A page also ends where its last messages exceed 1 MiB: clients refuse answers of more than 4.
+        """
         size = size_of_page(page_size, default=50, maximum=200)
         scope = f"conversations {caller_id}"
         before = self._page_tokens.read(scope, page_token)
@@ -145,9 +148,10 @@ class Conversations:
                 tasks = [group.create_task(view(m.conversation_id)) for m in joined[:size]]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors  # the caller knows HubbubErrors, not groups of them
-        views = [found for task in tasks if (found := task.result()) is not None]
+        found = [task.result() for task in tasks]
+        size = min(size, _count_that_fit(found))
         next_token = self._page_tokens.make(scope, joined[size - 1].user_position) if len(joined) > size else ""
-        return views, next_token
+        return [view for view in found[:size] if view is not None], next_token
 
     async def list_members(
         self, caller_id: UserId, conversation_id: str, *, page_size: int, page_token: str
@@ -240,6 +244,16 @@ class Conversations:
         if len(await self._accounts.read_profiles(users)) < len(users):
             raise UserNotFound
         return users
+
+
+def _count_that_fit(views: Sequence[ConversationView | None]) -> int:
+    """Returns how many views from the first on have less than 1 MiB of messages; at least one."""
+    size_bytes = 0
+    for count, view in enumerate(views):
+        size_bytes += len(view.last_message.body) if view and view.last_message else 0
+        if size_bytes > LIST_MAX_BYTES and count > 0:
+            return count
+    return len(views)
 
 
 async def member_at_head(

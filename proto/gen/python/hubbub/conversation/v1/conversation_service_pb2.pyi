@@ -233,7 +233,7 @@ class ListConversationsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """0 = 50, more than 200 = 200, negative = error."""
+    """0 = 50, more than 200 = 200, negative = error. A page also ends where its last messages exceed 1 MiB."""
     page_token: _builtins.str
     """Optional. next_page_token of the page before, with the same page_size or another; one that was made up is INVALID_FIELD."""
     def __init__(
