@@ -5,13 +5,14 @@ Everything runs with an empty environment: `env -i PATH=/usr/bin:/bin HOME=<new>
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,23 +63,19 @@ async def make_run(clone: Path, environment: Mapping[str, str], port: int, data:
                     raise RuntimeError("make run ended before it was ready")
         yield Running(port, clone / data, time.monotonic() - begin)
     finally:
+        pids = _processes(clone / data)
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: make and the supervisor hear it
         async with asyncio.timeout(STOP_S):
             await process.communicate()
-    left = _session_members(process.pid)
+    left = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     if left:
         raise RuntimeError(f"left behind: {left}")
 
 
-def _session_members(session: int) -> list[str]:
-    """Names what still runs of everything that a `make run` started."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            name, _, fields = stat.read_text().partition(") ")
-            if int(fields.split()[3]) == session:
-                found.append(name.replace(" (", " "))
-    return found
+def _processes(data: Path) -> list[int]:
+    """Names every process of a running instance."""
+    run = data / "run.json"
+    return [each["pid"] for each in json.loads(run.read_text())["processes"]] if run.exists() else []
 
 
 async def say_something(running: Running, text: str) -> int:
