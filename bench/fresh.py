@@ -67,7 +67,7 @@ async def make_run(clone: Path, environment: Mapping[str, str], port: int, data:
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: make and the supervisor hear it
         async with asyncio.timeout(STOP_S):
             await process.communicate()
-    left = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    left = _still_running(pids)
     if left:
         raise RuntimeError(f"left behind: {left}")
 
@@ -76,6 +76,10 @@ def _processes(data: Path) -> list[int]:
     """Names every process of a running instance."""
     run = data / "run.json"
     return [each["pid"] for each in json.loads(run.read_text())["processes"]] if run.exists() else []
+
+
+def _still_running(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
 async def say_something(running: Running, text: str) -> int:

@@ -101,8 +101,8 @@ class Cast:
 
     async def _create(self, channel: grpc.aio.Channel, index: int) -> Conversation:
         half = self._clients // 2
-        raw = self._random.sample(range(half), min(MEMBERS // 2, half))
-        sdk = self._random.sample(range(half, self._clients), min(MEMBERS // 2, half))
+        chosen = [(index + offset) % half for offset in self._random.sample(range(half), MEMBERS // 2)]
+        raw, sdk = chosen, [half + each for each in chosen]
         request = conversation_service_pb2.CreateConversationRequest(
             request_id=f"00000000-0000-4000-8000-{self._seed % 2**24:06x}{index:06x}"
         )
