@@ -75,6 +75,7 @@ class Cast:
         self._seed = seed
         self._random = random.Random(seed)
         self._clients = clients
+        self._offsets = self._random.sample(range(clients // 2), MEMBERS // 2)
         self._conversations = conversations
         self.owner = Login("auditor", PASSWORD)
         self.user_ids: list[str] = []
@@ -101,7 +102,7 @@ class Cast:
 
     async def _create(self, channel: grpc.aio.Channel, index: int) -> Conversation:
         half = self._clients // 2
-        chosen = [(index + offset) % half for offset in self._random.sample(range(half), MEMBERS // 2)]
+        chosen = [(index + offset) % half for offset in self._offsets]
         raw, sdk = chosen, [half + each for each in chosen]
         request = conversation_service_pb2.CreateConversationRequest(
             request_id=f"00000000-0000-4000-8000-{self._seed % 2**24:06x}{index:06x}"
