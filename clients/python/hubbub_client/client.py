@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Final, Self, TypeVar
@@ -23,7 +23,7 @@ from hubbub_client.cursor_store import CursorStore
 from hubbub_client.errors import ClientClosed, HubbubError, InvalidCredentials, SendTimedOut, SignedOut
 from hubbub_client.events import Event
 from hubbub_client.outbox import Outbox
-from hubbub_client.sync_engine import SyncEngine
+from hubbub_client.sync_engine import Delivery, SyncEngine
 from hubbub_client.tokens import Tokens
 from hubbub_client.transport import Transport
 
@@ -36,6 +36,19 @@ _SIDES: Final = {
     model.PageSide.AFTER: history_pb.PAGE_SIDE_AFTER,
     model.PageSide.AROUND: history_pb.PAGE_SIDE_AROUND,
 }
+
+
+class _Events:
+    """Nothing but a place in the one sequence of events, so a reader may stop anywhere and another one go on."""
+
+    def __init__(self, next_event: Callable[[], Awaitable[Event]]) -> None:
+        self._next_event = next_event
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        return await self._next_event()
 
 
 class HubbubClient:
@@ -78,6 +91,7 @@ class HubbubClient:
         self._stack = AsyncExitStack()
         self._stopped: HubbubError | None = ClientClosed("the client is not open")
         self._is_read = False
+        self._unprocessed: Delivery | None = None  # given to the application, which has not asked for the next one
 
     # ---- life
 
@@ -189,37 +203,40 @@ class HubbubClient:
 
     # ---- events and messages
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Yields what happens, until the client is closed. For one reader at a time.
+    def events(self) -> AsyncIterator[Event]:
+        """Iterates over what happens, until the client is closed. For one reader at a time.
 
-        What one reader has got the next one does not get again. An item counts as processed when the next one is
-        asked for. A slow reader costs nobody anything: the client fetches later what it had no room for.
+        There is one sequence of events: a reader that comes after another goes on where that one stopped. An item
+        counts as processed when the next one is asked for. A slow reader costs nobody anything: the client fetches
+        later what it had no room for.
 
-        Raises:
+        Raises, while iterating:
             Displaced: another client said Hello with this instance_id.
             SignedOut: the device session is over.
-            RuntimeError: it is being read already.
+            RuntimeError: somebody else is waiting for the next item.
         """
+        return _Events(self._next_event)
+
+    async def _next_event(self) -> Event:
         if self._is_read:
-            raise RuntimeError("events() is being read already")
+            raise RuntimeError("somebody else is waiting for the next event")
         self._is_read = True
         try:
-            while True:
-                delivery = self._engine.take()
-                if delivery is not None:
-                    yield delivery.item
-                    self._engine.mark_processed(delivery)
-                    if self._engine.has_room and self._engine.is_behind:
-                        self._catch_up.wake()
-                elif self._stopped is None:
-                    self._news.clear()
-                    await self._news.wait()
-                elif isinstance(self._stopped, ClientClosed):
-                    return
-                else:
+            if self._unprocessed is not None:
+                self._engine.mark_processed(self._unprocessed)
+            while (delivery := self._engine.take()) is None:
+                if isinstance(self._stopped, ClientClosed):
+                    raise StopAsyncIteration
+                if self._stopped is not None:
                     raise self._stopped
+                self._news.clear()
+                await self._news.wait()
         finally:
             self._is_read = False
+        self._unprocessed = delivery
+        if self._engine.has_room and self._engine.is_behind:
+            self._catch_up.wake()
+        return delivery.item
 
     async def send(
         self, conversation_id: str, text: str, *, client_message_id: str | None = None, timeout_s: float | None = 60.0

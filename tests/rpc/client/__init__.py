@@ -1,0 +1,1 @@
+"""The SDK against a server that does what the test says."""
