@@ -1,0 +1,1 @@
+"""Tests of hubbub_server.supervisor that start nothing."""
