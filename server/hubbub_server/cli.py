@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from hubbub_server import main
-from hubbub_server.config import Settings
+from hubbub_server.config import BadSettings, Settings, read_settings
 from hubbub_server.supervisor.up import CannotStart, UpPlan, run_up
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -18,7 +18,7 @@ def up(
     data: Annotated[Path, typer.Option(help="Folder for everything that is kept.")] = Path("var"),
 ) -> None:
     """Runs everything on this machine until Ctrl-C: nats-server, a worker, nodes, Envoy on 127.0.0.1:$HUBBUB_PORT."""
-    settings = Settings()
+    settings = _settings()
     plan = UpPlan(
         data=data,
         port=settings.port,
@@ -30,20 +30,19 @@ def up(
     try:
         run_up(plan, say=lambda line: print(line, flush=True))
     except CannotStart as error:
-        typer.echo(f"hubbub: {error}", err=True)
-        raise typer.Exit(1) from error
+        raise _refuse(error) from error
 
 
 @app.command()
 def node() -> None:
     """Runs one node; its settings come from the environment."""
-    main.run_node(Settings())
+    main.run_node(_settings())
 
 
 @app.command()
 def worker() -> None:
     """Runs the worker; its settings come from the environment."""
-    main.run_worker(Settings())
+    main.run_worker(_settings())
 
 
 def register(root: typer.Typer) -> None:
@@ -51,3 +50,15 @@ def register(root: typer.Typer) -> None:
     root.command()(up)
     root.command()(node)
     root.command()(worker)
+
+
+def _settings() -> Settings:
+    try:
+        return read_settings()
+    except BadSettings as error:
+        raise _refuse(error) from error
+
+
+def _refuse(error: Exception) -> typer.Exit:
+    typer.echo(f"hubbub: {error}", err=True)
+    return typer.Exit(1)

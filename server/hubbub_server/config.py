@@ -7,8 +7,8 @@ levels: `HUBBUB_PORT=8081`, `HUBBUB_NATS__REPLICAS=3`; lists are JSON. `hubbub u
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
@@ -109,3 +109,22 @@ class Settings(BaseSettings):
     """See WorkerSettings."""
     up: UpSettings = UpSettings()
     """See UpSettings."""
+
+
+class BadSettings(Exception):
+    """The environment holds a value that cannot be; the text names the variables, one a line."""
+
+
+def read_settings() -> Settings:
+    """Reads the environment.
+
+    Raises:
+        BadSettings: a value is out of its bounds or of another type, or a section has no such field.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [f"HUBBUB_{'__'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in error.errors()]
+        raise BadSettings("\n".join(lines)) from error
+    except SettingsError as error:
+        raise BadSettings(str(error)) from error

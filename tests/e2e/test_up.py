@@ -34,6 +34,29 @@ def test_ready_means_that_bob_has_a_message_of_alice(instance: Instance) -> None
         assert bob.texts(bob.talk_to(alice)) == ["hubbub is up"]
 
 
+def test_each_process_counts_on_a_port_for_prometheus(instance: Instance) -> None:
+    def metrics_of(name: str) -> str:
+        process = instance.process_of(name)
+        assert process is not None
+        return httpx.get(f"http://127.0.0.1:{process['metrics_port']}/metrics").text
+
+    node, worker = metrics_of("node-1"), metrics_of("worker")
+    for name in (
+        "commits_total",
+        "commit_conflicts_total",
+        "unknown_outcomes",
+        "live_gaps_repaired_total",
+        "head_mismatches_total",
+        "id_lookups_total",
+        "goodbyes",
+        "streams",
+        "stream_buffer_bytes",
+    ):
+        assert f"hubbub_{name}" in node
+    assert 'hubbub_worker_lag_records{role="projector",shard="0"}' in worker
+    assert 'hubbub_worker_poisoned{role="projector",shard="0"} 0.0' in worker
+
+
 def test_the_same_folder_is_refused_to_a_second_instance(instance: Instance) -> None:
     said = Instance(instance.data).run_to_its_end()
     assert "is in use by process" in said
