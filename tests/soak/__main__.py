@@ -76,13 +76,14 @@ class Tormentor:
             actor.proxy.flow()
 
     async def _kill_node(self) -> None:
-        """Everybody sends at once; the node dies when the first clients have written their part."""
+        """Everybody sends at once; when the first have written their part a node dies, rather one with many streams."""
         conversation = self._random.choice(self._cast.conversations)
-        victim = self._random.choice(self._cluster.processes("node"))
+        nodes = self._cluster.processes("node")
+        await self._counters.scrape(*nodes)
+        (victim,) = self._random.choices(nodes, [1 + self._counters.streams(node.pid) ** 2 for node in nodes])
         senders = [actor for actor in self._cast.actors if actor.plan.sends_per_s > 0]
         for actor in senders:
             actor.flying.clear()
-        await self._counters.scrape(victim)
         for index, actor in enumerate(senders):
             topics = actor.plan.topics
             topic = conversation.topic if conversation.topic in topics else self._random.choice(topics)
@@ -138,8 +139,11 @@ class Tormentor:
 
 
 async def _every(period_s: float, act: Callable[[], Awaitable[None]]) -> None:
+    """Acts on a steady beat, however long the acts take."""
+    due = time.monotonic()
     while True:
-        await asyncio.sleep(period_s)
+        due += period_s
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
         await act()
 
 

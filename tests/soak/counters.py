@@ -31,6 +31,7 @@ class Counters:
         """Starts with nothing."""
         self._cluster = cluster
         self._last: dict[int, dict[str, float]] = {}
+        self._streams: dict[int, float] = {}
 
     def saw(self, pid: int, text: str) -> None:
         """Takes one answer of a metrics port."""
@@ -38,11 +39,17 @@ class Counters:
         for line in text.splitlines():
             name, _, value = line.rpartition(" ")
             bare, _, labels = name.partition("{")
+            if bare == "hubbub_streams":
+                self._streams[pid] = float(value)
             if bare in _COUNTED:
                 values[_COUNTED[bare]] += float(value)
                 if bare == "hubbub_unknown_outcomes_total":
                     values[f"unknown_{labels.split(chr(34))[1]}"] += float(value)
         self._last[pid] = values
+
+    def streams(self, pid: int) -> float:
+        """How many streams a process had when it was read last."""
+        return self._streams.get(pid, 0.0)
 
     def totals(self) -> dict[str, float]:
         """Sums up all lives."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from tests.soak.records import Record
 
-# A command was in flight at a kill when its try began before and broke within this time after it.
-IN_FLIGHT_S = 3.0
+# A command was in flight at a kill when its try began this long before it at most, and broke this soon after it.
+SENT_BEFORE_S, BROKEN_AFTER_S = 3.0, 1.0
 JOINED, LEFT = "members_added", "member_removed"
 
 
@@ -199,7 +199,8 @@ def figures(run: Run) -> dict[str, float]:
     )
     node_kills = [kill for kill in run.kills if kill["what"] == "node"]
     in_flight = sum(
-        any(begin < kill["t"] < end <= kill["t"] + IN_FLIGHT_S for end, begin in fails) for kill in node_kills
+        any(0 < kill["t"] - begin < SENT_BEFORE_S and 0 < end - kill["t"] < BROKEN_AFTER_S for end, begin in fails)
+        for kill in node_kills
     )
     new = [tries[0]["t"] for tries in run.attempts.values()]
     span_s = max(new) - min(new) if new else 0.0
