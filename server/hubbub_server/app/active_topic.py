@@ -184,6 +184,12 @@ class ActiveTopic:
         head = await self._log.read_head(self.topic_id)
         await self._catch_up(head, known_sequence)
 
+    async def reach(self, position: int) -> None:
+        """Brings the state to `position` at least, if the log has it. Raises LogUnavailable or StoreUnavailable."""
+        await self.load()
+        if self.state.position < position:
+            await self.refresh()
+
     async def ensure_confirmed(self) -> None:
         """Checks the head at the leader if nothing has confirmed it for 60 s."""
         await self.load()

@@ -170,17 +170,21 @@ class LiveStream:
             assert isinstance(own.state, UserTopicState)  # noqa: S101  # by the form of the id
             async with asyncio.TaskGroup() as group:
                 for membership in own.state.joined():
-                    group.create_task(self._cover(membership.conversation_id))
+                    group.create_task(self._cover(membership.conversation_id, membership.position))
         except* Exception as errors:
             self._give_up(errors.exceptions[0])
         else:
             self._session.opened()
             self._ready.set()
 
-    async def _cover(self, conversation_id: ConversationId) -> None:
-        """Listens to a conversation, if the user is a member at its head; else the user's own topic will say more."""
+    async def _cover(self, conversation_id: ConversationId, position: int) -> None:
+        """Listens to a conversation that the user joined at `position`, unless the user has been removed since.
+
+        The node may hear of the joining on the user's topic first, and in the conversation late or never.
+        """
         async with self._opening:
             topic = self._streams.hub.topic(conversation_id)
+            await topic.reach(position)
             head = await self._streams.hub.subscribe(conversation_id, self)
         # from here on without await: the check and the head are as of the subscription
         if self._is_closed or not _is_member(topic, self._session.caller.user_id):
@@ -190,9 +194,9 @@ class LiveStream:
         self._session.topic_opened(head)
         self._ready.set()
 
-    async def _cover_new(self, conversation_id: ConversationId) -> None:
+    async def _cover_new(self, conversation_id: ConversationId, position: int) -> None:
         try:
-            await self._cover(conversation_id)
+            await self._cover(conversation_id, position)
         except Exception as error:
             self._give_up(error)
 
@@ -218,8 +222,8 @@ class LiveStream:
                     topic.unsubscribe(self)
                     self._topics.discard(topic)
                     self._session.topic_ended(delivery.topic_id)
-                case ConversationJoined(conversation_id=conversation_id):
-                    self._spawn(self._cover_new(conversation_id))
+                case ConversationJoined(conversation_id=conversation_id, join_position=position):
+                    self._spawn(self._cover_new(conversation_id, position))
                 case _:
                     pass
         self._ready.set()

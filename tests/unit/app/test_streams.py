@@ -37,7 +37,7 @@ from tests.support.app_node import (
     send,
     until,
 )
-from tests.support.fakes.topic_log import AppendFault, FakeLogServer
+from tests.support.fakes.topic_log import AppendFault, FakeLogServer, LiveFault
 from tests.unit.app.test_stream_promises import HELLO, caller, group_of_alice_and_bob, open_stream, streams_of
 
 pytestmark = pytest.mark.asyncio
@@ -339,3 +339,57 @@ async def test_group_of_a_stranger_is_never_covered() -> None:
         await tell(node, CAROL, 2)
         await open_stream(streams, CAROL)
         assert not node.hub.topic(GROUP).subscribers
+
+
+@pytest.mark.parametrize("is_heard_there", [True, False])
+async def test_new_member_is_covered_although_the_addition_was_not_heard(is_heard_there: bool) -> None:
+    """G4: the user's topic says "joined", the conversation's record comes late or was lost."""
+    cluster = AppCluster()
+    async with cluster.node() as one, cluster.node() as two, streams_of(two, cluster) as streams:
+        await create_group(one)
+        await tell(one, ALICE, 2)
+        if is_heard_there:
+            await open_stream(streams, ALICE)
+        bobs = await open_stream(streams, BOB)
+        two.log.live_faults.append(LiveFault.LOST)
+        await one.submit(add(BOB))
+        await tell(one, BOB, 3)
+        frames = await frames_until(bobs, Heads)
+        heads = [head.cursor for frame in frames if isinstance(frame, Heads) for head in frame.heads]
+        assert [(cursor.topic_id, cursor.position) for cursor in heads] == [(GROUP, 3)]
+
+
+async def test_member_who_was_removed_and_returned_unheard_is_covered_again() -> None:
+    """G4, C43: TopicEnded for the first membership comes before the head of the second."""
+    cluster = AppCluster()
+    async with cluster.node() as one, cluster.node() as two, streams_of(two, cluster) as streams:
+        await group_of_alice_and_bob(one)
+        await open_stream(streams, ALICE)
+        bobs = await open_stream(streams, BOB)
+        two.log.live_faults.extend([LiveFault.LOST, LiveFault.LOST])
+        await one.submit(remove(BOB))
+        await one.submit(add(BOB))
+        await tell(one, BOB, 5)
+        frames = await frames_until(bobs, Heads)
+        await one.send(send(ALICE, 1))
+        frames += await frames_until(bobs, Events)
+        of_group = [
+            frame
+            for frame in frames
+            if not isinstance(frame, Events) or CODEC.decode(frame.body)[0].event.topic_id == GROUP
+        ]
+        assert [type(frame) for frame in of_group] == [Events, TopicEnded, Heads, Events]
+
+
+async def test_stream_that_opens_while_the_node_is_behind_covers_what_the_user_joined() -> None:
+    """G4: the conversation is heard here for another member, and its newest record was lost."""
+    cluster = AppCluster()
+    async with cluster.node() as one, cluster.node() as two, streams_of(two, cluster) as streams:
+        await create_group(one)
+        await tell(one, ALICE, 2)
+        await open_stream(streams, ALICE)
+        two.log.live_faults.append(LiveFault.LOST)
+        await one.submit(add(BOB))
+        await tell(one, BOB, 3)
+        await open_stream(streams, BOB)
+        assert len(two.hub.topic(GROUP).subscribers) == 2
