@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -43,7 +44,8 @@ class Terminal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(PATIENCE_S)
         finally:
@@ -54,6 +56,7 @@ class Terminal:
     def say(self, text: str) -> None:
         """Types a line."""
         assert self._process.stdin is not None
+        assert self._process.poll() is None, self.said[-5:]
         self._process.stdin.write(json.dumps({"text": text}) + "\n")
         self._process.stdin.flush()
 
@@ -97,4 +100,5 @@ def test_two_people_talk_on_without_a_lost_or_repeated_line_when_a_part_is_kille
 
 
 def has_heard(terminal: Terminal, count: int) -> bool:
+    assert not terminal.of("stopped")
     return len(terminal.heard()) >= count
