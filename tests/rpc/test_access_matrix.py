@@ -1,5 +1,6 @@
 """Who may call what: every RPC of the contract's descriptors × every sort of caller. A new RPC without a row fails."""
 
+import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -85,7 +86,7 @@ async def _send_in_band(call: Any, conversation_id: str) -> frame_pb2.ServerFram
 
 async def _connect(scene: Scene, client: RpcClient, conversation_id: str) -> str:
     call = client.chat.Connect(metadata=client.auth)
-    with suppress(grpc.aio.AioRpcError):  # refused already: the status says why
+    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # refused already: the status says why
         await call.write(chat.ConnectRequest(hello=_hello()))
     return await _first(call)
 
@@ -112,7 +113,7 @@ async def _synced(call: Any) -> str:
 
 async def _sync(scene: Scene, client: RpcClient, conversation_id: str) -> str:
     call = client.history.Sync(metadata=client.auth)
-    with suppress(grpc.aio.AioRpcError):  # refused already: the status says why
+    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # refused already: the status says why
         await call.write(_sync_request(conversation_id))
         await call.done_writing()
     return await _synced(call)

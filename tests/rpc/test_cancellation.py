@@ -134,6 +134,8 @@ async def _connect_when_there_is_room(client: RpcClient) -> None:
         while True:
             try:
                 live = await LiveClient.connect(client)
+            except asyncio.InvalidStateError:
+                pass  # refused before Hello was written
             except grpc.aio.AioRpcError as error:
                 if reason_of(status_of_error(error)) != "BACKEND_UNAVAILABLE":
                     raise

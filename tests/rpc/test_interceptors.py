@@ -269,7 +269,7 @@ async def test_our_status_arrives_before_the_deadline_of_the_client() -> None:
     async with _edge() as edge:
         edge.act = _for_ever
 
-        status = await _unary_status(edge, timeout=1.0)
+        status = await _unary_status(edge, timeout=2.0)
 
         assert reason_of(status) == "BACKEND_UNAVAILABLE"
 

@@ -8,7 +8,7 @@ from hubbub_server.rpc.call import Call
 from hubbub_server.rpc.interceptors.layered import Proceed
 
 UNARY_MAX_S: Final = 10.0
-_KEPT_FOR_THE_ANSWER: Final = 0.05  # of the client's time, so that our status arrives before its own
+_KEPT_FOR_THE_ANSWER: Final = 0.1  # of the client's time, so that our status arrives before its own
 
 
 class Deadline:
