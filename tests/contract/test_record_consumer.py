@@ -66,6 +66,43 @@ async def test_a_new_role_starts_at_the_first_record(log_setup: LogSetup) -> Non
         assert everything[-5:] == appended
 
 
+async def test_a_forgotten_role_starts_at_the_first_record_again(log_setup: LogSetup) -> None:
+    async with log_setup.node() as log, log_setup.consumers() as consumers:
+        role = new_role()
+        appended = await append(log, 5)
+        async with consumers.open(role=role, shard=SHARD) as consumer:
+            await skip_to_end(consumer)
+
+        await consumers.forget(role=role, shard=SHARD)
+        async with consumers.open(role=role, shard=SHARD) as consumer:
+            acknowledged, lag = await consumer.acknowledged(), await consumer.lag()
+            (first,) = await fetch_exactly(consumer, 1, batch=1)
+
+        assert first.sequence == 1
+        assert acknowledged == 0
+        assert lag == appended[-1].sequence
+
+
+async def test_a_consumer_says_what_was_acknowledged_last(log_setup: LogSetup) -> None:
+    async with log_setup.node() as log, log_setup.consumers() as consumers:
+        role = new_role()
+        appended = await append(log, 3)
+        async with consumers.open(role=role, shard=SHARD) as consumer:
+            await skip_to_end(consumer)
+            after_ack = await consumer.acknowledged()
+            await append(log, 1)
+            await fetch_exactly(consumer, 1)
+        async with consumers.open(role=role, shard=SHARD) as consumer:
+            after_opening = await consumer.acknowledged()
+
+        assert after_ack == after_opening == appended[-1].sequence
+
+
+async def test_a_role_that_is_unknown_can_be_forgotten(log_setup: LogSetup) -> None:
+    async with log_setup.node(), log_setup.consumers() as consumers:
+        await consumers.forget(role=new_role(), shard=SHARD)
+
+
 async def test_records_come_in_order_in_batches_as_they_are_appended(log_setup: LogSetup) -> None:
     async with (
         log_setup.node() as log,

@@ -221,21 +221,25 @@ async def check_standing(node: Node, user_id: UserId, expected: dict[Conversatio
     await until_found(look)
 
 
-async def test_worker_on_an_empty_store_raises_the_alarm_instead_of_leaving_a_hole(tmp_path: Path) -> None:
-    """The file was lost, the log's consumer remembers that it was acknowledged: silence would lose history."""
+async def test_worker_on_an_empty_store_projects_everything_again(tmp_path: Path) -> None:
+    """The file was lost, the log's consumer remembers that it was acknowledged: going on would lose history."""
     store = tmp_path / "store.db"
     async with ready_nats_cluster(1) as cluster, open_node(cluster, store) as node:
         room = ROOMS[0]
         async with working(cluster, store):
             await node.submit(room, CreateGroup(creator_id=ALICE, title="tea", user_ids=()))
+            for number in range(1, 11):
+                await node.submit(room, send(ALICE, message_id(number)))
             await node.until_applied(room)
             await node.until_applied(ALICE)
         for suffix in ("", "-wal", "-shm"):
             os.unlink(f"{store}{suffix}")
-        await node.submit(room, send(ALICE, message_id(1)))
+        await node.submit(room, send(ALICE, message_id(11)))
 
         async with working(cluster, store) as second:
-            alarm = await second.until_logged("shard stopped")
+            await node.until_applied(room)
+            await check_store_is_log(node, room, 11)
+            await check_standing(node, ALICE, {room: True})
 
-        assert (alarm["level"], alarm["role"]) == ("error", "projector")
-        assert await node.directory.read_applied(room) is None
+        assert any(line["event"] == "shard starts over" for line in second.lines)
+        assert not [line for line in second.lines if line["level"] == "error"]

@@ -36,6 +36,9 @@ class RecordConsumer(Protocol):
     async def keep_alive(self) -> None:
         """Says that the fetched records are still worked on, so that they are not delivered again meanwhile."""
 
+    async def acknowledged(self) -> int:
+        """Returns the sequence of the last acknowledged record; 0 when none is."""
+
     async def lag(self) -> int:
         """Returns how many records of the shard are not acknowledged."""
 
@@ -45,3 +48,9 @@ class RecordConsumers(Protocol):
 
     def open(self, *, role: str, shard: int) -> AbstractAsyncContextManager[RecordConsumer]:
         """Opens the durable consumer of a role on a shard, creating it at the first record if it is new."""
+
+    async def forget(self, *, role: str, shard: int) -> None:
+        """Forgets how far a role came on a shard: opened next, it begins at the first record. Not while it is open.
+
+        Raises LogUnavailable.
+        """

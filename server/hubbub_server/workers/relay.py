@@ -28,8 +28,8 @@ _TIMEOUT_S: Final = 10.0
 log = structlog.get_logger()
 
 
-class Submits(Protocol):
-    """The part of TopicHub that is needed here."""
+class UserTopics(Protocol):
+    """Users' own topics; the part of TopicHub that is needed here."""
 
     async def submit(self, topic_id: UserId, command: RecordMembership, *, timeout_s: float) -> object:
         """Decides and commits a command on a topic. Raises HubbubError."""
@@ -40,11 +40,14 @@ class Relay:
 
     role = "relay"
 
-    def __init__(self, shard: int, *, hub: Submits, codec: RecordCodec, backoff: Backoff) -> None:
+    def __init__(self, shard: int, *, hub: UserTopics, codec: RecordCodec, backoff: Backoff) -> None:
         self._shard = shard
         self._hub = hub
         self._codec = codec
         self._backoff = backoff
+
+    async def start(self, acknowledged: int) -> None:
+        """Needs no preparation: what was acknowledged is on the users' topics."""
 
     async def handle(self, records: Sequence[LogRecord], keep_alive: KeepAlive) -> None:
         """Relays the membership events of records, until every topic concerned has them."""

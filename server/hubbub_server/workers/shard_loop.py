@@ -32,6 +32,10 @@ class ShardHalted(Exception):
     """This shard cannot go on without a person, for a reason other than a poison record."""
 
 
+class StartOver(Exception):
+    """What was acknowledged is not done after all: the shard is to be handled again from its first record."""
+
+
 class ShardRole(Protocol):
     """What a role does with the records of one shard."""
 
@@ -39,12 +43,20 @@ class ShardRole(Protocol):
     def role(self) -> str:
         """Names the role; also the durable consumer."""
 
+    async def start(self, acknowledged: int) -> None:
+        """Prepares for what comes after the record with sequence `acknowledged`, 0: for the first one.
+
+        Raises:
+            StartOver: it cannot go on from there, but from the first record.
+        """
+
     async def handle(self, records: Sequence[LogRecord], keep_alive: KeepAlive) -> None:
         """Handles records for good before it returns, however long that takes; awaits `keep_alive` while it waits.
 
         Raises:
             PoisonRecord: at the first record that can never be handled; none, some or all before it are handled.
             ShardHalted: it cannot go on.
+            StartOver: as `start`.
         """
 
 
@@ -68,12 +80,25 @@ class ShardLoop:
             while True:
                 try:
                     async with self._consumers.open(role=self._role.role, shard=self._shard) as consumer:
+                        await self._role.start(await consumer.acknowledged())
                         await self._consume(consumer)
                 except LogUnavailable as error:
                     await self._wait_for_log(error)
+                except StartOver as error:
+                    log.warning("shard starts over", role=self._role.role, shard=self._shard, reason=str(error))
+                    await self._forget()
         except (PoisonRecord, ShardHalted) as error:
             self._poisoned.set(1)
             log.error("shard stopped", role=self._role.role, shard=self._shard, reason=str(error))
+
+    async def _forget(self) -> None:
+        while True:
+            try:
+                await self._consumers.forget(role=self._role.role, shard=self._shard)
+            except LogUnavailable as error:
+                await self._wait_for_log(error)
+            else:
+                return
 
     async def _consume(self, consumer: RecordConsumer) -> None:
         while True:

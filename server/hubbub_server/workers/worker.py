@@ -7,7 +7,7 @@ from hubbub_server.ports.record_codec import RecordCodec
 from hubbub_server.ports.record_consumer import RecordConsumers
 from hubbub_server.workers.backoff import Backoff
 from hubbub_server.workers.projector import Projector
-from hubbub_server.workers.relay import Relay, Submits
+from hubbub_server.workers.relay import Relay, UserTopics
 from hubbub_server.workers.shard_loop import ShardLoop, ShardRole
 
 
@@ -20,7 +20,7 @@ class Worker:
         consumers: RecordConsumers,
         projection: Projection,
         codec: RecordCodec,
-        hub: Submits,
+        hub: UserTopics,
         shards: int,
         first_retry_s: float = 0.1,
         max_retry_s: float = 5.0,

@@ -31,6 +31,11 @@ class FakeRecordConsumers:
         self.check_available()
         yield FakeRecordConsumer(self, role, shard)
 
+    async def forget(self, *, role: str, shard: int) -> None:
+        await asyncio.sleep(0)
+        self.check_available()
+        self.server.ack_floors.pop((role, shard), None)
+
     def floor(self, role: str, shard: int) -> int:
         """Returns the last acknowledged sequence."""
         return self.server.ack_floors.get((role, shard), 0)
@@ -93,6 +98,10 @@ class FakeRecordConsumer:
     async def keep_alive(self) -> None:
         self._consumers.check_available()
         self._consumers.keep_alives += 1
+
+    async def acknowledged(self) -> int:
+        self._consumers.check_available()
+        return self._consumers.floor(*self._key)
 
     async def lag(self) -> int:
         self._consumers.check_available()

@@ -37,7 +37,7 @@ R = TypeVar("R", bound=_Placed)
 
 
 class FakeStore:
-    """All four store ports. `applies` counts the batches that were written, `fail_applies` makes the next ones fail."""
+    """All four store ports. Counts `applies` (batches), `lookups` and calls `refused`; the next `fail_applies` fail."""
 
     def __init__(self) -> None:
         self.is_unavailable = False
@@ -45,6 +45,7 @@ class FakeStore:
         self.fail_applies = 0
         self.applies = 0
         self.lookups = 0
+        self.refused = 0
         self.on_apply: Callable[[ProjectionBatch], None] = lambda batch: None
         self._events: dict[TopicId, dict[int, EventRow]] = {}
         self._messages: dict[ConversationId, dict[int, MessageRow]] = {}
@@ -162,6 +163,7 @@ class FakeStore:
 
     def _check_available(self) -> None:
         if self.is_unavailable:
+            self.refused += 1
             raise StoreUnavailable("the store is down")
 
 

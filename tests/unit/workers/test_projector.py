@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from hubbub_server.ports.projection import ProjectionBatch
+from hubbub_server.ports.projection import ProjectionBatch, ShardRow
+from tests.support.fakes.store import FakeStore
 from tests.support.waiting import until
 from tests.unit.domain.builders import BOB
 from tests.unit.workers.stage import Stage, gauge
@@ -64,10 +65,11 @@ async def test_store_that_is_down_at_the_start_is_waited_for(stage: Stage) -> No
     stage.send(room, 1)
     stage.store.is_unavailable = True
 
-    async with stage.working():
-        await until(lambda: stage.consumers.keep_alives >= 3)
-        stage.store.is_unavailable = False
-        await stage.until_caught_up(0)
+    with capture_logs() as logs:
+        async with stage.working():
+            await until(lambda: sum(line["event"] == "store unavailable" for line in logs) > 5)
+            stage.store.is_unavailable = False
+            await stage.until_caught_up(0)
 
     assert await stage.stored_numbers(room) == [1]
 
@@ -188,11 +190,46 @@ async def test_lost_acknowledgement_does_not_lead_past_the_poison(stage: Stage) 
     assert await stage.stored_numbers(room) == [1]
 
 
-async def test_store_without_what_was_acknowledged_stops_the_shard(stage: Stage) -> None:
-    """Another or an older file: going on would leave a hole in history that nobody sees."""
+async def test_store_without_what_was_acknowledged_is_made_again(stage: Stage) -> None:
+    """Deleted, or an older copy: going on would leave a hole in history that nobody sees."""
+    room = stage.make_group(0)
+    stage.send(room, 1, 2, 3)
+    async with stage.working():
+        await stage.until_caught_up(0, 1)
+    stage.store = FakeStore()
+
+    with capture_logs() as logs:
+        async with stage.working():
+            await until(lambda: stage.store.applies >= 2)
+            await stage.until_caught_up(0, 1)
+
+    assert await stage.stored_numbers(room) == [1, 2, 3]
+    assert [line["event"] for line in logs] == ["shard starts over"] * 2
+    assert gauge("poisoned", "projector", 0) == 0
+
+
+async def test_older_copy_of_the_store_is_filled_although_the_log_was_recreated_since(stage: Stage) -> None:
+    """Its sequences of the epoch before are larger than all of the new one, and prove nothing."""
+    stage.server.recreate(0)
+    room = stage.make_group(0)
+    stage.send(room, 1, 2, 3)
+    async with stage.working():
+        await stage.until_caught_up(0, 1)
+    stage.store = FakeStore()
+    await stage.store.apply(ProjectionBatch(shard=ShardRow(shard=0, epoch=1, sequence=1_000)))
+    stage.send(room, 4)
+
+    async with stage.working():
+        await stage.until_caught_up(0)
+
+    assert await stage.stored_numbers(room) == [1, 2, 3, 4]
+
+
+async def test_store_that_the_log_cannot_fill_stops_the_shard(stage: Stage) -> None:
+    """The store was lost, and the log has been trimmed: a person is asked."""
     room = stage.make_group(0)
     stage.send(room, 1)
-    stage.server.ack_floors["projector", 0] = 2
+    stage.server.trim(0, below_sequence=3)
 
     with capture_logs() as logs:
         async with stage.working():
@@ -201,7 +238,7 @@ async def test_store_without_what_was_acknowledged_stops_the_shard(stage: Stage)
     assert await stage.store.read_applied(room) is None
     (alarm,) = [line for line in logs if line["log_level"] == "error"]
     assert "up to 0" in alarm["reason"]
-    assert "at 3" in alarm["reason"]
+    assert "has 3" in alarm["reason"]
 
 
 async def test_alarm_is_over_once_the_cause_is(stage: Stage) -> None:
@@ -273,7 +310,7 @@ async def test_worker_ends_at_once_when_it_is_cancelled(stage: Stage) -> None:
     stage.store.is_unavailable = True
 
     async with stage.working() as running:
-        await until(lambda: stage.consumers.keep_alives > 0)
+        await until(lambda: stage.store.refused > 0)
         running.cancel()
         async with asyncio.timeout(1):
             await asyncio.gather(running, return_exceptions=True)

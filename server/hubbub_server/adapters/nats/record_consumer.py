@@ -70,6 +70,18 @@ class NatsRecordConsumers:
             self._open.remove(consumer)
             await consumer.close()
 
+    async def forget(self, *, role: str, shard: int) -> None:
+        """Deletes the durable consumer, if there is one."""
+
+        async def delete() -> None:
+            try:
+                await self._connection.call(f"CONSUMER.DELETE.{stream_name(shard)}.{role}")
+            except ApiRefusal as refusal:
+                if not refusal.is_no_consumer:
+                    raise
+
+        await self._connection.retry(delete)
+
 
 class NatsRecordConsumer:
     """RecordConsumer. Used by one task."""
@@ -243,6 +255,10 @@ class NatsRecordConsumer:
         """Says that what was returned is still worked on."""
         for _, reply in tuple(self._unacked.values()):
             await self._connection.publish(reply, b"+WPI")
+
+    async def acknowledged(self) -> int:
+        """Returns the sequence of the last acknowledged record."""
+        return int((await self._read_info())["ack_floor"]["stream_seq"])
 
     async def lag(self) -> int:
         """Returns how many records of the shard are not acknowledged."""
