@@ -37,7 +37,7 @@ async def open_fake_store(folder: Path) -> AsyncIterator[OpenStore]:
 @asynccontextmanager
 async def open_sqlite_store(folder: Path) -> AsyncIterator[OpenStore]:
     """Opens a SQLite file in `folder`."""
-    path = folder / "hubbub.db"
+    path = folder / "store.db"
     async with SqliteProjection(path) as projection, open_reader(path) as reader:
         yield OpenStore(
             projection=projection,
