@@ -261,7 +261,9 @@ class ActiveTopic:
             frame=Events(body=record.body, count=len(events)),
             turns=tuple(e.kind for e in events if isinstance(e.kind, MemberRemoved | ConversationJoined)),
         )
-        for subscriber in tuple(self.subscribers):
+        subscribers = tuple(self.subscribers)
+        metrics.delivered_events.inc(len(events) * len(subscribers))
+        for subscriber in subscribers:
             subscriber.on_delivery(self, delivery)
         return True
 
