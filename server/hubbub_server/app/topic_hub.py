@@ -63,6 +63,8 @@ class TopicHub:
         self._tasks: set[asyncio.Task[None]] = set()
         self._group = asyncio.TaskGroup()
         self._disturbed = asyncio.Event()
+        self._new_topics: list[TopicId] = []
+        self._is_rechecking = False
         self._is_closing = False
 
     async def __aenter__(self) -> Self:
@@ -186,12 +188,21 @@ class TopicHub:
         is_new = not topic.subscribers
         head = await topic.subscribe(subscriber)
         if is_new:  # interest takes a moment to reach all servers of a NATS cluster
-            self._spawn(self._recheck(topic_id))
+            self._new_topics.append(topic_id)
+            if not self._is_rechecking:
+                self._is_rechecking = True
+                self._spawn(self._recheck())
         return head
 
-    async def _recheck(self, topic_id: TopicId) -> None:
-        await asyncio.sleep(self._recheck_delay_s)
-        await self._compare_heads([topic_id])
+    async def _recheck(self) -> None:
+        """Compares the heads of topics that are new here, a moment later and many in one request."""
+        try:
+            while self._new_topics:
+                topic_ids, self._new_topics = self._new_topics, []
+                await asyncio.sleep(self._recheck_delay_s)
+                await self._compare_heads(topic_ids)
+        finally:
+            self._is_rechecking = False
 
     async def _compare_heads_for_ever(self) -> None:
         while True:

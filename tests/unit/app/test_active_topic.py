@@ -199,3 +199,31 @@ async def test_a_listener_hears_no_hole_when_the_log_is_cut_while_subscribing() 
         listener = await two.listen()
         await one.send(send(ALICE, 1))
         await until(lambda: listener.positions == [4])
+
+
+async def test_heads_of_new_topics_are_compared_once_more_and_together() -> None:
+    """G4: interest may reach a server late; a thousand topics of one reconnect are not a thousand requests."""
+    cluster = AppCluster()
+
+    class Counting(FakeTopicLog):
+        requests = 0
+
+        async def read_heads(self, topic_ids: Collection[TopicId]) -> Mapping[TopicId, RecordHead]:
+            self.requests += 1
+            return await super().read_heads(topic_ids)
+
+    topic_ids = [ConversationId(TopicId(f"c{number}")) for number in range(20)]
+    async with cluster.node() as one, cluster.node() as two:
+        two.log.__class__ = Counting
+        log = two.log
+        assert isinstance(log, Counting)
+        two.hub._recheck_delay_s = 0.1
+        two.log.live_faults.extend([LiveFault.LOST] * len(topic_ids))
+        for topic_id in topic_ids:
+            await two.hub.at_head(topic_id)
+        listeners = await asyncio.gather(*(two.listen(topic_id) for topic_id in topic_ids))
+        for topic_id in topic_ids:
+            await one.submit(CreateGroup(creator_id=ALICE, title="x", user_ids=()), topic_id=topic_id)
+        assert not any(listener.positions for listener in listeners)
+        await until(lambda: all(listener.positions == [1, 2] for listener in listeners))
+        assert log.requests < 5
