@@ -1,0 +1,1 @@
+"""The gRPC edge without a network."""
