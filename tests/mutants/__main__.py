@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.figure import write_figure
+
 ROOT = Path(__file__).resolve().parents[2]
 PATCHES = Path(__file__).resolve().parent
 PROMISES = ("G1", "G2", "G3", "G4", "G5", "G6", "G8", "G9")
@@ -122,6 +124,15 @@ def main() -> int:
             print(f"{'ok  ' if not problem else 'FAIL'} {mutant.name}: {problem or mutant.what}", flush=True)
             survivors += bool(problem)
     print(f"{len(mutants) - survivors} of {len(mutants)} mutants killed in {time.monotonic() - begin:.0f} s")
+    if not options.names:
+        figures = {
+            "mutants": len(mutants),
+            "killed": len(mutants) - survivors,
+            "by_promise": dict(counts),
+            "not_in_this_issue": ["G7", "G10"],
+            "wall_s": round(time.monotonic() - begin),
+        }
+        write_figure("mutants", "make mutants", figures, holds=not survivors and not missing)
     return 1 if survivors or missing else 0
 
 
