@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.services import Services
+
+# A busy machine is slow, not wrong.
+settings.register_profile("hubbub", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hubbub")
 
 TESTS = Path(__file__).resolve().parent
 MARKER_OF_FOLDER = {

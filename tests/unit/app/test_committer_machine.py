@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import count
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubbub_server.app.topic_hub import TopicHub
@@ -421,7 +421,7 @@ async def play(script: list[Step], cluster: Cluster) -> None:
     window_capacity=st.sampled_from([1, 2, 3, 8, 64]),
     offsets_ms=st.lists(st.sampled_from([0, 0, 5, -2_000, 30_000, -30_000]), min_size=3, max_size=3),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 def test_nodes_keep_every_promise_whatever_goes_wrong(
     script: list[Step], seed: int, window_capacity: int, offsets_ms: list[int]
 ) -> None:

@@ -8,7 +8,7 @@ time from any node. After each step the whole log is judged.
 from collections.abc import Iterator
 from itertools import count
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -346,6 +346,4 @@ def key_of(command: SendMessage) -> IdKey:
 
 
 TestConversationMachine = ConversationMachine.TestCase
-TestConversationMachine.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+TestConversationMachine.settings = settings(max_examples=60, stateful_step_count=40)
