@@ -35,7 +35,7 @@ lock: ## Renews requirements/*.txt; needs uv. LOCK="-P name" upgrades one packag
 	scripts/lock.sh $(LOCK)
 
 soak: .venv/dev.stamp ## Kills parts under load and checks every history: SEED=, MINUTES=.
-	$(V)/python -m tests.soak --seed $(SEED) --minutes $(MINUTES)
+	$(V)/python -m tests.soak --seed $(SEED) --minutes $(MINUTES) --out var/figures/soak.json
 
 mutants: .venv/dev.stamp ## Breaks each promise on purpose; fails when a test does not notice.
 	$(V)/python -m tests.mutants
