@@ -23,6 +23,10 @@ class Backoff:
         self._tries += 1
         return max(0.001, bound * self._rand())
 
+    def ease(self, tries: int) -> None:
+        """Takes back tries beyond these: something worked for a while."""
+        self._tries = min(self._tries, tries)
+
     def reset(self) -> None:
         """Starts again with the smallest bound: what failed works."""
         self._tries = 0

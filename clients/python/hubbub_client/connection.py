@@ -27,6 +27,7 @@ from hubbub_client.tokens import Tokens
 from hubbub_client.transport import Transport
 
 _SETTLED_S: Final = 5.0  # a stream that lived this long lets the pauses start small again
+_WELCOME_TRIES: Final = 2  # one that only began well lets them grow no further than 2 s
 _SLOW_S: Final = 10.0  # after a breach of the protocol
 _DRAIN_S: Final = 30.0  # longer than any call on a replaced channel takes
 
@@ -73,6 +74,8 @@ class Connection:
                 return forbidding
             if time.monotonic() - opened_s >= _SETTLED_S:
                 self._backoff.reset()
+            elif ending.was_welcome:
+                self._backoff.ease(_WELCOME_TRIES)
             try:
                 if _is_about_token(ending):
                     await self._tokens.replace(token)

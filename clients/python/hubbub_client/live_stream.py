@@ -38,6 +38,7 @@ class Ending:
     goodbye: frame_pb2.Goodbye | None = None
     error: HubbubError | None = None
     is_silent: bool = False
+    was_welcome: bool = False
 
 
 class LiveStream:
@@ -86,7 +87,12 @@ class LiveStream:
                     task.cancel()
         finally:
             call.cancel()
-        return Ending(goodbye=self._goodbye, error=self._error or error, is_silent=self._is_silent)
+        return Ending(
+            goodbye=self._goodbye,
+            error=self._error or error,
+            is_silent=self._is_silent,
+            was_welcome=self._is_welcome,
+        )
 
     async def _read(self, call: Call) -> HubbubError | None:
         try:

@@ -1,0 +1,1 @@
+"""User stories, told by real clients to real nodes."""

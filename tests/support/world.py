@@ -1,0 +1,132 @@
+"""Two nodes, and people with the SDK, each behind a proxy of their own: the stage of scenarios."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Self, TypeVar
+
+from hubbub_client import Credentials, Event, HubbubClient, JsonCursorStore, Message, MessageReceived, PageSide
+from hubbub_server.app.authenticate import Credentials as ServerCredentials
+from tests.support.fault_proxy import Cut, FaultProxy
+from tests.support.node import Node, NodeCluster
+from tests.support.waiting import until
+
+_Kind = TypeVar("_Kind")
+
+
+@dataclass(eq=False)
+class Person:
+    """A client that reads everything it gets into `events`. `away` closes it, `back` opens a new one."""
+
+    world: "World"
+    credentials: Credentials
+    cursors: JsonCursorStore | None
+    events: list[Event] = field(default_factory=list)
+
+    async def __aenter__(self) -> Self:
+        """Connects and reads."""
+        async with AsyncExitStack() as stack:
+            self.proxy = await stack.enter_async_context(FaultProxy(port_of(self.world.nodes[0])))
+            self.client = await stack.enter_async_context(
+                HubbubClient(f"127.0.0.1:{self.proxy.port}", self.credentials, cursor_store=self.cursors)
+            )
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            reading = tasks.create_task(self._read())
+            stack.callback(reading.cancel)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Leaves."""
+        await self._stack.aclose()
+
+    async def _read(self) -> None:
+        async for event in self.client.events():
+            self.events.append(event)
+
+    def move(self, node: Node, how: Cut = Cut.RST) -> None:
+        """Cuts the connection; the next one goes to this node."""
+        self.proxy.retarget(port_of(node))
+        self.proxy.flow()
+        self.proxy.cut(how)
+
+    @property
+    def user_id(self) -> str:
+        return self.credentials.user_id
+
+    def of(self, kind: type[_Kind]) -> list[_Kind]:
+        """Everything of one kind that came, in the order in which it came."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def heard(self, conversation_id: str) -> list[Message]:
+        """The messages that came of one conversation."""
+        return [one.message for one in self.of(MessageReceived) if one.message.conversation_id == conversation_id]
+
+    def numbers(self, conversation_id: str) -> list[int]:
+        """Their numbers."""
+        return [message.message_number for message in self.heard(conversation_id)]
+
+    async def until_heard(self, conversation_id: str, last_number: int) -> None:
+        """Waits for a message."""
+        await until(lambda: (self.numbers(conversation_id) or [0])[-1] >= last_number, timeout_s=20.0)
+
+    async def until_count(self, kind: type[Event], count: int) -> None:
+        """Waits for so many events of a kind."""
+        await until(lambda: len(self.of(kind)) >= count, timeout_s=20.0)
+
+
+@dataclass
+class World:
+    """What a scenario plays with. Everybody starts on the first node."""
+
+    cluster: NodeCluster
+    nodes: tuple[Node, Node]
+    folder: Path
+
+    async def person(self, login_name: str, *, keeps_cursors: bool = False) -> Person:
+        """Makes an account; use the person with `async with`."""
+        account: ServerCredentials = await self.cluster.sign_up(login_name)
+        credentials = Credentials(
+            user_id=account.user_id,
+            device_session_id="d1",
+            # Signed by hand: it outlives every jump of the cluster's clock.
+            access_token=self.cluster.token(account.user_id, expires_in_s=400 * 86_400),
+            refresh_token=account.refresh_token,
+            access_expire_time=datetime.now(UTC) + timedelta(days=1),
+        )
+        store = JsonCursorStore(self.folder / f"{login_name}.json") if keeps_cursors else None
+        return Person(self, credentials, store)
+
+    def rows(self) -> int:
+        """Records in the log: what reading must not change."""
+        return self.cluster.log_server.commits
+
+
+def port_of(node: Node) -> int:
+    """The port of a node."""
+    return int(node.address.rpartition(":")[2])
+
+
+async def history(client: HubbubClient, conversation_id: str) -> list[Message]:
+    """Every message of a conversation, by pages."""
+    messages: list[Message] = []
+    while True:
+        anchor = messages[-1].message_number if messages else 0
+        page = await client.list_messages(conversation_id, anchor_number=anchor, side=PageSide.AFTER, page_size=200)
+        messages.extend(page.messages)
+        if not page.newer_available:
+            return messages
+
+
+@asynccontextmanager
+async def open_world(folder: Path) -> AsyncIterator[World]:
+    """Starts two nodes on one log."""
+    async with AsyncExitStack() as stack:
+        cluster = NodeCluster()
+        first = await stack.enter_async_context(cluster.node())
+        second = await stack.enter_async_context(cluster.node())
+        yield World(cluster, (first, second), folder)
+    assert cluster.breaches == []
