@@ -191,9 +191,12 @@ class ActiveTopic:
             await self.refresh()
 
     async def ensure_confirmed(self) -> None:
-        """Checks the head at the leader if nothing has confirmed it for 60 s."""
+        """Checks the head at the leader if nothing has confirmed it for 60 s, or the log is another one."""
         await self.load()
         is_fed = self._is_followed and self._log.is_live()
+        if self._log.epoch(self.shard) != self.state.epoch:
+            await self.refresh()
+            return
         if not is_fed and self._clock.monotonic_s() - self._confirmed_at_s > _CONFIRMED_FOR_S:
             await self.refresh()
 

@@ -336,6 +336,7 @@ class Committer:
                     return await self._settled("found", record, following.sequence)
                 if following is not None:
                     return await self._settled("never", record, None)
+                self._check_epoch(record)
                 sequence = await self._log.append(record, after_sequence=expectation)
                 return await self._settled("appended", record, sequence)
             except Conflict:
@@ -353,8 +354,12 @@ class Committer:
             head = await self._log.read_head(self._topic.topic_id)
         except LogUnavailable:
             return
-        is_lower = (head.sequence if head else 0) < expectation
-        if is_lower or self._log.epoch(self._topic.shard) != record.facts.epoch:
+        if (head.sequence if head else 0) < expectation:
+            raise LogRecreated("the log was recreated")
+        self._check_epoch(record)
+
+    def _check_epoch(self, record: NewRecord) -> None:
+        if self._log.epoch(self._topic.shard) != record.facts.epoch:
             raise LogRecreated("the log was recreated")
 
     async def _settled(self, how: str, record: NewRecord, sequence: int | None) -> int | None:
