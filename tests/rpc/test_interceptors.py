@@ -223,7 +223,7 @@ async def test_retry_info_is_always_positive() -> None:
         (None, "INVALID_CREDENTIALS"),
         ("", "INVALID_CREDENTIALS"),
         (_TOKEN, "INVALID_CREDENTIALS"),
-        ("Basic abc", "INVALID_CREDENTIALS"),
+        (f"Basic {_TOKEN}", "INVALID_CREDENTIALS"),
         ("Bearer ", "INVALID_CREDENTIALS"),
         ("Bearer forged", "INVALID_CREDENTIALS"),
         ("Bearer expired", "TOKEN_EXPIRED"),
