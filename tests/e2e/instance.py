@@ -117,11 +117,15 @@ class Instance:
 
     def kill(self, name: str) -> int:
         """Kills a program as the kernel would; returns its process id."""
+        pid = self.pid_of(name)
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def pid_of(self, name: str) -> int:
+        """The process id of a program that runs."""
         process = self.process_of(name)
         assert process is not None
-        os.kill(process["pid"], signal.SIGKILL)
-        pid: int = process["pid"]
-        return pid
+        return int(process["pid"])
 
     def explain(self) -> str:
         """What it printed, and the ends of its logs."""

@@ -1,9 +1,12 @@
 """gRPC and gRPC-Web clients through Envoy and a real node."""
 
+import os
+import signal
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,7 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from hubbub.chat.v1 import chat_service_pb2, frame_pb2
 from hubbub.conversation.v1 import conversation_service_pb2
 
-from tests.e2e.instance import Instance, Person
+from tests.e2e.instance import Instance, Person, wait_until
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -26,6 +29,10 @@ _TRAILERS = 0x80
 def framed(message: Message) -> bytes:
     raw = message.SerializeToString()
     return b"\0" + len(raw).to_bytes(4, "big") + raw
+
+
+class EndOfResponse(Exception):
+    """The response ended: a call that is refused has no frames."""
 
 
 class Frames:
@@ -42,7 +49,10 @@ class Frames:
 
     def _take(self, count: int) -> bytes:
         while len(self._buffer) < count:
-            self._buffer += next(self._chunks)
+            try:
+                self._buffer += next(self._chunks)
+            except StopIteration as end:
+                raise EndOfResponse from end
         taken, self._buffer = self._buffer[:count], self._buffer[count:]
         return taken
 
@@ -92,6 +102,42 @@ def test_a_browser_hears_a_message_within_a_second_while_its_response_is_open(
         ):
             pass
         assert time.monotonic() - begin_s < 1
+
+
+def test_a_node_that_leaves_says_goodbye_and_another_one_goes_on(tmp_path: Path) -> None:
+    """SIGTERM: health first, then Goodbye through Envoy, then the end; nobody is cut off."""
+    with (
+        Instance(tmp_path / "var", nodes=2) as running,
+        Person(running.url, "lena") as lena,
+        httpx.Client(base_url=running.url, timeout=_TIMEOUT_S) as client,
+    ):
+        with subscribed(client, lena) as frames:
+            node = next(name for name in ("node-1", "node-2") if streams_of(running, name) == 1)
+            os.kill(running.pid_of(node), signal.SIGTERM)
+            while not (frame := next_frame(frames)).HasField("goodbye"):
+                pass
+            assert frame.goodbye.reason == frame_pb2.GOODBYE_REASON_DRAINING
+            assert frame.goodbye.reconnect
+        other = "node-2" if node == "node-1" else "node-1"
+        wait_until(lambda: is_served_by(running, client, lena, other))
+
+
+def is_served_by(running: Instance, client: httpx.Client, person: Person, name: str) -> bool:
+    """Tries to subscribe; for a moment the node that leaves may still be asked, and answers NODE_DRAINING."""
+    try:
+        with subscribed(client, person):
+            return streams_of(running, name) == 1
+    except EndOfResponse:
+        return False
+
+
+def streams_of(running: Instance, name: str) -> float:
+    """Reads how many streams a node has."""
+    process = running.process_of(name)
+    assert process is not None
+    metrics = httpx.get(f"http://127.0.0.1:{process['metrics_port']}/metrics").text
+    (line,) = [line for line in metrics.splitlines() if line.startswith("hubbub_streams ")]
+    return float(line.split()[1])
 
 
 def test_a_browser_gets_the_status_of_a_failed_call_in_its_trailers(instance: Instance, carol: Person) -> None:

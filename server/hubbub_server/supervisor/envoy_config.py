@@ -338,11 +338,11 @@ def _cluster(name: str, ports: Sequence[int], *, max_requests: int) -> Json:
         },
         "health_checks": [
             {
-                "timeout": "1s",
+                "timeout": "2s",
                 "interval": "1s",
                 "no_traffic_interval": "1s",
                 "unhealthy_interval": "0.25s",
-                "unhealthy_threshold": 2,
+                "unhealthy_threshold": 3,
                 "healthy_threshold": 1,
                 "grpc_health_check": {},
             }
