@@ -29,7 +29,7 @@ from hubbub_server.ports.topic_log import LogRecord, TopicLog
 
 _TAIL_MAX_RECORDS: Final = 128
 _TAIL_MAX_BYTES: Final = 256 * 1024
-_READ_MAX_BYTES: Final = 1024 * 1024
+_READ_MAX_BYTES: Final = 128 * 1024  # folding what comes at once must not hold up the loop for long
 _CONFIRMED_FOR_S: Final = 60.0
 _WINDOW_CAPACITY: Final = 4096
 
@@ -133,17 +133,21 @@ class ActiveTopic:
             store_error = error
         head = await self._log.read_head(self.topic_id)
         epoch = self._log.epoch(self.shard)
-        state, sequence = self._start_of_tail(stored, epoch, head)
-        tail = await self._read_tail(sequence, head)
-        if store_error is not None and (not tail or tail[0].facts.first_position != 1):
-            raise store_error
-        self.state, self.sequence = state, sequence
+        self.state, self.sequence = self._start_of_tail(stored, epoch, head)
         self._tail.clear()
         self._tail_bytes = 0
-        for record in tail:
-            if record.facts.first_position != self.state.position + 1:
-                raise LogUnavailable("the log does not continue what the store has", retry_after_s=30)
-            self._fold(record, self._decode(record))
+        while head is not None and self.sequence < head.sequence:
+            for record in await self._log.read_range(
+                self.topic_id,
+                after_sequence=self.sequence,
+                up_to_sequence=head.sequence,
+                max_bytes=_READ_MAX_BYTES,
+            ):
+                if record.facts.first_position != self.state.position + 1:
+                    raise store_error or LogUnavailable("the log does not continue the store", retry_after_s=30)
+                self._fold(record, self._decode(record))
+        if store_error is not None and self.state.position == 0:
+            raise store_error
         self._confirmed_at_s = self._clock.monotonic_s()
         self.is_loaded = True
         self._tell_reset()
@@ -160,20 +164,6 @@ class ActiveTopic:
             raise LogUnavailable("the log ends before what the store has applied", retry_after_s=30)
         return stored.state, stored.applied.sequence
 
-    async def _read_tail(self, after_sequence: int, head: LogRecord | None) -> list[LogRecord]:
-        if head is None or head.sequence <= after_sequence:
-            return []
-        records: list[LogRecord] = []
-        while after_sequence < head.sequence:
-            records += await self._log.read_range(
-                self.topic_id,
-                after_sequence=after_sequence,
-                up_to_sequence=head.sequence,
-                max_bytes=_READ_MAX_BYTES,
-            )
-            after_sequence = records[-1].sequence
-        return records
-
     async def refresh(self) -> None:
         """Brings the state to the leader's head as of now. Raises LogUnavailable or StoreUnavailable."""
         async with self._loading:
@@ -183,6 +173,7 @@ class ActiveTopic:
         known_sequence = self.sequence
         head = await self._log.read_head(self.topic_id)
         await self._catch_up(head, known_sequence)
+        await self.load()  # somebody else may be loading it again just now
 
     async def reach(self, position: int) -> None:
         """Brings the state to `position` at least, if the log has it. Raises LogUnavailable or StoreUnavailable."""
@@ -330,7 +321,8 @@ class ActiveTopic:
     async def subscribe(self, subscriber: Subscriber) -> TopicHead:
         """Adds a listener; it hears every record after the returned head. Idempotent.
 
-        Nothing is awaited between the adding and the return, so the caller may look at `state` as of that head.
+        Nothing is awaited between the adding and the return, so the caller may look at `state` as of that head, and the
+        state is a loaded one.
 
         Raises:
             LogUnavailable, StoreUnavailable: the topic cannot be loaded; nothing was added.
@@ -345,6 +337,8 @@ class ActiveTopic:
                     await asyncio.shield(self._log.unfollow(self.topic_id))
                     raise
                 self._is_followed = True
+            else:
+                await self.load()  # somebody else may be loading it again just now
             self.subscribers.add(subscriber)
         return self.head
 

@@ -63,3 +63,18 @@ async def test_node_that_knows_the_new_epoch_decides_nothing_on_the_old_state() 
         cluster.server.recreate(node.hub.topic(GROUP).shard)
         assert (await node.send(send(ALICE, 1))).cursor.epoch == 2
         assert node.log.appends == appends + 1
+
+
+async def test_listener_that_comes_during_a_reload_sees_the_loaded_state() -> None:
+    """G4: "no member" must not be read from a state that is being loaded again."""
+    cluster = AppCluster()
+    async with cluster.node() as node:
+        await create_group(node, BOB)
+        await cluster.project()
+        await node.hub.subscribe(GROUP, ResetListener())
+        topic = node.hub.topic(GROUP)
+        cluster.server.recreate(topic.shard)
+        await until(lambda: not topic.is_loaded)
+        await node.hub.subscribe(GROUP, ResetListener())
+        assert BOB in topic.state.members  # type: ignore[union-attr]
+        assert topic.is_loaded
