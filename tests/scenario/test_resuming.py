@@ -151,6 +151,7 @@ async def test_a_log_that_was_made_anew_is_told_as_a_reset_and_the_conversation_
         world.cluster.log_server.recreate(shard)
         for person in (alice, bob):
             person.move(world.nodes[1])
+        await alice.until_count(TopicReset, 1)
         await say(bob, conversation_id, 4, 4)
 
         await alice.until_heard(conversation_id, 4)
