@@ -105,6 +105,17 @@ async def test_stopping_ends_the_program_and_it_stays_ended(tmp_path: Path) -> N
 
 
 @pytest.mark.asyncio
+async def test_stopping_while_the_program_is_being_made_ends_it_too(tmp_path: Path) -> None:
+    child = Child(make_plan(SERVER), log=tmp_path / "thing.log", on_change=lambda: None)
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+        running = group.create_task(child.keep_running())
+        await asyncio.sleep(0)  # one turn: it has begun
+        await child.stop()
+        await running
+    assert child.pid is None
+
+
+@pytest.mark.asyncio
 async def test_a_program_that_ignores_the_request_is_killed(tmp_path: Path) -> None:
     async with kept_running(tmp_path, make_plan(STUBBORN, stop_timeout_s=0.2)) as child:
         await child.wait_ready()

@@ -120,7 +120,8 @@ class Child:
         self._process = process
         self._on_change()
         try:
-            became_ready = await self._becomes_ready(process)
+            # A stop while the program was being made found none to end.
+            became_ready = not self._stopping.is_set() and await self._becomes_ready(process)
             if became_ready:
                 self._ready.set()
                 await process.wait()

@@ -47,7 +47,10 @@ def run_up(plan: UpPlan, *, say: Callable[[str], None]) -> None:
     """
     if plan.port and not ports.is_free(plan.port):
         raise CannotStart(f"port {plan.port} is in use; set HUBBUB_PORT to another one")
-    folder = DataFolder(plan.data)
+    try:
+        folder = DataFolder(plan.data)
+    except OSError as error:
+        raise CannotStart(f"cannot use the folder {plan.data}: {error.strerror}") from error
     try:
         with folder.locked():
             asyncio.run(_Instance(folder, plan, say).run())
