@@ -8,6 +8,10 @@ An *echo* is a message to ourselves. The server handles one connection's message
 back everything sent before it, subscriptions included, was processed. (nats-py's own `flush` writes its PING past the
 commands that wait in its buffer, so a PONG proves less; and a PONG that comes after `flush` gave up ends its read
 loop.) Every two seconds an echo is sent; `is_live` tells whether one came back within the last ten.
+
+A server that slept for as long as others need to elect leaders (4 s) believes, when it wakes, that it still leads what
+it led, and answers reads with what it last knew, for some milliseconds. Its first echo comes late, before any such
+answer: then, for a moment, answers of JetStream's API are not believed.
 """
 
 import asyncio
@@ -35,6 +39,8 @@ RETRY_FOR_S = 5.0
 """A call that is repeated gives up after this time."""
 PING_INTERVAL_S = 2.0
 LIVE_FOR_S = 10.0
+SLEPT_S = 3.9
+DOUBT_FOR_S = 0.25
 _CLOSE_TIMEOUT_S = 2.0
 _FIRST_PAUSE_S = 0.2
 _RECONNECT_PAUSE_S = (0.05, 0.5)
@@ -75,6 +81,7 @@ class NatsConnection:
         self._echo_subject = ""
         self._echo_count = 0
         self._heard_s = 0.0
+        self._doubt_until_s = 0.0
         self._is_closing = False
         self.client = Client()
         self.errors = 0
@@ -84,6 +91,8 @@ class NatsConnection:
 
     async def __aenter__(self) -> Self:
         """Connects; raises LogUnavailable when no server accepts within `open_timeout_s`."""
+        self._tasks = asyncio.TaskGroup()
+        await self._tasks.__aenter__()
         try:
             async with asyncio.timeout(self._open_timeout_s):
                 await self._open()
@@ -92,8 +101,6 @@ class NatsConnection:
             if isinstance(error, TimeoutError | nats.errors.Error | OSError):
                 raise LogUnavailable("no NATS server accepts the connection") from error
             raise
-        self._tasks = asyncio.TaskGroup()
-        await self._tasks.__aenter__()
         self._heartbeat = self._tasks.create_task(self._beat())
         return self
 
@@ -102,10 +109,7 @@ class NatsConnection:
     ) -> None:
         """Closes the connection; what was published and not confirmed may or may not be sent."""
         self._heartbeat.cancel()
-        try:
-            await self._close()
-        finally:
-            await self._tasks.__aexit__(None, None, None)
+        await self._close()
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Registers a callback for "connected again; messages may have been missed". It must not block."""
@@ -117,7 +121,11 @@ class NatsConnection:
 
     def is_live(self) -> bool:
         """Tells whether the server was heard within the last ten seconds."""
-        return asyncio.get_running_loop().time() - self._heard_s < LIVE_FOR_S
+        return self.silent_for_s() < LIVE_FOR_S
+
+    def silent_for_s(self) -> float:
+        """Tells how long ago the server was heard."""
+        return asyncio.get_running_loop().time() - self._heard_s
 
     @property
     def max_payload_bytes(self) -> int:
@@ -142,6 +150,7 @@ class NatsConnection:
     async def call(self, subject: str, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Calls JetStream's API once. Raises ApiRefusal when it answers with an error, else as `request`."""
         answer = await self.request(f"$JS.API.{subject}", json.dumps(query).encode() if query else b"")
+        self._require_trust()
         content: dict[str, Any] = json.loads(answer.data)
         if "error" in content:
             raise ApiRefusal.of(content["error"])
@@ -165,7 +174,9 @@ class NatsConnection:
             with map_errors():
                 async with asyncio.timeout(BATCH_TIMEOUT_S):
                     await self.client.publish(f"$JS.API.{subject}", json.dumps(query).encode(), reply=inbox)
-                    return messages, await end
+                    status = await end
+            self._require_trust()
+            return messages, status
         finally:
             await self.unsubscribe(subscription)
 
@@ -228,6 +239,10 @@ class NatsConnection:
         if not self.client.is_connected:
             raise NotSent("not connected to the log")
 
+    def _require_trust(self) -> None:
+        if asyncio.get_running_loop().time() < self._doubt_until_s:
+            raise LogUnavailable("the server slept; what it says may be old")
+
     async def _open(self) -> None:
         await self.client.connect(
             self._servers,
@@ -251,10 +266,18 @@ class NatsConnection:
         await self.echo()
 
     async def _close(self) -> None:
+        # In a task, because nats-py may swallow a cancellation while it closes.
         self._is_closing = True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                await self.client.close()
+        closing = self._tasks.create_task(self._close_client())
+        await asyncio.wait([closing], timeout=_CLOSE_TIMEOUT_S)
+        if not closing.done():
+            self._abort_transport()
+            closing.cancel()
+        await self._tasks.__aexit__(None, None, None)
+
+    async def _close_client(self) -> None:
+        with suppress(OSError, nats.errors.Error):
+            await self.client.close()
 
     async def _beat(self) -> None:
         while True:
@@ -266,13 +289,20 @@ class NatsConnection:
     def _drop_stuck_transport(self) -> None:
         # To reconnect, nats-py closes the old transport and waits until it is closed. With a peer that is frozen and
         # bytes that wait to be sent that never happens, so it is helped along.
-        if self.client.is_reconnecting:
-            writer = getattr(self.client._transport, "_io_writer", None)
-            if writer is not None and writer.transport.is_closing():
-                writer.transport.abort()
+        writer = getattr(self.client._transport, "_io_writer", None)
+        if self.client.is_reconnecting and writer is not None and writer.transport.is_closing():
+            writer.transport.abort()
+
+    def _abort_transport(self) -> None:
+        writer = getattr(self.client._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
 
     async def _take_echo(self, message: Msg) -> None:
-        self._heard_s = asyncio.get_running_loop().time()
+        now_s = asyncio.get_running_loop().time()
+        if self._heard_s > 0 and now_s - self._heard_s > SLEPT_S:
+            self._doubt_until_s = now_s + DOUBT_FOR_S
+        self._heard_s = now_s
         heard = self._echoes.get(message.data)
         if heard is not None and not heard.done():
             heard.set_result(None)

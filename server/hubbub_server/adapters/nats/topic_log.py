@@ -241,13 +241,14 @@ class NatsTopicLog:
                 async with asyncio.timeout(pause_s):
                     await self._look_again.wait()
             self._look_again.clear()
-            try:
-                for shard in range(self._shards):
+            pause_s = _WATCH_INTERVAL_S
+            for shard in range(self._shards):
+                try:
                     await self._look_at(shard)
-            except LogUnavailable:
+                except LogUnavailable:
+                    pause_s = _WATCH_AGAIN_S
+            if self._suspects:
                 pause_s = _WATCH_AGAIN_S
-                continue
-            pause_s = _WATCH_AGAIN_S if self._suspects else _WATCH_INTERVAL_S
             if self._is_disturbed:
                 self._is_disturbed = False
                 self._disturb()
