@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -294,10 +294,12 @@ async def test_a_log_that_lost_records_refuses_appends(monkeypatch: pytest.Monke
             assert "LOG_0" in await until_found(refusal)
 
 
-async def test_a_message_that_is_no_record_is_never_skipped(one: NatsLogSetup) -> None:
+async def test_a_message_that_is_no_record_is_never_skipped() -> None:
     """A read that meets one fails; it does not answer as if the record were not there."""
-    topic_id = new_topic(shard=0)
-    async with one.connection() as connection, NatsTopicLog(connection, shards=SHARDS) as log:
+    topic_id = new_topic()
+    async with own_server() as connection, AsyncExitStack() as stack:
+        await make_streams(connection)
+        log = await stack.enter_async_context(NatsTopicLog(connection, shards=1))
         heard = HeardTopic()
         await log.follow(topic_id, heard)
         head = await log.append(new_record(topic_id), after_sequence=0)
