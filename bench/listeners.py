@@ -75,6 +75,7 @@ class Listener:
                 await self.may_read.wait()
         except grpc.aio.AioRpcError as error:
             self.end = error.code().name
+            self.is_open.set()
         else:
             self.end = "OK"
         finally:
@@ -140,6 +141,8 @@ class Listeners:
                 readers.append(tasks.create_task(listener.run()))
                 async with asyncio.timeout(_PATIENCE_S):
                     await listener.is_open.wait()
+                if listener.end:
+                    raise RuntimeError(f"a stream did not open: {listener.end}")
             say(ready=True)
             async for command in read_commands():
                 if command["op"] == "finish":

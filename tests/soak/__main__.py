@@ -32,6 +32,7 @@ SENDS_PER_S = 56.0
 BURST, BURST_S = 50, 0.1
 NODE_KILL_S, WORKER_KILL_S, NATS_KILL_S, STALL_S, CLIENT_CUT_S, CHANGE_S = 10.0, 45.0, 90.0, 30.0, 6.0, 5.0
 STALL_LENGTH_S = 3.0
+MAX_OUT = 3
 READY_S, IDLE_S, FINISH_S = 120.0, 120.0, 180.0
 MINIMA = {
     "kills_with_command_in_flight": 50,
@@ -55,7 +56,7 @@ class Tormentor:
         self._cast = cast
         self._journal = journal
         self._random = random.Random(seed)
-        self._out: set[tuple[str, int]] = set()
+        self._out: list[tuple[str, int]] = []
 
     async def run(self, seconds: float) -> None:
         """Breaks things for a while; everything flows again afterwards."""
@@ -130,12 +131,17 @@ class Tormentor:
             actor.proxy.cut(Cut(fault))
 
     async def _change_member(self) -> None:
+        """Removes somebody; when three are out, lets the one in again who is out for longest."""
+        await self._cast.renew_owner()
+        if len(self._out) >= MAX_OUT:
+            topic, index = self._out.pop(0)
+            await self._cast.change("add", topic, index)
+            return
         conversation = self._random.choice(self._cast.conversations)
         index = self._random.choice(conversation.floaters)
-        is_out = (conversation.topic, index) in self._out
-        await self._cast.renew_owner()
-        await self._cast.change("add" if is_out else "remove", conversation.topic, index)
-        self._out ^= {(conversation.topic, index)}
+        if (conversation.topic, index) not in self._out:
+            await self._cast.change("remove", conversation.topic, index)
+            self._out.append((conversation.topic, index))
 
 
 async def _every(period_s: float, act: Callable[[], Awaitable[None]]) -> None:

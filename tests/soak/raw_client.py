@@ -87,7 +87,8 @@ class Topics:
     def jump(self, kind: str, head: conversation_pb2.TopicHead) -> None:
         """Gap or Reset: the cursor is the head."""
         topic = head.cursor.topic_id
-        self._journal.write(kind, topic=topic, position=head.cursor.position)
+        start = self.cursors.get(topic, 0)
+        self._journal.write(kind, topic=topic, position=head.cursor.position, **{"from": start})
         self.cursors[topic] = head.cursor.position
         self.epochs[topic] = head.cursor.epoch
 

@@ -10,7 +10,7 @@ stream      n: the n-th stream of this client is open (n >= 2 is a resume)
 head        stream, topic, epoch, position, number, via (heads | heartbeat | caught_up)
 event       via (live | sync), stream, topic, epoch, position, number, id, sender, content, bytes, commit_ms, what,
             users
-gap, reset  topic, position: the cursor jumps to here
+gap, reset  topic, from, position: the cursor jumps
 ended       topic: TopicEnded
 goodbye     reason
 attempt     topic, id, try, content, prev: a send leaves

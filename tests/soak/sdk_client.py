@@ -86,8 +86,9 @@ class Follower:
             self._joins.setdefault(event.conversation_id, []).append(event.join_position)
 
     def _jump(self, kind: str, cursor: Cursor) -> None:
+        start = self.cursors.get(cursor.topic_id, 0)
+        self._journal.write(kind, topic=cursor.topic_id, position=cursor.position, **{"from": start})
         self.cursors[cursor.topic_id] = cursor.position
-        self._journal.write(kind, topic=cursor.topic_id, position=cursor.position)
 
 
 def _fields(event: events.TopicEvent) -> dict[str, Any]:

@@ -190,7 +190,11 @@ def an_event_comes_before_heads_named_its_topic(records: list[Record]) -> None:
 
 
 def a_reader_was_told_to_forget(records: list[Record]) -> None:
-    records.append({"t": 99.0, "who": "ann", "k": "reset", "topic": TOPIC, "position": 8})
+    records.append({"t": 99.0, "who": "ann", "k": "reset", "topic": TOPIC, "from": 8, "position": 8})
+
+
+def a_reader_was_told_to_skip_a_few(records: list[Record]) -> None:
+    records.append({"t": 99.0, "who": "ann", "k": "gap", "topic": TOPIC, "from": 3, "position": 8})
 
 
 def the_sdk_gave_an_event_twice(records: list[Record]) -> None:
@@ -284,6 +288,7 @@ BAD: dict[Callable[[list[Record]], None], str] = {
     a_stream_brings_an_event_twice: "holes_in_streams",
     an_event_comes_before_heads_named_its_topic: "holes_in_streams",
     a_reader_was_told_to_forget: "left_out",
+    a_reader_was_told_to_skip_a_few: "left_out",
     a_retry_got_another_number: "changed_on_retry",
     a_retry_got_another_time: "changed_on_retry",
     an_answer_names_a_position_of_another_message: "changed_on_retry",
