@@ -19,11 +19,12 @@ _Kind = TypeVar("_Kind")
 
 @dataclass(eq=False)
 class Person:
-    """A client that reads everything it gets into `events`. `away` closes it, `back` opens a new one."""
+    """A client that reads everything it gets into `events`. Each `async with` opens a new one."""
 
     world: "World"
     credentials: Credentials
     cursors: JsonCursorStore | None
+    reads: bool
     events: list[Event] = field(default_factory=list)
 
     async def __aenter__(self) -> Self:
@@ -34,8 +35,10 @@ class Person:
                 HubbubClient(f"127.0.0.1:{self.proxy.port}", self.credentials, cursor_store=self.cursors)
             )
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            reading = tasks.create_task(self._read())
-            stack.callback(reading.cancel)
+            if self.reads:
+                reading = tasks.create_task(self._read())
+                stack.callback(reading.cancel)
+            self.loop = asyncio.get_running_loop()
             self._stack = stack.pop_all()
         return self
 
@@ -86,8 +89,8 @@ class World:
     nodes: tuple[Node, Node]
     folder: Path
 
-    async def person(self, login_name: str, *, keeps_cursors: bool = False) -> Person:
-        """Makes an account; use the person with `async with`."""
+    async def person(self, login_name: str, *, keeps_cursors: bool = False, reads: bool = True) -> Person:
+        """Makes an account; use the person with `async with`. Who does not read leaves the events to the test."""
         account: ServerCredentials = await self.cluster.sign_up(login_name)
         credentials = Credentials(
             user_id=account.user_id,
@@ -98,7 +101,7 @@ class World:
             access_expire_time=datetime.now(UTC) + timedelta(days=1),
         )
         store = JsonCursorStore(self.folder / f"{login_name}.json") if keeps_cursors else None
-        return Person(self, credentials, store)
+        return Person(self, credentials, store, reads)
 
     def rows(self) -> int:
         """Records in the log: what reading must not change."""

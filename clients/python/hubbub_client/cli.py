@@ -14,7 +14,7 @@ from hubbub_client.chat.json_lines import JsonLines
 from hubbub_client.chat.room import Room, find_conversation
 from hubbub_client.chat.terminal import Terminal
 from hubbub_client.client import HubbubClient
-from hubbub_client.errors import HubbubError, NameTaken
+from hubbub_client.errors import HubbubError, NameTaken, first_error
 from hubbub_client.model import Login, Registration
 
 _DEMO_PASSWORD: Final = Path("var/secrets/demo_password")  # where `hubbub up` puts it
@@ -49,13 +49,14 @@ def chat(  # noqa: PLR0913, PLR0917  # each is an option of the command line
         raise typer.BadParameter("give either PEER or --conversation")
     target = server or f"127.0.0.1:{os.environ.get('HUBBUB_PORT', '8080')}"
     login = Login(me.lower(), password or _read_password(password_file, may_ask=not json))
+    failure: HubbubError | None = None
     try:
         asyncio.run(_chat(target, login, peer, conversation, is_json=json, history=history, register=register))
-    except HubbubError as error:
-        typer.echo(f"hubbub: {error}", err=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    except* HubbubError as group:
+        failure = first_error(group)
+    if failure is not None:
+        typer.echo(f"hubbub: {failure}", err=True)
+        raise typer.Exit(1)
 
 
 def _read_password(file: Path | None, *, may_ask: bool) -> str:

@@ -149,6 +149,13 @@ class ClientClosed(HubbubError):
     """The client was closed, or not opened yet."""
 
 
+def first_error(error: HubbubError | BaseExceptionGroup[HubbubError]) -> HubbubError:
+    """Returns the error, or the first one in a group of them, as a TaskGroup raises it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 _BY_REASON: Final[Mapping[str, type[CallFailed]]] = {
     "INVALID_FIELD": InvalidField,
     "STREAM_PROTOCOL": StreamProtocol,

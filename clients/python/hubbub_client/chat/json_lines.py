@@ -11,7 +11,7 @@ import uuid_utils
 from hubbub_client import events
 from hubbub_client.chat.room import Line, Ready, Room, State
 from hubbub_client.client import HubbubClient
-from hubbub_client.errors import CallFailed, HubbubError
+from hubbub_client.errors import CallFailed, HubbubError, first_error
 
 _UNANSWERED_MAX: Final = 500  # lines of input beyond this wait in the pipe
 
@@ -25,7 +25,7 @@ class JsonLines:
         self._room_to_send = asyncio.Semaphore(_UNANSWERED_MAX)
 
     async def run(self) -> None:
-        """Runs until the source ends. What cannot be mended is told as `stopped` and raised."""
+        """Runs until the source ends. What cannot be mended is told as `stopped` and raised, in a group."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 reader = tasks.create_task(self._show())
@@ -33,9 +33,9 @@ class JsonLines:
                 await self._send_all()
                 reader.cancel()
         except* HubbubError as group:
-            error = next(iter(_leaves(group)))
+            error = first_error(group)
             self._write(type="stopped", error=type(error).__name__, message=str(error))
-            raise error from None
+            raise
 
     async def _show(self) -> None:
         async for item in self._room.read():
@@ -120,11 +120,3 @@ def _pump(source: Iterable[str], lines: asyncio.Queue[str | None], loop: asyncio
         asyncio.run_coroutine_threadsafe(lines.put(None), loop).result()
     except RuntimeError:
         return  # the loop is closed: nobody reads any more
-
-
-def _leaves(group: BaseExceptionGroup[HubbubError]) -> Iterable[HubbubError]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error

@@ -1,14 +1,18 @@
 """One conversation as a chat shows it: what was said before, then what is said, every message once and in order."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from hubbub_client import events
 from hubbub_client.client import HubbubClient
-from hubbub_client.model import Message, PageSide, User
+from hubbub_client.errors import Unavailable
+from hubbub_client.model import Message, MessagePage, PageSide
 
 _PAGE_SIZE: Final = 200
+_PAUSE_S: Final = 1.0
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,23 +79,29 @@ class Room:
     async def _read_history(self) -> AsyncIterator[Line | Ready]:
         self._last_number = 0
         if self._history_messages:
-            page = await self._client.list_messages(self.conversation_id, page_size=self._history_messages)
+            page = await _patiently(
+                lambda: self._client.list_messages(self.conversation_id, page_size=self._history_messages)
+            )
             for line in await self._lines(page.messages, is_history=True):
                 yield line
             self._last_number = page.head.last_message_number
         else:
-            self._last_number = (await self._client.get_conversation(self.conversation_id)).head.last_message_number
+            conversation = await _patiently(lambda: self._client.get_conversation(self.conversation_id))
+            self._last_number = conversation.head.last_message_number
         yield Ready(last_message_number=self._last_number)
 
     async def _read_on(self) -> AsyncIterator[Line]:
         newer_available = True
         while newer_available:
-            page = await self._client.list_messages(
-                self.conversation_id, anchor_number=self._last_number or 0, side=PageSide.AFTER, page_size=_PAGE_SIZE
-            )
+            page = await _patiently(self._next_page)
             for line in await self._lines(page.messages, is_history=False):
                 yield line
             newer_available = page.newer_available and bool(page.messages)
+
+    async def _next_page(self) -> MessagePage:
+        return await self._client.list_messages(
+            self.conversation_id, anchor_number=self._last_number or 0, side=PageSide.AFTER, page_size=_PAGE_SIZE
+        )
 
     async def _lines(self, messages: Sequence[Message], *, is_history: bool) -> list[Line]:
         new = [message for message in messages if message.message_number > (self._last_number or 0)]
@@ -107,8 +117,17 @@ class Room:
     async def _learn_names(self, user_ids: set[str]) -> None:
         unknown = sorted(user_ids - set(self._names))
         if unknown:
-            users: list[User] = await self._client.get_users(unknown)
+            users = await _patiently(lambda: self._client.get_users(unknown))
             self._names.update((user.user_id, user.login_name) for user in users)
+
+
+async def _patiently(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    """Asks until it is answered: a chat outlives any outage."""
+    while True:
+        try:
+            return await ask()
+        except Unavailable:
+            await asyncio.sleep(_PAUSE_S)
 
 
 async def find_conversation(client: HubbubClient, peer: str) -> str:
