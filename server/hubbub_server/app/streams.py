@@ -85,13 +85,14 @@ class LiveStream:
         self._ready.set()
 
     async def next_frames(self) -> Sequence[Outgoing]:
-        """Waits for frames to write; empty: the stream has ended."""
-        while True:
+        """Waits for frames to write; empty: the stream has ended, or was closed."""
+        while not self._is_closed:
             frames = self._session.take(_WRITE_MAX_BYTES)
             if frames or self._session.is_ended:
                 return frames
             self._ready.clear()
             await self._ready.wait()
+        return ()
 
     def on_abort(self, callback: Callable[[], None]) -> None:
         """Sets what resets the transport when it has not ended 10 s after its last frame was due."""
@@ -308,7 +309,8 @@ class Streams:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes what is still open."""
+        """Closes what is still open; nothing opens any more."""
+        self._is_draining = True
         if self._ticker is not None:
             self._ticker.cancel()
         for stream in tuple(self._streams):
