@@ -17,6 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import structlog
 from nats.aio.msg import Msg
 
 from hubbub_server.adapters.nats.connection import NatsConnection
@@ -61,6 +62,8 @@ _LEADER_ELECTED = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED"
 
 _RESOURCES_EXHAUSTED = frozenset({10023, 10028, 10047})
 _STORE_FAILED = 10077
+
+log = structlog.get_logger()
 
 
 class NatsTopicLog:
@@ -256,6 +259,7 @@ class NatsTopicLog:
     async def _look_at(self, shard: int) -> None:
         stream = await read_stream(self._connection, shard)
         if stream.epoch != self._epochs[shard]:
+            log.info("shard has an epoch", shard=shard, epoch=stream.epoch, before=self._epochs[shard])
             self._epochs[shard] = stream.epoch
             self._highest[shard] = stream.last_sequence
             self._is_disturbed = True
@@ -263,6 +267,9 @@ class NatsTopicLog:
             self._suspects.discard(shard)
             self._refusing.discard(shard)
         elif shard in self._suspects:
+            if shard not in self._refusing:
+                seen = self._highest[shard]
+                log.error("shard lost records, it refuses appends", shard=shard, last=stream.last_sequence, seen=seen)
             self._refusing.add(shard)
         else:
             self._suspects.add(shard)
