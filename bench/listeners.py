@@ -1,7 +1,7 @@
 """A process with many open streams that counts what it gets: `python -m bench.listeners PLAN`.
 
 Commands on stdin, one JSON object a line, each answered by one on stdout: `count` (events so far, own CPU seconds,
-latencies since the last count), `stop_reading` and `read_on` (of the first n streams), `finish`. A text that starts
+latencies since the last count, streams that ended), `stop_reading` and `read_on` (of the first n streams), `finish`. A text that starts
 with a number is taken as CLOCK_MONOTONIC at the send, and gives a latency.
 """
 
@@ -160,7 +160,9 @@ class Listeners:
                 latencies, self._latencies[:] = list(self._latencies), []
                 events = sum(listener.events for listener in self._all)
                 least = min(listener.position for listener in self._all)
-                return {"events": events, "cpu_s": cpu_s(os.getpid()), "least": least, "latencies": latencies}
+                ended = [f"{each.goodbye} {each.end}" for each in self._all if each.end]
+                cpu = cpu_s(os.getpid())
+                return {"events": events, "cpu_s": cpu, "least": least, "latencies": latencies, "ended": ended}
             case "stop_reading":
                 for listener in chosen:
                     listener.may_read.clear()
@@ -182,6 +184,11 @@ class Listeners:
         return {"goodbye": listener.goodbye, "end": listener.end, "resumed": resumed}
 
 
-if __name__ == "__main__":
+async def main() -> None:
+    """Reads the plan; channels belong to the loop in which they are made."""
     fields = json.loads(sys.argv[1])
-    asyncio.run(Listeners(ListenerPlan(**{**fields, "tokens": tuple(fields["tokens"])})).run())
+    await Listeners(ListenerPlan(**{**fields, "tokens": tuple(fields["tokens"])})).run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

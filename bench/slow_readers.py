@@ -21,7 +21,7 @@ from tests.soak.api import open_channel
 from tests.support.cluster import Cluster, Process
 
 STREAMS, STOPPED = 200, 100
-EVENTS, BURST, BURST_PAUSE_S = 20_000, 100, 0.45
+EVENTS, BURST, BURST_PAUSE_S = 20_000, 50, 0.3
 USERS = 20
 GROWTH_MAX_BYTES = 64 * 2**20
 P99_RATIO_MAX = 2.0
@@ -68,6 +68,8 @@ async def _p99_ms(process: ListenerProcess, position: int) -> float:
         while True:
             counted = await process.ask(op="count")
             latencies += counted["latencies"]
+            if counted["ended"]:
+                raise RuntimeError(f"streams that read on were ended: {counted['ended'][:3]}")
             if counted["least"] >= position:
                 return percentile(latencies, 0.99) * 1000
             await asyncio.sleep(0.1)
