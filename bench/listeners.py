@@ -1,8 +1,8 @@
 """A process with many open streams that counts what it gets: `python -m bench.listeners PLAN`.
 
 Commands on stdin, one JSON object a line, each answered by one on stdout: `count` (events so far, own CPU seconds,
-latencies since the last count, streams that ended), `stop_reading` and `read_on` (of the first n streams), `finish`. A text that starts
-with a number is taken as CLOCK_MONOTONIC at the send, and gives a latency.
+latencies since the last count, streams that ended), `stop_reading` and `read_on` (of the first n streams), `finish`. A
+text that starts with a number is taken as CLOCK_MONOTONIC at the send, and gives a latency.
 """
 
 import asyncio
@@ -72,6 +72,9 @@ class Listener:
             await call.write(chat_service_pb2.ConnectRequest(hello=hello))
             while (response := await call.read()) is not grpc.aio.EOF:
                 self._take(response.frame)
+                if response.frame.HasField("heartbeat"):
+                    ack = chat_service_pb2.Ack(processed_events=self.events)
+                    await call.write(chat_service_pb2.ConnectRequest(ack=ack))
                 await self.may_read.wait()
         except grpc.aio.AioRpcError as error:
             self.end = error.code().name
