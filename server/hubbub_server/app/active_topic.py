@@ -32,6 +32,10 @@ _TAIL_MAX_BYTES: Final = 256 * 1024
 _READ_MAX_BYTES: Final = 128 * 1024  # folding what comes at once must not hold up the loop for long
 _CONFIRMED_FOR_S: Final = 60.0
 _WINDOW_CAPACITY: Final = 4096
+_SHRUNK_IDS: Final = 64
+# Measured with tracemalloc: an id in a window, a record without its body.
+_ID_BYTES: Final = 500
+_RECORD_BYTES: Final = 800
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -286,16 +290,31 @@ class ActiveTopic:
             self._spawn(self._trim_window())
 
     async def _trim_window(self) -> None:
-        """Lets ids leave the window that the store can answer for. While the store is down the window grows."""
+        """Keeps the window at its capacity. While the store is down it grows."""
         try:
-            applied = await self._directory.read_applied(self.topic_id)
+            await self._let_ids_leave(self._window_capacity)
         except StoreUnavailable:
             return
         finally:
             self._is_trimming = False
+
+    async def _let_ids_leave(self, capacity: int) -> None:
+        """Lets ids leave the window, the oldest first, that the store can answer for."""
+        applied = await self._directory.read_applied(self.topic_id)
         if applied is not None and isinstance(self.state, ConversationState):
-            window = self.state.window.trim(applied.position, self._window_capacity)
-            self.state = replace(self.state, window=window)
+            self.state = replace(self.state, window=self.state.window.trim(applied.position, capacity))
+
+    @property
+    def kept_bytes(self) -> int:
+        """Estimates the memory of what `shrink` may forget."""
+        ids = len(self.state.window) if isinstance(self.state, ConversationState) else 0
+        return _ID_BYTES * ids + _RECORD_BYTES * len(self._tail) + self._tail_bytes
+
+    async def shrink(self) -> None:
+        """Forgets what can be read again: records, and client ids that the store has. Raises StoreUnavailable."""
+        self._tail.clear()
+        self._tail_bytes = 0
+        await self._let_ids_leave(_SHRUNK_IDS)
 
     async def wait_moved(self, timeout_s: float) -> bool:
         """Waits until a record is applied; tells whether one was within the time."""

@@ -16,7 +16,7 @@ from hubbub_server.app.active_topic import ActiveTopic, Subscriber
 from hubbub_server.app.committer import Committer, Pending
 from hubbub_server.domain.commands import Answer, Command
 from hubbub_server.domain.cursor import TopicHead
-from hubbub_server.domain.errors import LogUnavailable, Unavailable
+from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable, Unavailable
 from hubbub_server.domain.ids import TopicId, shard_of
 from hubbub_server.obs import metrics
 from hubbub_server.ports.clock import Clock, IdSource
@@ -27,6 +27,9 @@ from hubbub_server.ports.topic_log import TopicLog
 
 _MAX_IDLE_TOPICS: Final = 10_000
 _FORGET_AT_ONCE: Final = 8
+_MAX_KEPT_BYTES: Final = 256 * 1024 * 1024
+_BOUND_MEMORY_S: Final = 10.0
+_TOPICS_A_TURN: Final = 1_000
 
 log = structlog.get_logger()
 
@@ -47,8 +50,13 @@ class TopicHub:
         recheck_delay_s: float = 1.0,
         window_capacity: int = 4096,
         max_idle_topics: int = _MAX_IDLE_TOPICS,
+        max_kept_bytes: int = _MAX_KEPT_BYTES,
     ) -> None:
-        """Takes the ports. `window_capacity` is the number of client ids kept for each conversation."""
+        """Takes the ports.
+
+        `window_capacity` is the number of client ids kept for each conversation; `max_kept_bytes` bounds what all
+        topics together keep of ids and records, both of which can be read again.
+        """
         self._log = log
         self._directory = directory
         self._messages = messages
@@ -59,6 +67,7 @@ class TopicHub:
         self._recheck_delay_s = recheck_delay_s
         self._window_capacity = window_capacity
         self._max_idle_topics = max_idle_topics
+        self._max_kept_bytes = max_kept_bytes
         self._topics: OrderedDict[TopicId, tuple[ActiveTopic, Committer]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._group = asyncio.TaskGroup()
@@ -72,6 +81,7 @@ class TopicHub:
         await self._group.__aenter__()
         self._log.on_disturbance(self._disturbed.set)
         self._spawn(self._compare_heads_for_ever())
+        self._spawn(self._bound_memory_for_ever())
         return self
 
     async def __aexit__(
@@ -148,6 +158,28 @@ class TopicHub:
                 del self._topics[topic_id]
             else:
                 self._topics.move_to_end(topic_id)
+
+    async def _bound_memory_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_BOUND_MEMORY_S)
+            await self._contained(self._bound_memory())
+
+    async def _bound_memory(self) -> None:
+        """Shrinks topics, those that were not used for longest first, until all together keep little enough."""
+        topics = [topic for topic, _ in self._topics.values()]
+        kept_bytes = 0
+        for start in range(0, len(topics), _TOPICS_A_TURN):
+            kept_bytes += sum(topic.kept_bytes for topic in topics[start : start + _TOPICS_A_TURN])
+            await asyncio.sleep(0)
+        for topic in topics:
+            if kept_bytes <= self._max_kept_bytes:
+                return
+            before = topic.kept_bytes
+            try:
+                await topic.shrink()
+            except StoreUnavailable:
+                return  # ids that the store cannot answer for must stay
+            kept_bytes -= before - topic.kept_bytes
 
     async def at_head(self, topic_id: TopicId) -> ActiveTopic:
         """Returns the topic with a state that has everything that was acknowledged before the call.

@@ -227,3 +227,41 @@ async def test_heads_of_new_topics_are_compared_once_more_and_together() -> None
         assert not any(listener.positions for listener in listeners)
         await until(lambda: all(listener.positions == [1, 2] for listener in listeners))
         assert log.requests < 5
+
+
+async def test_what_topics_keep_is_bounded_and_nothing_is_forgotten_for_good() -> None:
+    """G3, G6: records and ids of the topics that were not used for longest are read again when they are needed."""
+    cluster = AppCluster()
+    async with cluster.node() as node:
+        answers = {}
+        for number in range(5):
+            topic_id = ConversationId(TopicId(f"c{number}"))
+            await node.submit(CreateGroup(creator_id=ALICE, title="x", user_ids=()), topic_id=topic_id)
+            answers[topic_id] = [await node.submit(send(ALICE, serial), topic_id=topic_id) for serial in range(100)]
+        topics = [node.hub.topic(topic_id) for topic_id in answers]
+        node.hub._max_kept_bytes = 0
+        await node.hub._bound_memory()
+        assert [len(topic.state.window) for topic in topics] == [100] * 5  # type: ignore[union-attr]  # all are needed
+        await cluster.project()
+        before = [topic.kept_bytes for topic in topics]
+        node.hub._max_kept_bytes = sum(before) - 1
+        await node.hub._bound_memory()
+        kept = [topic.kept_bytes for topic in topics]
+        assert kept[0] < before[0]
+        assert kept[1:] == before[1:]
+        for topic_id, expected in answers.items():
+            again = [await node.submit(send(ALICE, serial), topic_id=topic_id) for serial in range(100)]
+            assert again == expected
+
+
+async def test_ids_stay_while_the_store_is_down() -> None:
+    """G3: what nobody else can answer for is not forgotten, whatever it costs."""
+    cluster = AppCluster()
+    async with cluster.node() as node:
+        await create_group(node, BOB)
+        answers = [await node.send(send(ALICE, serial)) for serial in range(100)]
+        await cluster.project()
+        cluster.store.is_unavailable = True
+        node.hub._max_kept_bytes = 0
+        await node.hub._bound_memory()
+        assert [await node.send(send(ALICE, serial)) for serial in range(100)] == answers
