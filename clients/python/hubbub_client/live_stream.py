@@ -17,7 +17,7 @@ from hubbub.chat.v1 import frame_pb2
 
 from hubbub_client.calls import bearer
 from hubbub_client.cancellation import is_task_cancelled
-from hubbub_client.errors import HubbubError, SignedOut, error_of_call, error_of_status
+from hubbub_client.errors import ClientClosed, HubbubError, SignedOut, error_of_call, error_of_status
 from hubbub_client.outbox import Outbox
 from hubbub_client.sync_engine import SyncEngine
 from hubbub_client.tokens import Tokens
@@ -184,7 +184,7 @@ class LiveStream:
             await asyncio.sleep(max(0.1, self._tokens.renew_at_s - time.monotonic()))
             try:
                 await self._tokens.current()
-            except SignedOut as error:
+            except (SignedOut, ClientClosed) as error:
                 self._error = error
             self._wake.set()
         call.cancel()

@@ -86,7 +86,7 @@ class SyncEngine:
     """
 
     def __init__(
-        self, user_id: str, cursors: Iterable[Cursor] = (), *, ready_limit: int = 1_000, early_limit: int = 4_000
+        self, user_id: str, cursors: Iterable[Cursor] = (), *, ready_limit: int = 1_000, early_limit: int = 1_000
     ) -> None:
         self._user_id = user_id
         self._ready_limit, self._early_limit = ready_limit, early_limit
