@@ -9,6 +9,8 @@ import pytest
 
 from hubbub_server.adapters.nats import connection as nats_connection
 from hubbub_server.adapters.nats.connection import NatsConnection
+from hubbub_server.adapters.nats.log_reader import LogReader
+from hubbub_server.adapters.nats.records import encode_facts
 from hubbub_server.adapters.nats.streams import ensure_streams, read_stream
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
 from hubbub_server.domain.errors import LogUnavailable
@@ -292,6 +294,55 @@ async def test_a_log_that_lost_records_refuses_appends(monkeypatch: pytest.Monke
                 return None  # not noticed yet; far fewer records come back than were lost
 
             assert "LOG_0" in await until_found(refusal)
+
+
+async def test_without_a_quorum_nothing_is_acknowledged_and_no_read_is_stale() -> None:
+    """Failure matrix "two of three NATS": the one that is left may not know what the others acknowledged."""
+    topic_id = new_topic(shard=0)
+    async with ready_nats_cluster(3) as cluster:
+        setup = NatsLogSetup(cluster)
+        async with setup.connection() as connection:
+            sleeper = server_named(cluster, min({"n0", "n1", "n2"} - {await leader_of(connection, 0)}))
+        others = [server for server in cluster.servers if server is not sleeper]
+        async with (
+            setup.connection([server.url for server in others]) as connection,
+            NatsTopicLog(connection, shards=SHARDS) as log,
+        ):
+            head = await settle(log, new_record(topic_id), 0)
+            sleeper.kill()
+            head = await settle(log, new_record(topic_id, 2), head)
+        for server in others:
+            server.kill()
+        sleeper.start()
+
+        async with NatsConnection([sleeper.url], name="test", on_closed=lambda: None, open_timeout_s=20) as connection:
+            reader = LogReader(connection, shards=SHARDS)
+            with pytest.raises(LogUnavailable):
+                await reader.read_head(topic_id)
+            with pytest.raises(LogUnavailable):
+                await reader.read_heads([topic_id])
+            for server in others:
+                server.start()
+            heads = await until_it_answers(lambda: reader.read_heads([topic_id]))
+            assert heads[topic_id].sequence == head
+
+
+async def test_live_records_that_come_late_are_not_heard_out_of_order(one: NatsLogSetup) -> None:
+    """A leader that was frozen sends what it still had after its successor sent newer ones."""
+    topic_id = new_topic(shard=0)
+    records = [new_record(topic_id, position) for position in range(1, 5)]
+    async with one.connection() as connection, NatsTopicLog(connection, shards=SHARDS) as log:
+        heard = HeardTopic()
+        await log.follow(topic_id, heard)
+
+        for position in (1, 3, 2, 3, 4):
+            record = records[position - 1]
+            headers = encode_facts(record.facts) | {"Nats-Sequence": str(position)}
+            await connection.publish(f"live.0.{topic_id}", record.body, headers=headers)
+        await connection.echo()
+        await until(lambda: heard.records[-1].sequence == 4)
+
+        assert [record.sequence for record in heard.records] == [1, 3, 3, 4]
 
 
 async def test_a_message_that_is_no_record_is_never_skipped() -> None:

@@ -30,7 +30,18 @@ class StreamFacts:
 
 async def read_stream(connection: NatsConnection, shard: int) -> StreamFacts:
     """Asks the leader of a shard once. Raises LogUnavailable."""
-    return _facts(await connection.call(f"STREAM.INFO.{stream_name(shard)}"))
+    return _facts(await read_stream_info(connection, stream_name(shard)))
+
+
+async def read_stream_info(connection: NatsConnection, name: str) -> dict[str, Any]:
+    """Asks the leader of a stream once. Raises LogUnavailable."""
+    content = await connection.call(f"STREAM.INFO.{name}")
+    # Around elections others than the leader answer, with what they have. Who answers is not among its own replicas.
+    cluster = content.get("cluster") or {}
+    others = {replica["name"] for replica in cluster.get("replicas") or ()}
+    if others and cluster.get("leader") in others | {None, ""}:
+        raise LogUnavailable(f"the leader of {name} did not answer")
+    return content
 
 
 async def ensure_streams(

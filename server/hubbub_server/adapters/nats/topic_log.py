@@ -257,18 +257,18 @@ class NatsTopicLog:
                 self._disturb()
 
     async def _look_at(self, shard: int) -> None:
+        seen = self._highest[shard]  # before the question: records are appended while it is answered
         stream = await read_stream(self._connection, shard)
         if stream.epoch != self._epochs[shard]:
             log.info("shard has an epoch", shard=shard, epoch=stream.epoch, before=self._epochs[shard])
             self._epochs[shard] = stream.epoch
-            self._highest[shard] = stream.last_sequence
+            self._highest[shard] = seen = stream.last_sequence
             self._is_disturbed = True
-        if stream.last_sequence >= self._highest[shard]:
+        if stream.last_sequence >= seen:
             self._suspects.discard(shard)
             self._refusing.discard(shard)
         elif shard in self._suspects:
             if shard not in self._refusing:
-                seen = self._highest[shard]
                 log.error("shard lost records, it refuses appends", shard=shard, last=stream.last_sequence, seen=seen)
             self._refusing.add(shard)
         else:
@@ -283,6 +283,7 @@ class _Follower:
         self._topic_id = topic_id
         self._listener = listener
         self._saw = saw
+        self._last = (0, 0)
         self.subscription: Subscription | None = None
         self.is_active = True
 
@@ -297,7 +298,10 @@ class _Follower:
         facts = decode_facts(self._topic_id, headers)
         record = LogRecord(facts=facts, body=message.data, sequence=int(headers[SEQUENCE]))
         self._saw(record.sequence)
-        self._listener.on_record(record)
+        # A leader that was frozen sends what it had still to send after its successor sent newer ones.
+        if (place := (facts.epoch, record.sequence)) >= self._last:
+            self._last = place
+            self._listener.on_record(record)
 
 
 def _read_ack(answer: Msg, stream: str) -> int:
