@@ -57,6 +57,14 @@ class Delivery:
     turns: tuple[MemberRemoved | ConversationJoined, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What a node knows of a record that it made itself: its events, and the state after them."""
+
+    events: tuple[Event, ...]
+    state: TopicState
+
+
 class Subscriber(Protocol):
     """Hears a topic on this node. Called synchronously, must not block and must not raise."""
 
@@ -234,10 +242,10 @@ class ActiveTopic:
 
     # ---- moving
 
-    def apply(self, record: LogRecord, events: tuple[Event, ...] | None = None) -> bool:
+    def apply(self, record: LogRecord, made: Made | None = None) -> bool:
         """Folds a record if it is the next one and delivers it; tells whether the state is at or past it now.
 
-        `events` spares the decoding of a record that this node made itself.
+        `made` spares the decoding and folding of a record that this node made itself on the present state.
 
         Raises:
             RecordUndecodable, ValueError: the record is poison; the state stays where it was.
@@ -247,9 +255,12 @@ class ActiveTopic:
             return True
         if not self.is_loaded or facts.first_position != self.state.position + 1:
             return False
-        if events is None:
+        if made is None:
             events = self._decode(record)
-        self._fold(record, events)
+            self._fold(record, events)
+        else:
+            events = made.events
+            self._move(record, made.state)
         self._confirmed_at_s = self._clock.monotonic_s()
         self._moved.set()
         self._moved = asyncio.Event()
@@ -273,6 +284,9 @@ class ActiveTopic:
         state = self.state
         for event, hash_of_request in zip(events, hashes, strict=True):
             state = domain.evolve(state, event, hash_of_request)
+        self._move(record, state)
+
+    def _move(self, record: LogRecord, state: TopicState) -> None:
         self.state, self.sequence = state, record.sequence
         self._keep(record)
 

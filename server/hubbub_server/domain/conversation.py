@@ -112,22 +112,10 @@ def decide(
 
 def evolve(state: ConversationState, event: Event, hash_of_request: str = "") -> ConversationState:
     """Folds one committed event. `hash_of_request` is what the record's facts say of it."""
+    if isinstance(event.kind, MessageSent):
+        return _evolve_message(state, event, event.kind.message, hash_of_request)
     state = replace(state, position=event.position, epoch=event.epoch, commit_time_ms=event.commit_time_ms)
     match event.kind:
-        case MessageSent(message=message):
-            entry = IdEntry(
-                message_number=message.message_number,
-                content_hash=hash_of_request,
-                epoch=event.epoch,
-                position=event.position,
-                commit_time_ms=event.commit_time_ms,
-            )
-            return replace(
-                state,
-                last_message_number=message.message_number,
-                last_counted_number=message.counted_number,
-                window=state.window.add((message.sender_id, message.client_message_id), entry),
-            )
         case ConversationCreated(conversation_kind=kind, title=title):
             return replace(state, kind=kind, title=title, creator_id=event.actor_id, creation_hash=hash_of_request)
         case MembersAdded(members=added):
@@ -147,6 +135,27 @@ def evolve(state: ConversationState, event: Event, hash_of_request: str = "") ->
             return replace(state, has_unknown_event=True)
         case _:
             raise ValueError(f"{type(event.kind).__name__} does not belong to a conversation")
+
+
+def _evolve_message(
+    state: ConversationState, event: Event, message: Message, hash_of_request: str
+) -> ConversationState:
+    entry = IdEntry(
+        message_number=message.message_number,
+        content_hash=hash_of_request,
+        epoch=event.epoch,
+        position=event.position,
+        commit_time_ms=event.commit_time_ms,
+    )
+    return replace(
+        state,
+        position=event.position,
+        epoch=event.epoch,
+        commit_time_ms=event.commit_time_ms,
+        last_message_number=message.message_number,
+        last_counted_number=message.counted_number,
+        window=state.window.add((message.sender_id, message.client_message_id), entry),
+    )
 
 
 def _member(state: ConversationState, user_id: UserId) -> Member:
