@@ -37,7 +37,8 @@ class ListenerPlan:
     port: int
     topic: str
     tokens: tuple[str, ...]
-    """One stream for each."""
+    streams: int
+    """They take the tokens in turn."""
 
 
 class Listener:
@@ -129,11 +130,16 @@ class Listeners:
     def __init__(self, plan: ListenerPlan) -> None:
         """Follows the plan."""
         self._latencies: list[float] = []
-        count = -(-len(plan.tokens) // _STREAMS_A_CHANNEL)
+        count = -(-plan.streams // _STREAMS_A_CHANNEL)
         self._channels = [open_channel(plan.port) for _ in range(count)]
         self._all = [
-            Listener(self._channels[index // _STREAMS_A_CHANNEL], token, plan.topic, self._latencies)
-            for index, token in enumerate(plan.tokens)
+            Listener(
+                self._channels[index // _STREAMS_A_CHANNEL],
+                plan.tokens[index % len(plan.tokens)],
+                plan.topic,
+                self._latencies,
+            )
+            for index in range(plan.streams)
         ]
 
     async def run(self) -> None:

@@ -80,10 +80,10 @@ async def measure(cluster: Cluster) -> None:
     users = await register(cluster.port, USERS)
     topic = await create_group(cluster.port, users[0], users[1:])
     (node,) = cluster.processes("node")
-    tokens = [users[index % USERS].token for index in range(STREAMS)]
+    tokens = tuple(user.token for user in users)
     plans = [
-        ListenerPlan(node.grpc_port, topic, tuple(tokens[:STOPPED])),
-        ListenerPlan(node.grpc_port, topic, tuple(tokens[STOPPED:])),
+        ListenerPlan(node.grpc_port, topic, tokens, STOPPED),
+        ListenerPlan(node.grpc_port, topic, tokens, STREAMS - STOPPED),
     ]
     async with listening(plans) as (stopping, reading):
         position = await _send_bursts(node, users[0], topic, EVENTS // 10)
