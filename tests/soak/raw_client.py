@@ -270,7 +270,10 @@ class RawClient:
             case "heads":
                 for head in frame.heads.heads:
                     self._topics.saw_head(head, "heads", connection.number)
+            case "lagging":
+                self._journal.write("lagging")
             case "heartbeat":
+                self._journal.write("heartbeat", live=frame.heartbeat.live)
                 for head in frame.heartbeat.heads:
                     self._topics.saw_head(head, "heartbeat", connection.number)
                 connection.is_ack_due = True
