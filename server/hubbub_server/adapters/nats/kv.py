@@ -13,7 +13,7 @@ from functools import partial
 from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.direct_get import MAX_SUBJECTS, read_latest
 from hubbub_server.adapters.nats.errors import ApiRefusal
-from hubbub_server.adapters.nats.records import EXPECTED_SEQUENCE, is_conflict
+from hubbub_server.adapters.nats.records import EXPECTED_SEQUENCE
 from hubbub_server.adapters.nats.streams import read_stream_info
 from hubbub_server.domain.errors import LogUnavailable
 
@@ -94,7 +94,7 @@ class KvBucket:
             if "error" not in content:
                 return True
             refusal = ApiRefusal.of(content["error"])
-            if not is_conflict(refusal.code):
+            if not refusal.is_conflict:
                 raise refusal
             found = await self.read(key)
             if (found.revision if found else 0) == revision:

@@ -10,7 +10,6 @@ of the same epoch whose last sequence is below one we have seen, twice in a row.
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -21,8 +20,9 @@ import structlog
 from nats.aio.msg import Msg
 
 from hubbub_server.adapters.nats.connection import NatsConnection
-from hubbub_server.adapters.nats.errors import ApiRefusal, NotSent
+from hubbub_server.adapters.nats.errors import NotSent
 from hubbub_server.adapters.nats.log_reader import LogReader
+from hubbub_server.adapters.nats.pub_ack import read_pub_ack
 from hubbub_server.adapters.nats.records import (
     EXPECTED_SEQUENCE,
     POKE,
@@ -30,7 +30,6 @@ from hubbub_server.adapters.nats.records import (
     decode_facts,
     encode_facts,
     header_block_bytes,
-    is_conflict,
     live_subject,
     log_subject,
     stream_name,
@@ -40,8 +39,6 @@ from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.domain.ids import TopicId, shard_of
 from hubbub_server.ports.topic_log import (
     AppendUnknown,
-    Conflict,
-    LogFull,
     LogRecord,
     NewRecord,
     RecordHead,
@@ -59,9 +56,6 @@ _LEADER_SETTLED_S = 2.0
 _DISTURBANCE_PAUSE_S = 0.05
 _MAX_APPENDS_IN_FLIGHT = 4096
 _LEADER_ELECTED = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED"
-
-_RESOURCES_EXHAUSTED = frozenset({10023, 10028, 10047})
-_STORE_FAILED = 10077
 
 log = structlog.get_logger()
 
@@ -149,7 +143,7 @@ class NatsTopicLog:
             raise AppendUnknown("the log did not say whether it appended the record") from error
         finally:
             self._in_flight -= 1
-        sequence = _read_ack(answer, stream_name(shard))
+        sequence = read_pub_ack(answer.data, stream_name(shard))
         self._saw(shard, sequence)
         return sequence
 
@@ -264,6 +258,9 @@ class NatsTopicLog:
             self._epochs[shard] = stream.epoch
             self._highest[shard] = seen = stream.last_sequence
             self._is_disturbed = True
+            for topic_id, follower in self._followers.items():
+                if shard_of(topic_id, self._shards) == shard:
+                    follower.start_again()
         if stream.last_sequence >= seen:
             self._suspects.discard(shard)
             self._refusing.discard(shard)
@@ -283,7 +280,7 @@ class _Follower:
         self._topic_id = topic_id
         self._listener = listener
         self._saw = saw
-        self._last = (0, 0)
+        self._last_sequence = 0
         self.subscription: Subscription | None = None
         self.is_active = True
 
@@ -299,28 +296,10 @@ class _Follower:
         record = LogRecord(facts=facts, body=message.data, sequence=int(headers[SEQUENCE]))
         self._saw(record.sequence)
         # A leader that was frozen sends what it had still to send after its successor sent newer ones.
-        if (place := (facts.epoch, record.sequence)) >= self._last:
-            self._last = place
+        if record.sequence >= self._last_sequence:
+            self._last_sequence = record.sequence
             self._listener.on_record(record)
 
-
-def _read_ack(answer: Msg, stream: str) -> int:
-    """Returns the sequence in a PubAck; raises what else the answer means."""
-    try:
-        content = json.loads(answer.data)
-        if "error" in content:
-            raise _refused(ApiRefusal.of(content["error"]))
-        if content.get("duplicate") or content["stream"] != stream:
-            raise AppendUnknown("the log acknowledged something else")
-        return int(content["seq"])
-    except (ValueError, KeyError) as error:
-        raise AppendUnknown("the log's answer cannot be read") from error
-
-
-def _refused(refusal: ApiRefusal) -> Exception:
-    if is_conflict(refusal.code):
-        return Conflict(str(refusal))
-    # Limits are checked before a record is proposed; another failure to store may have happened on some replicas only.
-    if refusal.code in _RESOURCES_EXHAUSTED or (refusal.code == _STORE_FAILED and "maximum" in str(refusal)):
-        return LogFull(str(refusal))
-    return AppendUnknown(str(refusal))
+    def start_again(self) -> None:
+        """Forgets how far the topic was heard: sequences of a new log begin at 1."""
+        self._last_sequence = 0
