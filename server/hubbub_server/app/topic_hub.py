@@ -5,7 +5,7 @@ Any node can hold any topic; none owns one. A topic with local listeners is hear
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Self
@@ -27,6 +27,7 @@ from hubbub_server.ports.topic_log import TopicLog
 
 _MAX_IDLE_TOPICS: Final = 10_000
 _FORGET_AT_ONCE: Final = 8
+_CHECK_AGAIN_S: Final = 1.0
 _MAX_KEPT_BYTES: Final = 256 * 1024 * 1024
 _BOUND_MEMORY_S: Final = 10.0
 _TOPICS_A_TURN: Final = 1_000
@@ -237,28 +238,39 @@ class TopicHub:
             self._is_rechecking = False
 
     async def _compare_heads_for_ever(self) -> None:
+        pause_s = self._head_check_interval_s
         while True:
             try:
-                async with asyncio.timeout(self._head_check_interval_s):
+                async with asyncio.timeout(pause_s):
                     await self._disturbed.wait()
             except TimeoutError:
                 pass
             self._disturbed.clear()
-            topic_ids = [t for t, (topic, _) in self._topics.items() if topic.subscribers]
-            await self._contained(self._compare_heads(topic_ids))
+            is_done = await self._compare_heads([t for t, (topic, _) in self._topics.items() if topic.subscribers])
+            pause_s = self._head_check_interval_s if is_done else min(_CHECK_AGAIN_S, self._head_check_interval_s)
 
-    async def _compare_heads(self, topic_ids: list[TopicId]) -> None:
-        try:
-            heads = await self._log.read_heads(topic_ids) if topic_ids else {}
-        except Unavailable:
-            return  # the next check, or the reconnect, tries again
+    async def _compare_heads(self, topic_ids: Iterable[TopicId]) -> bool:
+        """Compares heads; tells whether all shards answered. One that does not costs the others nothing."""
+        by_shard: dict[int, list[TopicId]] = {}
         for topic_id in topic_ids:
-            entry = self._topics.get(topic_id)
-            if entry is None:
-                continue
-            head = heads.get(topic_id)
-            epoch = self._log.epoch(entry[0].shard)
-            entry[0].check_head(epoch, head.facts.last_position if head else 0)
+            by_shard.setdefault(shard_of(topic_id, self._log.shards), []).append(topic_id)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._compare_shard(*each)) for each in by_shard.items()]
+        return all(task.result() for task in tasks)
+
+    async def _compare_shard(self, shard: int, topic_ids: list[TopicId]) -> bool:
+        try:
+            heads = await self._log.read_heads(topic_ids)
+        except Unavailable:
+            return False
+        except Exception:
+            log.exception("heads not compared", shard=shard)
+            return False
+        for topic_id in topic_ids:
+            if entry := self._topics.get(topic_id):
+                head = heads.get(topic_id)
+                entry[0].check_head(self._log.epoch(shard), head.facts.last_position if head else 0)
+        return True
 
 
 async def wait_for_answer(pending: Pending, timeout_s: float) -> Answer:

@@ -8,7 +8,7 @@ import pytest
 from hubbub_server.app.active_topic import ActiveTopic
 from hubbub_server.domain.commands import CreateGroup
 from hubbub_server.domain.errors import ConversationNotFound, LogUnavailable, StoreUnavailable
-from hubbub_server.domain.ids import ConversationId, TopicId
+from hubbub_server.domain.ids import ConversationId, TopicId, shard_of
 from hubbub_server.ports.topic_log import LogRecord, RecordHead
 from tests.support.app_node import ALICE, BOB, GROUP, AppCluster, Listener, add, create_group, remove, send, until
 from tests.support.fakes.topic_log import FakeTopicLog, LiveFault
@@ -155,6 +155,38 @@ async def test_head_checks_go_on_after_an_unexpected_fault() -> None:
         two.log.live_faults.append(LiveFault.LOST)
         await one.send(send(ALICE, 1))
         await until(lambda: listener.positions == [4])
+
+
+async def test_a_shard_that_does_not_answer_costs_the_others_nothing_and_is_asked_again_soon() -> None:
+    """G4: the bound of 30 s holds for the other shards, and for this one from when it is back."""
+    cluster = AppCluster()
+    other = ConversationId(TopicId("cother"))
+    assert shard_of(other, 2) != shard_of(GROUP, 2)
+
+    class HalfDeaf(FakeTopicLog):
+        is_deaf = True
+
+        async def read_heads(self, topic_ids: Collection[TopicId]) -> Mapping[TopicId, RecordHead]:
+            if self.is_deaf and any(shard_of(topic_id, 2) == shard_of(GROUP, 2) for topic_id in topic_ids):
+                raise LogUnavailable("no leader")
+            return await super().read_heads(topic_ids)
+
+    async with cluster.node() as one, cluster.node() as two:
+        await create_group(one, BOB)
+        await one.submit(CreateGroup(creator_id=ALICE, title="x", user_ids=()), topic_id=other)
+        here, there = await two.listen(), await two.listen(other)
+        await until(lambda: not two.hub._is_rechecking)
+        two.log.__class__ = HalfDeaf
+        log = two.log
+        assert isinstance(log, HalfDeaf)
+        two.log.live_faults.extend([LiveFault.LOST, LiveFault.LOST])
+        await one.send(send(ALICE, 1))
+        await one.submit(send(ALICE, 2), topic_id=other)
+        two.log.disturb()
+        await until(lambda: there.positions == [3])
+        assert here.positions == []
+        log.is_deaf = False
+        await until(lambda: here.positions == [4])
 
 
 async def test_a_topic_is_kept_until_the_node_has_stopped_hearing_it() -> None:
