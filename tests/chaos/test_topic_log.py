@@ -31,7 +31,7 @@ pytestmark = [
 
 NODES = 3
 TOPICS = 6
-FAULTS_FOR_S = 15.0
+FAULTS_FOR_S = 10.0
 
 
 @dataclass

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from hubbub_server.adapters.nats import connection as nats_connection
+from hubbub_server.adapters.nats import log_reader
 from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.log_reader import LogReader
 from hubbub_server.adapters.nats.records import encode_facts
@@ -149,8 +150,10 @@ async def test_a_replica_that_lags_never_makes_a_read_stale(three: NatsLogSetup)
         assert [record.facts.first_position for record in records] == list(range(1, 21))
 
 
-async def test_a_server_that_slept_is_not_believed_at_once(one: NatsLogSetup) -> None:
+async def test_a_server_that_slept_is_not_believed_at_once(one: NatsLogSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exact reads: others may have elected a leader while it slept, and it does not know yet."""
+    monkeypatch.setattr(nats_connection, "SLEPT_S", 1.0)
+    monkeypatch.setattr(nats_connection, "PING_INTERVAL_S", 0.5)
     topic_id = new_topic()
     async with one.connection() as connection, NatsTopicLog(connection, shards=SHARDS) as log:
         head = await log.append(new_record(topic_id), after_sequence=0)
@@ -169,8 +172,11 @@ async def test_a_server_that_slept_is_not_believed_at_once(one: NatsLogSetup) ->
         assert found.sequence == head
 
 
-async def test_a_full_link_to_a_frozen_server_does_not_keep_a_node_from_the_others(three: NatsLogSetup) -> None:
+async def test_a_full_link_to_a_frozen_server_does_not_keep_a_node_from_the_others(
+    three: NatsLogSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """nats-py waits until the old socket is closed, which never happens while bytes wait for a frozen peer."""
+    monkeypatch.setattr(nats_connection, "PING_INTERVAL_S", 0.5)
     async with three.connection() as connection, NatsTopicLog(connection, shards=SHARDS) as log:
         url = connection.client.connected_url
         assert url is not None
@@ -296,8 +302,10 @@ async def test_a_log_that_lost_records_refuses_appends(monkeypatch: pytest.Monke
             assert "LOG_0" in await until_found(refusal)
 
 
-async def test_without_a_quorum_nothing_is_acknowledged_and_no_read_is_stale() -> None:
+async def test_without_a_quorum_no_read_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     """Failure matrix "two of three NATS": the one that is left may not know what the others acknowledged."""
+    monkeypatch.setattr(nats_connection, "RETRY_FOR_S", 1.0)
+    monkeypatch.setattr(log_reader, "RETRY_FOR_S", 1.0)
     topic_id = new_topic(shard=0)
     async with ready_nats_cluster(3) as cluster:
         setup = NatsLogSetup(cluster)
