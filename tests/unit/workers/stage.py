@@ -24,7 +24,7 @@ class FakeHub:
     """Commits memberships to the log at once. `failures` are raised first; `most_at_once` counts parallel calls."""
 
     def __init__(self, writer: LogWriter) -> None:
-        self.failures: list[HubbubError] = []
+        self.failures: list[Exception] = []
         self.submitted: list[tuple[UserId, RecordMembership]] = []
         self.most_at_once = 0
         self._writer = writer
