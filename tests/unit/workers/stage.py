@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from hubbub_server.domain.commands import Answer, CreateGroup, RecordMembership
-from hubbub_server.domain.errors import HubbubError
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, shard_of
 from hubbub_server.obs import metrics
 from hubbub_server.wire.record_codec import ProtoRecordCodec
