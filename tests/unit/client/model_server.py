@@ -106,6 +106,7 @@ class ModelServer:
         """The log was lost: it goes on above everything stored, in a new epoch."""
         log = self.logs[topic_id]
         log.epoch, log.base, log.events = log.epoch + 1, log.position + 5, []
+        self.changed.add(topic_id)
 
     # ---- the stream
 

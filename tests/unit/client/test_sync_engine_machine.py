@@ -247,6 +247,10 @@ class Frames(RuleBasedStateMachine):
             self.server.cut()
         self.answer, self.asked = None, []
         self.engine = SyncEngine(ME, cursors, ready_limit=6, early_limit=3)
+        for cursor in cursors:
+            # The own topic had not told yet that it ended: the new process begins where it ended.
+            if cursor.epoch:
+                self.application.last.setdefault(cursor.topic_id, cursor)
 
     @invariant()
     def memory_is_bounded(self) -> None:
@@ -289,5 +293,5 @@ class Frames(RuleBasedStateMachine):
         self.read(10_000)
 
 
-Frames.TestCase.settings = settings(max_examples=3000, stateful_step_count=60, deadline=None)
+Frames.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 TestEveryOrderOfFrames = Frames.TestCase
