@@ -244,3 +244,51 @@ def test_cursors_move_when_an_item_is_processed_not_when_it_is_taken() -> None:
     engine.mark_processed(deliveries[0])
 
     assert Cursor("c1", 1, 1) in engine.processed_cursors()
+
+
+def test_a_gap_that_live_events_have_closed_already_is_no_news() -> None:
+    engine = new_engine()
+    engine.receive_live(heartbeat(head("c1", 2)))
+    engine.next_request()
+    engine.receive_live(said("c1", 1, 2, 3))
+    engine.receive_sync(frame_pb2.ServerFrame(gap=frame_pb2.Gap(head=head("c1", 2))))
+    engine.receive_sync(said("c1", 3))
+
+    assert taken(engine) == [("c1", 1), ("c1", 2), ("c1", 3)]
+
+
+def test_news_of_the_new_life_heard_before_its_reset_are_asked_about_after_it() -> None:
+    """C19."""
+    engine = new_engine()
+    engine.receive_live(said("c1", 9, epoch=2))
+    engine.next_request()
+    engine.receive_live(said("c1", 10, epoch=2))
+    engine.receive_sync(frame_pb2.ServerFrame(reset=frame_pb2.Reset(head=head("c1", 9, epoch=2))))
+    engine.receive_sync(caught_up(head("c1", 9, epoch=2)))
+    engine.finish_request()
+
+    assert engine.next_request() == [Cursor("c1", 2, 9)]
+
+
+def test_leaving_that_the_own_topic_tells_first_fetches_the_removal() -> None:
+    engine = new_engine()
+    left = event_pb2.ConversationLeft(conversation_id="c1", leave_position=1, epoch=1)
+    engine.receive_live(
+        frame_pb2.ServerFrame(events=[event_pb2.Event(topic_id=ME, epoch=1, position=1, conversation_left=left)])
+    )
+
+    assert engine.next_request() == [Cursor("c1", 1, 0)]
+
+
+def test_after_a_gap_of_the_own_topic_the_list_starts_what_is_new_and_doubts_what_is_gone() -> None:
+    engine = new_engine()
+    engine.receive_live(heartbeat(head(ME, 5_000)))
+    engine.next_request()
+    engine.receive_sync(frame_pb2.ServerFrame(gap=frame_pb2.Gap(head=head(ME, 5_000))))
+    engine.receive_sync(caught_up(head(ME, 5_000)))
+    engine.finish_request()
+    assert engine.relist_needed
+
+    engine.relist([Cursor("c2", 1, 0), Cursor("c3", 1, 4)])
+
+    assert engine.next_request() == [Cursor("c3", 1, 4), Cursor("c1", 1, 0)]
