@@ -447,7 +447,7 @@ class SyncEngine:
         asked = self._asked(topic_id)
         if asked is None:
             return
-        if isinstance(error_of_status(status), ConversationNotFound):
+        if isinstance(error_of_status(status), ConversationNotFound) and topic_id != self._user_id:
             self._end(asked.topic)
         else:
             self._restore(asked)
@@ -486,12 +486,14 @@ class SyncEngine:
         """Answers `relist_needed`: one cursor, at the join, of each conversation that ListConversations names now."""
         self.relist_needed = False
         gone = set(self._topics) - {self._user_id}
+        cursors: dict[str, Cursor | None] = {}
         for start in starts:
             gone.discard(start.topic_id)
-            self._ready.append(self._join(start))
+            cursors.update(self._join(start))
         for topic_id in gone:
             self._doubt(topic_id)
-        self._ready.append({topic_id: None for topic_id in self._ended})
+        cursors.update(dict.fromkeys(self._ended))
+        self._ready.append(cursors)
         self._ended.clear()
         self._orphans.clear()
         self._conclude()
