@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+from nats.aio.client import Client
 
 from hubbub_server.adapters.nats import connection as nats_connection
 from hubbub_server.adapters.nats import log_reader
@@ -423,3 +424,20 @@ async def test_without_a_server_opening_fails_in_time() -> None:
 
         with pytest.raises(LogUnavailable):
             await connection.__aenter__()
+
+
+async def test_an_unexpected_error_does_not_end_the_reconnecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop raises RuntimeError for a write to a closed socket; a soak found a node that was cut off for good."""
+    init = Client._process_connect_init
+    refusals = [RuntimeError("the handler is closed")] * 2
+
+    async def refuse_twice(client: Client) -> None:
+        if refusals:
+            raise refusals.pop()
+        await init(client)
+
+    async with own_server() as connection:
+        monkeypatch.setattr(Client, "_process_connect_init", refuse_twice)
+        await connection.client.force_reconnect()
+        await until(lambda: not refusals and connection.client.is_connected)
+        await connection.echo()

@@ -87,7 +87,7 @@ class NatsConnection:
         self._heard_s = 0.0
         self._doubt_until_s = 0.0
         self._is_closing = False
-        self.client = Client()
+        self.client: Client = _LastingClient()
         self.errors = 0
         """What nats-py reported: failed attempts to connect, dropped messages, and so on."""
         self.dropped = 0
@@ -350,6 +350,24 @@ class NatsConnection:
     async def _on_client_closed(self) -> None:
         if not self._is_closing:
             self._on_closed()
+
+
+class _LastingClient(Client):
+    """nats-py's client, whose reconnecting no error ends.
+
+    uvloop raises RuntimeError for a write to a socket that the peer closed meanwhile, where asyncio says nothing.
+    nats-py does not expect it: its task would be over, the status "reconnecting" for ever, and nobody told.
+    """
+
+    async def _attempt_reconnect(self) -> None:
+        while True:
+            try:
+                return await super()._attempt_reconnect()
+            except RuntimeError as error:
+                await self._error_cb(error)
+                if self.is_closed:
+                    return None
+                self._status = Client.RECONNECTING
 
 
 def _choose_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server | None, float]:
