@@ -214,7 +214,8 @@ async def _calm_down(cast: Cast) -> list[str]:
 
 def report(verdict: Verdict, wrong: list[str], minutes: float, seed: int) -> dict[str, object]:
     """Judges the figures and packs everything for docs/report.json."""
-    scale = 1.0 if minutes >= FULL_MINUTES else minutes / FULL_MINUTES / 2  # the fewer faults, the more their number varies
+    # A short run is asked for half its share: the fewer the faults, the more their number varies.
+    scale = 1.0 if minutes >= FULL_MINUTES else minutes / FULL_MINUTES / 2
     minima = {name: least if scale == 1 else float(int(least * scale)) for name, least in MINIMA.items()}
     minima["messages_per_s"] = RATE_MINIMUM
     short = below_minima(verdict.figures, minima)
