@@ -16,11 +16,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from cassandra.cluster import Cluster, Session
+
+from hubbub_server.adapters.cql.cluster import CqlEndpoint, new_cluster
+from hubbub_server.adapters.cql.schema import migrate
 from tests.support.services import die_with_parent, free_ports
 
+KEYSPACE: Final = "hubbub_test"
 VERSION: Final = "5.0.6"
 DATACENTER: Final = "datacenter1"
 _READY_TIMEOUT_S: Final = 180.0
+
+_TABLES: Final = ("events", "messages", "message_ids", "conversations", "user_topics", "applied_shards")
 
 _POM: Final = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>hubbub</groupId><artifactId>test-server</artifactId><version>1</version><packaging>pom</packaging>
@@ -115,6 +122,7 @@ class CassandraServer:
         self.log = folder / "cassandra.log"
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
+        self._admin: Cluster | None = None
         (folder / "cassandra.yaml").write_text(
             _YAML.format(port=self.port, storage_port=storage_port, data=folder / "data")
         )
@@ -148,8 +156,30 @@ class CassandraServer:
                 preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, no lock
             )
 
+    @property
+    def endpoint(self) -> CqlEndpoint:
+        """Where it is; the keyspace is there after `empty_tables`."""
+        return CqlEndpoint(contact_points=("127.0.0.1",), port=self.port, datacenter=DATACENTER, keyspace=KEYSPACE)
+
+    def empty_tables(self) -> None:
+        """Makes the tables, or removes all that is in them; blocks."""
+        session = self.admin()
+        for done in [session.execute_async(f"TRUNCATE {table}", timeout=60) for table in _TABLES]:
+            done.result()
+
+    def admin(self) -> Session:
+        """Returns the driver's session in the keyspace, for what the adapter does not do; blocks."""
+        if self._admin is None:
+            migrate(self.endpoint)
+            self._admin = new_cluster(self.endpoint)
+            self._admin_session = self._admin.connect(KEYSPACE)
+        return self._admin_session
+
     def kill(self) -> None:
         """Kills it with SIGKILL, if it runs; the data stays."""
+        if self._admin is not None:
+            self._admin.shutdown()
+            self._admin = None
         if self._process is not None:
             self._process.kill()
             self._process.wait()

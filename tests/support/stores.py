@@ -1,19 +1,11 @@
 """Every implementation of the store ports, for the contract suites. A new store joins by one entry in STORES."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
-from cassandra.cluster import Cluster
-
-from hubbub_server.adapters.cql import store as cql_store
-from hubbub_server.adapters.cql.cluster import CqlEndpoint, new_cluster
-from hubbub_server.adapters.cql.event_store import CqlEventStore
-from hubbub_server.adapters.cql.message_store import CqlMessageStore
-from hubbub_server.adapters.cql.projection import CqlProjection
-from hubbub_server.adapters.cql.schema import migrate
-from hubbub_server.adapters.cql.topic_directory import CqlTopicDirectory
+from hubbub_server.adapters.cql.store import open_projection, open_stores
 from hubbub_server.adapters.sqlite.event_store import SqliteEventStore
 from hubbub_server.adapters.sqlite.message_store import SqliteMessageStore
 from hubbub_server.adapters.sqlite.projection import SqliteProjection
@@ -23,11 +15,8 @@ from hubbub_server.ports.event_store import EventStore
 from hubbub_server.ports.message_store import MessageStore
 from hubbub_server.ports.projection import Projection
 from hubbub_server.ports.topic_directory import TopicDirectory
-from tests.support.cassandra import DATACENTER
 from tests.support.fakes.store import FakeStore
 from tests.support.services import Services
-
-_TABLES = ("events", "messages", "message_ids", "conversations", "user_topics", "applied_shards")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,39 +52,11 @@ async def open_sqlite_store(services: Services) -> AsyncIterator[OpenStore]:
 @asynccontextmanager
 async def open_cql_store(services: Services) -> AsyncIterator[OpenStore]:
     """Empties the tables of the shared CQL server."""
-    endpoint = cql_endpoint(services.cassandra().port)
-    await asyncio.to_thread(empty_tables, endpoint)
-    async with cql_store.open_writer(endpoint) as writer, cql_store.open_reader(endpoint) as reader:
-        yield OpenStore(
-            projection=CqlProjection(writer),
-            messages=CqlMessageStore(reader),
-            events=CqlEventStore(reader),
-            directory=CqlTopicDirectory(reader),
-        )
-
-
-def cql_endpoint(port: int, *, keyspace: str = "hubbub_test") -> CqlEndpoint:
-    """Returns where a server of the tests is."""
-    return CqlEndpoint(contact_points=("127.0.0.1",), port=port, datacenter=DATACENTER, keyspace=keyspace)
-
-
-def empty_tables(endpoint: CqlEndpoint) -> None:
-    """Makes the tables or removes all that is in them; blocks."""
-    if migrate(endpoint, replicas=1, tablets=None):
-        return
-    with shutting(new_cluster(endpoint)) as cluster:
-        session = cluster.connect(endpoint.keyspace)
-        for done in [session.execute_async(f"TRUNCATE {table}", timeout=60) for table in _TABLES]:
-            done.result()
-
-
-@contextmanager
-def shutting(cluster: Cluster) -> Iterator[Cluster]:
-    """Shuts a cluster of the driver down when the block ends."""
-    try:
-        yield cluster
-    finally:
-        cluster.shutdown()
+    server = services.cassandra()
+    await asyncio.to_thread(server.empty_tables)
+    async with open_projection(server.endpoint) as projection, open_stores(server.endpoint) as stores:
+        messages, events, directory = stores
+        yield OpenStore(projection=projection, messages=messages, events=events, directory=directory)
 
 
 STORES: dict[str, Callable[[Services], AbstractAsyncContextManager[OpenStore]]] = {

@@ -1,5 +1,6 @@
 """Where a CQL cluster is, and how the driver is set up for it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -26,13 +27,17 @@ _RECONNECT_S: Final = (0.5, 5.0)
 class CqlEndpoint:
     """A cluster and the keyspace in it. `datacenter` is the local one: only its servers are asked."""
 
-    contact_points: tuple[str, ...]
+    contact_points: Sequence[str]
     port: int
     datacenter: str
     keyspace: str
     username: str = ""
     """Empty: the cluster asks for none."""
     password: str = field(default="", repr=False)
+    replicas: int = 1
+    """Copies of each row in the datacenter; counts when the keyspace is made."""
+    tablets: bool | None = None
+    """As `replicas`, for ScyllaDB; None for Cassandra, which has none."""
 
 
 class RetryOnce(RetryPolicy):  # type: ignore[misc]  # the driver has no types

@@ -13,6 +13,7 @@ Not used: counters, CDC, views, secondary indexes, lightweight transactions, col
 them, and none of them keeps the timestamp law.
 """
 
+import re
 import zlib
 from typing import Any, Final
 
@@ -33,6 +34,8 @@ _APPLIED: Final = """
     applied_epoch bigint static, applied_position bigint static, applied_sequence bigint static,
     applied_commit_time_ms bigint static, applied_message_number bigint static, applied_counted_number bigint static,
     applied_id_floor_ms bigint static, applied_unknown_event boolean static,"""
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,47}")
 
 _VERSIONS: Final = "CREATE TABLE IF NOT EXISTS schema_versions (version int PRIMARY KEY, statement text)"
 
@@ -76,30 +79,27 @@ def id_slot(client_message_id: str) -> int:
     return zlib.crc32(client_message_id.encode()) % _ID_SLOTS
 
 
-def keyspace_cql(keyspace: str, *, datacenter: str, replicas: int, tablets: bool | None) -> str:
+def keyspace_cql(endpoint: CqlEndpoint) -> str:
     """Returns the statement that makes the keyspace.
 
-    Args:
-        keyspace: Name of the keyspace.
-        datacenter: Where its replicas are.
-        replicas: How many of them; 3 in production.
-        tablets: For ScyllaDB, where it cannot be changed later; None for Cassandra, which has none.
-            NOT RUN: no ScyllaDB was at hand; the text is checked against its documentation only.
+    `tablets` cannot be changed later. NOT RUN: no ScyllaDB was at hand, so that part of the text is checked by
+    reading only.
     """
-    if not (keyspace.isidentifier() and keyspace.islower()):
-        raise ValueError(f"{keyspace!r} is no name for a keyspace")
-    if "'" in datacenter:
-        raise ValueError(f"{datacenter!r} is no name for a datacenter")
+    if not _NAME.fullmatch(endpoint.keyspace):
+        raise ValueError(f"{endpoint.keyspace!r} is no name for a keyspace")
+    if "'" in endpoint.datacenter:
+        raise ValueError(f"{endpoint.datacenter!r} is no name for a datacenter")
     text = (
-        f"CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = "
-        f"{{'class': 'NetworkTopologyStrategy', '{datacenter}': {replicas}}} AND durable_writes = true"
+        f"CREATE KEYSPACE IF NOT EXISTS {endpoint.keyspace} WITH replication = "
+        f"{{'class': 'NetworkTopologyStrategy', '{endpoint.datacenter}': {endpoint.replicas}}} "
+        "AND durable_writes = true"
     )
-    if tablets is None:
+    if endpoint.tablets is None:
         return text
-    return f"{text} AND tablets = {{'enabled': {str(tablets).lower()}}}"
+    return f"{text} AND tablets = {{'enabled': {str(endpoint.tablets).lower()}}}"
 
 
-def migrate(endpoint: CqlEndpoint, *, replicas: int, tablets: bool | None) -> int:
+def migrate(endpoint: CqlEndpoint) -> int:
     """Makes the keyspace and brings its tables to this version; returns how many versions it went up. Blocks.
 
     A run that was interrupted is finished by the next one. Run one at a time: servers do not order changes of the
@@ -113,9 +113,8 @@ def migrate(endpoint: CqlEndpoint, *, replicas: int, tablets: bool | None) -> in
         with map_errors():
             session = cluster.connect()
             session.use_client_timestamp = False
-            keyspace = endpoint.keyspace
-            _change(session, keyspace_cql(keyspace, datacenter=endpoint.datacenter, replicas=replicas, tablets=tablets))
-            session.set_keyspace(keyspace)
+            _change(session, keyspace_cql(endpoint))
+            session.set_keyspace(endpoint.keyspace)
             _change(session, _VERSIONS)
             before = read_version(session)
             for version, statement in enumerate(MIGRATIONS[before:], start=before + 1):
