@@ -184,16 +184,15 @@ async def _open_shared(
     await stack.enter_async_context(connection)
     topics = await stack.enter_async_context(NatsTopicLog(connection, shards=settings.nats.shards))
     store = await stack.enter_async_context(stores.open_stores(settings.store.path, _cql(settings)))
-    codec = ProtoRecordCodec()
     hub = TopicHub(
         log=topics,
         directory=store.directory,
         messages=store.messages,
-        codec=codec,
+        codec=ProtoRecordCodec(),
         clock=SystemClock(),
         ids=RandomIds(),
     )
-    reader = TopicReader(log=topics, messages=store.messages, events=store.events, codec=codec)
+    reader = TopicReader(log=topics, messages=store.messages, events=store.events, codec=ProtoRecordCodec())
     return connection, await stack.enter_async_context(hub), reader
 
 

@@ -5,7 +5,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
-from hubbub_server.adapters.cql.store import open_projection, open_stores
+from hubbub_server.adapters.cql.event_store import CqlEventStore
+from hubbub_server.adapters.cql.message_store import CqlMessageStore
+from hubbub_server.adapters.cql.projection import CqlProjection
+from hubbub_server.adapters.cql.store import reading_session, writing_session
+from hubbub_server.adapters.cql.topic_directory import CqlTopicDirectory
 from hubbub_server.adapters.sqlite.event_store import SqliteEventStore
 from hubbub_server.adapters.sqlite.message_store import SqliteMessageStore
 from hubbub_server.adapters.sqlite.projection import SqliteProjection
@@ -54,9 +58,13 @@ async def open_cql_store(services: Services) -> AsyncIterator[OpenStore]:
     """Empties the tables of the shared CQL server."""
     server = services.cassandra()
     await asyncio.to_thread(server.empty_tables)
-    async with open_projection(server.endpoint) as projection, open_stores(server.endpoint) as stores:
-        messages, events, directory = stores
-        yield OpenStore(projection=projection, messages=messages, events=events, directory=directory)
+    async with writing_session(server.endpoint) as writer, reading_session(server.endpoint) as reader:
+        yield OpenStore(
+            projection=CqlProjection(writer),
+            messages=CqlMessageStore(reader),
+            events=CqlEventStore(reader),
+            directory=CqlTopicDirectory(reader),
+        )
 
 
 STORES: dict[str, Callable[[Services], AbstractAsyncContextManager[OpenStore]]] = {
