@@ -42,8 +42,8 @@ initial_token: "-9223372036854775808"
 auto_bootstrap: false
 partitioner: org.apache.cassandra.dht.Murmur3Partitioner
 endpoint_snitch: SimpleSnitch
-commitlog_sync: periodic
-commitlog_sync_period: 1000ms
+# What was applied is acknowledged to the log, so it must survive the server (docs/RESOURCES.md).
+commitlog_sync: batch
 auto_snapshot: false
 listen_address: 127.0.0.1
 rpc_address: 127.0.0.1
