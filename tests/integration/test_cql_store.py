@@ -44,7 +44,7 @@ from tests.support.services import Services
 from tests.support.stores import OpenStore, open_cql_store
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(300)]
 
 ROOM = conversation_id("croom")
 ALICE = user_id("ualice")
@@ -55,7 +55,7 @@ T = TypeVar("T")
 async def server(services: Services) -> CassandraServer:
     """The shared server, running, with empty tables."""
     server = services.cassandra()
-    await asyncio.to_thread(start_ready, server)
+    await start_ready(server)
     await asyncio.to_thread(server.empty_tables)
     return server
 
@@ -67,9 +67,9 @@ async def store(services: Services) -> AsyncIterator[OpenStore]:
         yield opened
 
 
-def start_ready(server: CassandraServer) -> None:
+async def start_ready(server: CassandraServer) -> None:
     server.start()
-    server.wait_ready()
+    await asyncio.to_thread(server.wait_ready)
 
 
 async def until_served(call: Callable[[], Awaitable[T]]) -> T:
@@ -246,7 +246,7 @@ async def test_store_that_comes_later_and_goes_and_comes_back(server: CassandraS
         with pytest.raises(StoreUnavailable):
             await projection.read_shard(0)
 
-        await asyncio.to_thread(start_ready, server)
+        await start_ready(server)
         await until_served(lambda: directory.load(ROOM))
         await until_served(lambda: projection.apply(messages_batch(ROOM, [1])))
 
@@ -259,7 +259,7 @@ async def test_store_that_comes_later_and_goes_and_comes_back(server: CassandraS
             await directory.load(ROOM)
         assert time.monotonic() - started_s < 0.5
 
-        await asyncio.to_thread(start_ready, server)
+        await start_ready(server)
         stored = await until_served(lambda: directory.load(ROOM))
         assert stored is not None
         assert stored.applied.position == 1

@@ -135,7 +135,7 @@ class CassandraServer:
         return self._process.pid
 
     def start(self) -> None:
-        """Starts the process, if it does not run; `wait_ready` tells when it serves."""
+        """Starts the process, if it does not run; `wait_ready` tells when it serves. It dies with this thread."""
         if self._process is not None:
             return
         jars = fetch_jars()
