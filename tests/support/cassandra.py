@@ -92,16 +92,16 @@ _JVM: Final = (
 
 def missing_programs() -> str:
     """Names the programs that a CQL server needs and that are not there; empty when all are."""
-    return " and ".join(name for name in ("java", "mvn") if shutil.which(name) is None)
+    needed = ["java"] if _jars().exists() else ["java", "mvn"]
+    return " and ".join(name for name in needed if shutil.which(name) is None)
 
 
 def fetch_jars() -> Path:
     """Returns the folder with the server's jars, fetching them with Maven the first time."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hubbub"
-    jars = cache / f"cassandra-{VERSION}"
+    jars = _jars()
     if not jars.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
+        jars.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=jars.parent) as folder:
             (Path(folder) / "pom.xml").write_text(_POM)
             fetched = Path(folder) / "jars"
             command = ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={fetched}"]
@@ -111,6 +111,11 @@ def fetch_jars() -> Path:
             except OSError:  # another run was faster
                 assert jars.exists()
     return jars
+
+
+def _jars() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "hubbub" / f"cassandra-{VERSION}"
 
 
 class CassandraServer:
