@@ -148,11 +148,12 @@ class CqlSession:
             raise StoreUnavailable("too many calls wait for the store")
         if not self._breaker.admits(self._loop.time()):
             raise StoreUnavailable("the store failed a moment ago", retry_after_s=self._breaker.pause_s)
+        statement = self._bind(calls)
         try:
             with map_errors():
                 async with asyncio.timeout(timeout_s):
                     await self._take_slot()
-                    rows = await self._send(driver, self._bind(calls), timeout_s)
+                    rows = await self._send(driver, statement, timeout_s)
         except StoreUnavailable:
             self._breaker.failed(self._loop.time())
             raise
