@@ -59,25 +59,25 @@ def test_outage_of_the_store_costs_no_message_and_is_caught_up(server: Cassandra
     """G8: sends go on, also through a node that was started meanwhile and has the conversation not in memory."""
     with (
         Instance(tmp_path / "var") as instance,
-        Person(instance.url, "alice") as alice,
-        Person(instance.url, "bob") as bob,
+        Person(instance.url, "erin") as erin,
+        Person(instance.url, "frank") as frank,
     ):
-        room = alice.talk_to(bob)
-        assert alice.send(room, str(uuid.uuid4()), "one").status_code == 200
+        room = erin.talk_to(frank)
+        assert erin.send(room, str(uuid.uuid4()), "one").status_code == 200
         wait_until(lambda: stored_number(server, room) == 1)
 
         server.kill()
-        assert alice.send(room, _new_id(), "two").status_code == 200
+        assert erin.send(room, _new_id(), "two").status_code == 200
         before = instance.kill("node-1")
         wait_until(lambda: instance.process_of("node-1") is not None and instance.pid_of("node-1") != before)
-        wait_until(lambda: bob.call("GET", f"/v1/conversations/{room}/messages").status_code == 200)
-        assert alice.send(room, _new_id(), "three").status_code == 200
-        assert bob.texts(room) == ["one", "two", "three"]
+        wait_until(lambda: frank.call("GET", f"/v1/conversations/{room}/messages").status_code == 200)
+        assert erin.send(room, _new_id(), "three").status_code == 200
+        assert frank.texts(room) == ["one", "two", "three"]
 
         server.start()
         server.wait_ready()
         wait_until(lambda: stored_number(server, room) == 3, BACK_S)
-        assert bob.texts(room) == ["one", "two", "three"]
+        assert frank.texts(room) == ["one", "two", "three"]
 
 
 def _new_id() -> str:

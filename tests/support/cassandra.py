@@ -193,6 +193,7 @@ class CassandraServer:
     def freeze(self) -> None:
         """Stops it with SIGSTOP: connections stay open, nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         """Lets it go on."""

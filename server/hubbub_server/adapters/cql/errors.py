@@ -22,6 +22,12 @@ from hubbub_server.domain.errors import StoreUnavailable
 _UNREACHABLE: Final = (NoHostAvailable, NoAddress, ConnectionException, ConnectionBusy, NoConnectionsAvailable, OSError)
 _TOO_SLOW: Final = (TimeoutError, OperationTimedOut, Timeout)
 _REFUSED: Final = (Unavailable, CoordinationFailure, OverloadedErrorMessage, IsBootstrappingErrorMessage, TruncateError)
+_FAILED: Final = (ServerError, BadCredentials)
+
+
+def is_outage(error: Exception) -> bool:
+    """Tells whether an error of the driver is one that `map_errors` maps."""
+    return isinstance(error, (*_TOO_SLOW, *_UNREACHABLE, *_REFUSED, *_FAILED, RateLimitReached))
 
 
 @contextmanager
@@ -40,5 +46,5 @@ def map_errors() -> Iterator[None]:
         raise StoreUnavailable("the store limits the rate of this partition", retry_after_s=2.0) from exc
     except _REFUSED as exc:
         raise StoreUnavailable(f"the store cannot answer now: {type(exc).__name__}") from exc
-    except (ServerError, BadCredentials) as exc:
+    except _FAILED as exc:
         raise StoreUnavailable(f"the store failed: {exc.summary}") from exc

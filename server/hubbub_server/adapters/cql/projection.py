@@ -116,10 +116,10 @@ class CqlProjection:
                 for _ in range(_WRITERS):
                     group.create_task(write())
         except* StoreUnavailable as errors:
-            failed = errors
+            failed = errors.exceptions[0]
         else:
             return
-        raise StoreUnavailable("a part of the batch was not written") from failed
+        raise StoreUnavailable(f"a part of the batch was not written: {failed}") from failed
 
 
 def _rows(batch: ProjectionBatch) -> _Grouped:

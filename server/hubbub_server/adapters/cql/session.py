@@ -7,7 +7,7 @@ queue and wakes the loop once for all that wait there. An outcome whose caller i
 A session need not be connected: until it is, and its statements are prepared, calls are refused and a task goes on
 trying. Later the driver itself reconnects. Requests under way are bounded; a slot is free again when the driver is done
 with the request, which its time-out sees to, not when the caller gave up. After some failures in a row calls are
-refused at once, save one a second (breaker.py).
+refused at once, save one a second (breaker.py); what counts is what the driver says, whoever still waits for it.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from cassandra.query import BatchStatement, BatchType, PreparedStatement
 
 from hubbub_server.adapters.cql.breaker import CircuitBreaker
 from hubbub_server.adapters.cql.cluster import CqlEndpoint, new_cluster
-from hubbub_server.adapters.cql.errors import map_errors
+from hubbub_server.adapters.cql.errors import is_outage, map_errors
 from hubbub_server.adapters.cql.schema import check_version, read_version
 from hubbub_server.adapters.cql.shared_reads import SharedReads
 from hubbub_server.adapters.cql.timestamps import Insert, Write, check_is_timed
@@ -149,16 +149,10 @@ class CqlSession:
         if not self._breaker.admits(self._loop.time()):
             raise StoreUnavailable("the store failed a moment ago", retry_after_s=self._breaker.pause_s)
         statement = self._bind(calls)
-        try:
-            with map_errors():
-                async with asyncio.timeout(timeout_s):
-                    await self._take_slot()
-                    rows = await self._send(driver, statement, timeout_s)
-        except StoreUnavailable:
-            self._breaker.failed(self._loop.time())
-            raise
-        self._breaker.succeeded()
-        return rows
+        with map_errors():
+            async with asyncio.timeout(timeout_s):
+                await self._take_slot()
+                return await self._send(driver, statement, timeout_s)
 
     async def _take_slot(self) -> None:
         self._waiting += 1
@@ -213,7 +207,13 @@ class CqlSession:
         while self._landed:
             answer, outcome = self._landed.popleft()
             self._slots.release()
-            if answer.done():  # its caller is gone
+            # Also when the caller is gone: the one call that an open breaker let through may have been given up with
+            # its batch, whose other writes were refused.
+            if isinstance(outcome, Exception) and is_outage(outcome):
+                self._breaker.failed(self._loop.time())
+            else:
+                self._breaker.succeeded()
+            if answer.done():
                 continue
             if isinstance(outcome, Exception):
                 answer.set_exception(outcome)
