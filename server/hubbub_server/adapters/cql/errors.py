@@ -26,8 +26,8 @@ _FAILED: Final = (ServerError, BadCredentials)
 
 
 def is_outage(error: Exception) -> bool:
-    """Tells whether an error of the driver is one that `map_errors` maps."""
-    return isinstance(error, (*_TOO_SLOW, *_UNREACHABLE, *_REFUSED, *_FAILED, RateLimitReached))
+    """Tells whether an error of the driver speaks of the store as a whole; a rate limit is one partition's."""
+    return isinstance(error, (*_TOO_SLOW, *_UNREACHABLE, *_REFUSED, *_FAILED))
 
 
 @contextmanager
