@@ -6,16 +6,19 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from hubbub_server.ports.shard_leases import ShardLeases
 from tests.support.account_stores import ACCOUNTS, OpenAccounts
 from tests.support.logs import LOGS, LogSetup
 from tests.support.services import Services
 from tests.support.stores import STORES, OpenStore
+from tests.support.worker_ports import LEASES
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrises the suites over the registries."""
     chosen = metafunc.config.getoption("--adapters")
-    for fixture, registry in (("store", STORES), ("log_setup", LOGS), ("account_stores", ACCOUNTS)):
+    registries = (("store", STORES), ("log_setup", LOGS), ("account_stores", ACCOUNTS), ("leases", LEASES))
+    for fixture, registry in registries:
         if fixture in metafunc.fixturenames:
             names = [name for name in registry if chosen == "all" or name in chosen.split(",")]
             metafunc.parametrize(fixture, names, indirect=True)
@@ -38,4 +41,11 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 async def account_stores(request: pytest.FixtureRequest, services: Services) -> AsyncIterator[OpenAccounts]:
     """Open accounts and sessions. Real ones are shared by all tests: take new names and ids."""
     async with ACCOUNTS[request.param](services) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture
+async def leases(request: pytest.FixtureRequest, services: Services) -> AsyncIterator[tuple[ShardLeases, ShardLeases]]:
+    """The table of leases as two workers see it. A real one is shared by all tests: take new roles and workers."""
+    async with LEASES[request.param](services) as opened:
         yield opened
