@@ -10,6 +10,7 @@ from typing import Protocol
 
 from hubbub_server.domain.ids import TopicId
 from hubbub_server.ports.record_consumer import AnyRecord
+from hubbub_server.ports.topic_log import LogRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,20 @@ class Letter:
     number: int
     record: AnyRecord
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadTopic:
+    """The letters of a topic, by their ends. A place is epoch and sequence of the record; epoch 0: it has no facts."""
+
+    first_place: tuple[int, int]
+    last_place: tuple[int, int]
+    last_number: int
+
+
+def place_of(record: AnyRecord) -> tuple[int, int]:
+    """Returns the place of a record in its shard."""
+    return (record.facts.epoch if isinstance(record, LogRecord) else 0, record.sequence)
 
 
 class LettersMoved(Exception):
@@ -32,8 +47,8 @@ class LetterTooLarge(ValueError):
 class DeadLetters(Protocol):
     """The letters of all roles and shards. Every method is bounded in time and raises LogUnavailable."""
 
-    async def topics(self, *, role: str, shard: int) -> Mapping[TopicId, int]:
-        """Returns the dead topics with the number of the last letter of each."""
+    async def topics(self, *, role: str, shard: int) -> Mapping[TopicId, DeadTopic]:
+        """Returns the dead topics."""
 
     async def add(self, record: AnyRecord, *, role: str, shard: int, reason: str, after: int) -> int:
         """Adds a letter if the last one of its topic has the number `after` (0: there is none); returns its number.

@@ -22,10 +22,10 @@ _DEAF_PART: Final = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moves:
-    """What is to be done now: `lost` is another's, `give` is ours to release, `take` maps what is free to its fence."""
+    """What is to be done now: `lost` is another's; `give` is ours to release, `take` to claim, each at its fence."""
 
     lost: Sequence[Unit]
-    give: Sequence[Unit]
+    give: Mapping[Unit, int]
     take: Mapping[Unit, int]
 
 
@@ -47,20 +47,26 @@ class Share:
     def look(self, table: LeaseTable, held: Mapping[Unit, int], now_s: float) -> Moves:
         """Decides what to do. `held` are the fences of what this worker works on, `now_s` is after the table was read.
 
-        `take` may be empty for a worker that gave something: give first, then look again.
+        A claim of ours that we do not work on is taken again or given back: its answer was lost, or we were frozen.
         """
         alive = self._alive(table, now_s)
         lost = [unit for unit, fence in held.items() if self._is_lost(table, unit, fence)]
-        give: list[Unit] = []
+        give: dict[Unit, int] = {}
         take: dict[Unit, int] = {}
         for index, role in enumerate(self._roles):
-            target = self._target(index, sorted(alive))
+            ranked = sorted(alive)
+            target = self._target(index, ranked)
             mine = sorted(unit for unit in held if unit.role == role and unit not in lost)
-            give += mine[target:]
-            free = [unit for unit in self._from_own_place(role, sorted(alive)) if _is_free(table, unit, alive)]
-            for unit in [unit for unit in free if unit not in held][: max(0, target - len(mine))]:
-                claim = table.claims.get(unit)
-                take[unit] = claim.fence if claim else 0
+            places = [unit for unit in self._from_own_place(role, ranked) if unit not in held]
+            free = [unit for unit in places if _holder(table, unit) not in alive - {self._worker_id}]
+            wanted = free[: max(0, target - len(mine))]
+            take |= {unit: _fence(table, unit) for unit in wanted}
+            give |= {unit: held[unit] for unit in mine[target:]}
+            give |= {
+                unit: _fence(table, unit)
+                for unit in free
+                if unit not in wanted and _holder(table, unit) == self._worker_id
+            }
         return Moves(lost=lost, give=give, take=take)
 
     def _alive(self, table: LeaseTable, now_s: float) -> set[str]:
@@ -84,8 +90,7 @@ class Share:
         return alive | {self._worker_id}
 
     def _is_lost(self, table: LeaseTable, unit: Unit, fence: int) -> bool:
-        claim = table.claims.get(unit)
-        return claim is None or (claim.worker_id, claim.fence) != (self._worker_id, fence)
+        return (_holder(table, unit), _fence(table, unit)) != (self._worker_id, fence)
 
     def _target(self, role_index: int, ranked: Sequence[str]) -> int:
         each, left = divmod(self._shards, len(ranked))
@@ -98,6 +103,11 @@ class Share:
         return [Unit(role, (start + n) % self._shards) for n in range(self._shards)]
 
 
-def _is_free(table: LeaseTable, unit: Unit, alive: set[str]) -> bool:
+def _holder(table: LeaseTable, unit: Unit) -> str:
     claim = table.claims.get(unit)
-    return claim is None or claim.worker_id not in alive
+    return claim.worker_id if claim else ""
+
+
+def _fence(table: LeaseTable, unit: Unit) -> int:
+    claim = table.claims.get(unit)
+    return claim.fence if claim else 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.domain.ids import TopicId
-from hubbub_server.ports.dead_letters import Letter, LettersMoved, LetterTooLarge
+from hubbub_server.ports.dead_letters import DeadTopic, Letter, LettersMoved, LetterTooLarge, place_of
 from hubbub_server.ports.record_consumer import AnyRecord, UnreadableRecord, topic_of
 
 
@@ -20,9 +20,17 @@ class FakeDeadLetters:
         self.on_add: Callable[[], None] = lambda: None
         self._numbers = 0
 
-    async def topics(self, *, role: str, shard: int) -> Mapping[TopicId, int]:
+    async def topics(self, *, role: str, shard: int) -> Mapping[TopicId, DeadTopic]:
         await self._travel()
-        return {key[2]: found[-1].number for key, found in self.letters.items() if key[:2] == (role, shard)}
+        return {
+            key[2]: DeadTopic(
+                first_place=place_of(found[0].record),
+                last_place=place_of(found[-1].record),
+                last_number=found[-1].number,
+            )
+            for key, found in self.letters.items()
+            if key[:2] == (role, shard)
+        }
 
     async def add(self, record: AnyRecord, *, role: str, shard: int, reason: str, after: int) -> int:
         await self._travel()
@@ -53,7 +61,8 @@ class FakeDeadLetters:
 
     async def first_sequence(self, *, role: str, shard: int) -> int | None:
         await self._travel()
-        first = min((found[0] for key, found in self.letters.items() if key[:2] == (role, shard)), key=_number, default=None)
+        ends = (found[0] for key, found in self.letters.items() if key[:2] == (role, shard))
+        first = min(ends, key=_number, default=None)
         return first.record.sequence if first else None
 
     async def _travel(self) -> None:

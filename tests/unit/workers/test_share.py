@@ -49,8 +49,9 @@ class Table:
         moves = share.look(LeaseTable(beats=dict(self.beats), claims=dict(self.claims)), held, self.now_s)
         for unit in moves.lost:
             del held[unit]
-        for unit in moves.give:
-            self._write(unit, "", held.pop(unit))
+        for unit, fence in moves.give.items():
+            held.pop(unit, None)
+            self._write(unit, "", fence)
             self.moves += 1
         for unit, fence in moves.take.items():
             if claimed := self._write(unit, worker_id, fence):
@@ -201,6 +202,24 @@ def test_a_frozen_worker_finds_its_units_lost() -> None:
 
     assert sorted(moves.lost) == sorted(held)
     assert not moves.give
+
+
+def test_a_claim_whose_answer_was_lost_is_taken_again_and_a_release_is_repeated() -> None:
+    table = table_with("a", "b")
+    share, held = table.workers["a.1"]
+    missing = sorted(held)[0]
+    del held[missing]
+
+    table.round()
+    table.check_fair()
+    extra = sorted(table.workers["b.1"][1])[0]
+    del table.workers["b.1"][1][extra]
+    table.claims[extra] = Claim(worker_id="a.1", fence=table.claims[extra].fence)
+    table.round()
+
+    assert table.claims[extra].worker_id != "a.1"
+    table.until_at_rest()
+    table.check_fair()
 
 
 @given(

@@ -24,7 +24,7 @@ from hubbub_server.adapters.nats.records import (
 )
 from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.domain.ids import TopicId
-from hubbub_server.ports.dead_letters import Letter, LettersMoved, LetterTooLarge
+from hubbub_server.ports.dead_letters import DeadTopic, Letter, LettersMoved, LetterTooLarge, place_of
 from hubbub_server.ports.record_consumer import AnyRecord, UnreadableRecord, topic_of
 from hubbub_server.ports.topic_log import LogRecord
 
@@ -65,14 +65,21 @@ class NatsDeadLetters:
 
         await self._connection.retry(make)
 
-    async def topics(self, *, role: str, shard: int) -> Mapping[TopicId, int]:
-        """Returns the dead topics with the number of the last letter of each."""
+    async def topics(self, *, role: str, shard: int) -> Mapping[TopicId, DeadTopic]:
+        """Returns the dead topics."""
         query = {"subjects_filter": _subject(role, shard, ">")}
         info = await self._connection.retry(partial(self._connection.call, f"STREAM.INFO.{_STREAM}", query))
-        found: dict[TopicId, int] = {}
+        found: dict[TopicId, DeadTopic] = {}
         for subject in info["state"].get("subjects") or {}:
-            if (last := await self._read_stored({"last_by_subj": subject})) is not None:
-                found[topic_of_subject(subject)] = last["seq"]
+            topic_id = topic_of_subject(subject)
+            first = await self._read_stored({"seq": 1, "next_by_subj": subject})
+            last = await self._read_stored({"last_by_subj": subject})
+            if first is not None and last is not None:  # else it was replayed meanwhile
+                found[topic_id] = DeadTopic(
+                    first_place=place_of(_letter(topic_id, first).record),
+                    last_place=place_of(_letter(topic_id, last).record),
+                    last_number=last["seq"],
+                )
         return found
 
     async def add(self, record: AnyRecord, *, role: str, shard: int, reason: str, after: int) -> int:
