@@ -68,8 +68,12 @@ class NodeSettings(_Section):
 
 
 class WorkerSettings(_Section):
-    """The worker."""
+    """One worker. Any number of them share the shards."""
 
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "worker-1"
+    """Names the worker in logs, at the NATS server and in the table of leases; no two that run have the same."""
+    lag_alarm_records: Annotated[int, Field(ge=1)] = 10_000
+    """Records that a shard may be behind before that is logged as an error."""
     metrics_port: Port = 9_465
     """Port of Prometheus on 127.0.0.1; 0 takes a free one. It answers when streams and schema are there."""
 

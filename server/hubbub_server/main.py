@@ -1,14 +1,9 @@
-"""The composition root: the only file that names all layers. Builds a node or a worker from settings, and runs it.
-
-A process ends by SIGTERM or SIGINT (exit 0), or when its NATS connection was given up for good (exit 1): what runs it
-starts it again.
-"""
+"""The composition root: the only file that names all layers. Builds a node or a worker from settings, and runs it."""
 
 import asyncio
-import signal
-from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Any
+from dataclasses import asdict
+from functools import partial
 
 import structlog
 
@@ -16,7 +11,9 @@ from hubbub_server.adapters.crypto.argon2_password_hasher import Argon2PasswordH
 from hubbub_server.adapters.crypto.key_files import read_key, read_signer
 from hubbub_server.adapters.nats.accounts import NatsAccountStore, NatsDeviceSessionStore, ensure_buckets
 from hubbub_server.adapters.nats.connection import NatsConnection
+from hubbub_server.adapters.nats.dead_letters import NatsDeadLetters
 from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
+from hubbub_server.adapters.nats.shard_leases import NatsShardLeases
 from hubbub_server.adapters.nats.streams import ensure_streams
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
 from hubbub_server.adapters.sqlite.event_store import SqliteEventStore
@@ -36,58 +33,35 @@ from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
 from hubbub_server.app.users import Users
 from hubbub_server.config import NatsSettings, Settings
-from hubbub_server.obs.logging import set_up_logging
+from hubbub_server.domain.ids import TopicId
 from hubbub_server.obs.metrics_port import serve_metrics
 from hubbub_server.ports.projection import Projection
+from hubbub_server.process import Life, run_process
 from hubbub_server.rpc.server import RpcServer, UseCases
 from hubbub_server.wire.record_codec import ProtoRecordCodec
-from hubbub_server.workers.worker import Worker
+from hubbub_server.workers.replay import Replay
+from hubbub_server.workers.roles import worker_roles
+from hubbub_server.workers.worker import Pace, Worker
 
 log = structlog.get_logger()
 
 
-class _Life:
-    """Why this process ends. `ended` is set by a signal, or by a NATS connection that is gone for good."""
-
-    def __init__(self) -> None:
-        self.ended = asyncio.Event()
-        self.is_failed = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self.ended.set)
-
-    def fail(self) -> None:
-        """Ends the process with an error."""
-        log.error("nats connection closed for good")
-        self.is_failed = True
-        self.ended.set()
-
-
 def run_node(settings: Settings) -> None:
     """Runs one node until it is told to end."""
-    _run(settings, "node", settings.node.name, _node)
+    run_process(partial(_node, settings), role="node", name=settings.node.name, log_level=settings.log_level)
 
 
 def run_worker(settings: Settings) -> None:
-    """Runs the worker until it is told to end."""
-    _run(settings, "worker", "worker", _worker)
+    """Runs one worker until it is told to end."""
+    run_process(partial(_worker, settings), role="worker", name=settings.worker.name, log_level=settings.log_level)
 
 
-def _run(settings: Settings, role: str, name: str, live: Callable[[Settings], Coroutine[Any, Any, bool]]) -> None:
-    set_up_logging(settings.log_level, role=role, name=name)
-    with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        raise SystemExit(1 if runner.run(live(settings)) else 0)
+def run_replay(settings: Settings, topic: str | None) -> None:
+    """Replays dead letters, of one topic or of all; fails if some stay."""
+    run_process(partial(_replay, settings, topic), role="replay", name="replay", log_level=settings.log_level)
 
 
-def _new_event_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop  # noqa: PLC0415  # faster, and not there on every platform
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
-
-
-async def _node(settings: Settings) -> bool:
-    life = _Life()
+async def _node(settings: Settings, life: Life) -> None:
     clock, ids = SystemClock(), RandomIds()
     node, auth = settings.node, settings.auth
     async with AsyncExitStack() as stack:
@@ -136,31 +110,44 @@ async def _node(settings: Settings) -> bool:
         log.info("node leaves", streams=len(streams))
         await streams.drain()
         await server.stop(node.stop_grace_s)
-    return life.is_failed
 
 
-async def _worker(settings: Settings) -> bool:
-    life = _Life()
+async def _worker(settings: Settings, life: Life) -> None:
+    worker_id = RandomIds().new_id(f"{settings.worker.name}.")
     async with AsyncExitStack() as stack:
         projection = await stack.enter_async_context(SqliteProjection(settings.store.path))
         await _make_streams(settings.nats, projection, life)
-        connection, hub, _ = await _open_shared(stack, settings, "worker", life)
+        connection, hub, _ = await _open_shared(stack, settings, settings.worker.name, life)
         worker = Worker(
-            consumers=NatsRecordConsumers(connection),
-            projection=projection,
-            codec=ProtoRecordCodec(),
-            hub=hub,
+            worker_id,
+            roles=worker_roles(projection=projection, codec=ProtoRecordCodec(), hub=hub),
             shards=settings.nats.shards,
+            consumers=NatsRecordConsumers(connection),
+            letters=NatsDeadLetters(connection),
+            leases=NatsShardLeases(connection),
+            now_s=SystemClock().monotonic_s,
+            pace=Pace(lag_alarm_records=settings.worker.lag_alarm_records),
         )
-        log.info("worker works", port=stack.enter_context(serve_metrics("127.0.0.1", settings.worker.metrics_port)))
+        metrics_port = stack.enter_context(serve_metrics("127.0.0.1", settings.worker.metrics_port))
+        log.info("worker works", port=metrics_port, worker_id=worker_id)
         async with asyncio.TaskGroup() as group:
             working = group.create_task(worker.run(), name="worker")
             await life.ended.wait()
             working.cancel()
-    return life.is_failed
 
 
-async def _make_streams(nats: NatsSettings, projection: Projection, life: _Life) -> None:
+async def _replay(settings: Settings, topic: str | None, life: Life) -> None:
+    async with AsyncExitStack() as stack:
+        projection = await stack.enter_async_context(SqliteProjection(settings.store.path))
+        connection, hub, _ = await _open_shared(stack, settings, "replay", life)
+        roles = worker_roles(projection=projection, codec=ProtoRecordCodec(), hub=hub)
+        replay = Replay(NatsDeadLetters(connection), roles=roles, shards=settings.nats.shards)
+        async for done in replay.run(TopicId(topic) if topic else None):
+            life.is_failed |= bool(done.reason)
+            (log.error if done.reason else log.info)("dead topic replayed", **asdict(done))
+
+
+async def _make_streams(nats: NatsSettings, projection: Projection, life: Life) -> None:
     """Makes what is missing in NATS, before anything reads it. A stream made anew gets an epoch above the store's."""
     rows = [await projection.read_shard(shard) for shard in range(nats.shards)]
     async with NatsConnection(nats.servers, name="worker", on_closed=life.fail) as connection:
@@ -173,10 +160,12 @@ async def _make_streams(nats: NatsSettings, projection: Projection, life: _Life)
             timeout_s=30.0,
         )
         await ensure_buckets(connection, replicas=nats.replicas)
+        await NatsShardLeases(connection).ensure(replicas=nats.replicas)
+        await NatsDeadLetters(connection).ensure(replicas=nats.replicas)
 
 
 async def _open_shared(
-    stack: AsyncExitStack, settings: Settings, name: str, life: _Life
+    stack: AsyncExitStack, settings: Settings, name: str, life: Life
 ) -> tuple[NatsConnection, TopicHub, TopicReader]:
     """Opens what both roles stand on."""
     connection = NatsConnection(settings.nats.servers, name=name, on_closed=life.fail)

@@ -10,18 +10,20 @@ again like any other (a store that was lost needs it); one up to the last letter
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from hubbub_server.domain.errors import LogUnavailable
-from hubbub_server.domain.ids import TopicId
 from hubbub_server.obs import metrics
 from hubbub_server.ports.dead_letters import DeadLetters, DeadTopic, LettersMoved, place_of
 from hubbub_server.ports.record_consumer import AnyRecord, UnreadableRecord, topic_of
 from hubbub_server.ports.topic_log import LogRecord
 from hubbub_server.workers.backoff import Backoff
 from hubbub_server.workers.shard_role import KeepAlive
+
+if TYPE_CHECKING:
+    from hubbub_server.domain.ids import TopicId
 
 MAX_DEAD_TOPICS: Final = 100
 

@@ -62,9 +62,7 @@ class Replay:
             try:
                 await role.replay(records, _wait_on)
             except PoisonRecord as poison:
-                # The first letter of it: over a crash a record may have come twice.
-                records = list(takewhile(lambda record: record.sequence != poison.sequence, records))  # noqa: B023
-                reason = poison.reason
+                records, reason = _before(records, poison.sequence), poison.reason
                 await role.replay(records, _wait_on)
             if records:
                 last = letters[len(records) - 1].number
@@ -81,6 +79,11 @@ def _readable(letters: Sequence[Letter]) -> tuple[list[LogRecord], str]:
             return records, letter.record.reason
         records.append(letter.record)
     return records, ""
+
+
+def _before(records: Sequence[LogRecord], sequence: int) -> list[LogRecord]:
+    """Returns the records before the first one with this sequence: over a crash one may have come twice."""
+    return list(takewhile(lambda record: record.sequence != sequence, records))
 
 
 async def _wait_on() -> None:

@@ -21,9 +21,9 @@ from hubbub_server.ports.dead_letters import DeadLetters
 from hubbub_server.ports.record_consumer import RecordConsumers
 from hubbub_server.ports.shard_leases import ShardLeases, Unit
 from hubbub_server.workers.backoff import Backoff
-from hubbub_server.workers.share import Share
 from hubbub_server.workers.shard_loop import ShardLoop
 from hubbub_server.workers.shard_role import ShardRole
+from hubbub_server.workers.share import Share
 
 TTL_S: Final = 10.0
 TICK_S: Final = 2.5

@@ -33,8 +33,7 @@ def heal_letters(stage: Stage, whole: LogRecord) -> None:
     """A program that can read the record: as if its body had been right."""
     for key, letters in stage.letters.letters.items():
         stage.letters.letters[key] = [
-            replace(letter, record=whole) if letter.record.sequence == whole.sequence else letter
-            for letter in letters
+            replace(letter, record=whole) if letter.record.sequence == whole.sequence else letter for letter in letters
         ]
 
 

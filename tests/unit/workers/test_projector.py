@@ -287,7 +287,11 @@ async def test_lag_is_reported_while_the_store_is_down_and_raises_an_alarm_once(
             await stage.until_caught_up(0)
             await until(lambda: gauge("lag", "projector", 0) == 0)
 
-    lines = [(line["event"], line["lag_records"]) for line in logs if line.get("role") == "projector" and "lag_records" in line]
+    lines = [
+        (line["event"], line["lag_records"])
+        for line in logs
+        if line.get("role") == "projector" and "lag_records" in line
+    ]
     assert lines == [("shard lags", 102), ("shard caught up", 0)]
 
 

@@ -206,7 +206,7 @@ def test_a_frozen_worker_finds_its_units_lost() -> None:
 
 def test_a_claim_whose_answer_was_lost_is_taken_again_and_a_release_is_repeated() -> None:
     table = table_with("a", "b")
-    share, held = table.workers["a.1"]
+    _, held = table.workers["a.1"]
     missing = sorted(held)[0]
     del held[missing]
 

@@ -130,9 +130,7 @@ class NatsDeadLetters:
 
     async def _read_stored(self, query: Mapping[str, Any]) -> dict[str, Any] | None:
         try:
-            content = await self._connection.retry(
-                partial(self._connection.call, f"STREAM.MSG.GET.{_STREAM}", query)
-            )
+            content = await self._connection.retry(partial(self._connection.call, f"STREAM.MSG.GET.{_STREAM}", query))
         except ApiRefusal as refusal:
             if refusal.is_no_message:
                 return None
