@@ -91,8 +91,8 @@ class Worker:
 
     @property
     def units(self) -> Mapping[Unit, int]:
-        """What this worker holds, with the fences."""
-        return {unit: held.fence for unit, held in self._held.items()}
+        """What this worker holds, with the fences; nothing when its time has passed."""
+        return {unit: held.fence for unit, held in self._held.items()} if self._is_good() else {}
 
     async def _tick(self, tasks: asyncio.TaskGroup) -> None:
         try:
@@ -107,7 +107,7 @@ class Worker:
         except (LogUnavailable, TimeoutError) as error:
             log.warning("leases not renewed", worker=self._worker_id, reason=str(error) or type(error).__name__)
         for role in self._roles:
-            metrics.worker_units.labels(role).set(sum(unit.role == role for unit in self._held))
+            metrics.worker_units.labels(role).set(sum(unit.role == role for unit in self.units))
 
     async def _renew(self) -> None:
         before_s = self._now_s()
