@@ -59,8 +59,13 @@ class NodeSettings(_Section):
     """Port of gRPC; 0 takes a free one."""
     metrics_port: Port = 9_464
     """Port of Prometheus on `host`; 0 takes a free one. It answers when the node serves."""
-    drain_timeout_s: Annotated[float, Field(gt=0)] = 10.0
-    """How long streams may take to end after SIGTERM, in seconds."""
+    announce_s: Annotated[float, Field(ge=0)] = 3.0
+    """How long a node that is told to end says NOT_SERVING before it ends streams, in seconds: as long as balancers
+    take to notice. A node without streams does not wait."""
+    drain_timeout_s: Annotated[float, Field(gt=0)] = 15.0
+    """How long streams may take to end after that, in seconds; they end over ten of them when there are many."""
+    max_opening_streams: Annotated[int, Field(ge=1)] = 1_000
+    """Streams that may be opening at once; more are refused and told when to come again."""
     stop_grace_s: Annotated[float, Field(gt=0)] = 3.0
     """How long other calls may take after that, in seconds."""
     reflection: bool = True

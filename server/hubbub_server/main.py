@@ -78,7 +78,12 @@ async def _node(settings: Settings, life: Life) -> None:
             )
         )
         streams = Streams(
-            hub=hub, authenticate=authenticate, clock=clock, ids=ids, drain_timeout_s=node.drain_timeout_s
+            hub=hub,
+            authenticate=authenticate,
+            clock=clock,
+            ids=ids,
+            drain_timeout_s=node.drain_timeout_s,
+            max_opening=node.max_opening_streams,
         )
         use_cases = UseCases(
             authenticate=authenticate,
@@ -99,7 +104,7 @@ async def _node(settings: Settings, life: Life) -> None:
             clock=clock,
             ids=ids,
             node_id=node.name,
-            is_ready=lambda: not life.ended.is_set(),
+            is_ready=lambda: not life.ended.is_set() and hub.is_live(),
             with_reflection=node.reflection,
         )
         await stack.enter_async_context(server)
@@ -108,7 +113,7 @@ async def _node(settings: Settings, life: Life) -> None:
         log.info("node serves", port=port, metrics_port=metrics_port)
         await life.ended.wait()
         log.info("node leaves", streams=len(streams))
-        await streams.drain()
+        await streams.drain(announced_for_s=node.announce_s)
         await server.stop(node.stop_grace_s)
 
 

@@ -110,7 +110,8 @@ class Connection:
         delay_s = self._backoff.next_s()
         if isinstance(ending.error, StreamProtocol):
             return delay_s + _SLOW_S
-        return delay_s
+        asked_by_error_s = ending.error.retry_delay_s if ending.error is not None else None
+        return max(delay_s, asked_by_error_s or 0.0)
 
 
 async def _close(channel: aio.Channel) -> None:

@@ -19,6 +19,7 @@ live_gaps_repaired = Counter("hubbub_live_gaps_repaired", "Holes in live deliver
 head_mismatches = Counter("hubbub_head_mismatches", "Topics that a head check found behind.")
 id_lookups = Counter("hubbub_id_lookups", "Client ids looked up in the store.")
 goodbyes = Counter("hubbub_goodbyes", "Streams ended by the server, by reason.", ["reason"])
+refused_streams = Counter("hubbub_refused_streams", "Streams refused because too many were being opened.")
 streams = Gauge("hubbub_streams", "Open streams.")
 stream_buffer_bytes = Gauge("hubbub_stream_buffer_bytes", "Bytes that wait in buffers of streams.")
 active_topics = Gauge("hubbub_active_topics", "Topics in memory.")
