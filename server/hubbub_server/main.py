@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import structlog
@@ -65,7 +65,8 @@ async def _node(settings: Settings, life: Life) -> None:
     clock, ids = SystemClock(), RandomIds()
     node, auth = settings.node, settings.auth
     async with AsyncExitStack() as stack:
-        connection, hub, reader = await _open_shared(stack, settings, node.name, life)
+        shared = await _open_shared(stack, settings, node.name, life)
+        connection, hub, reader = shared.connection, shared.hub, shared.reader
         accounts = NatsAccountStore(connection)
         authenticate = await stack.enter_async_context(
             Authenticate(
@@ -95,7 +96,7 @@ async def _node(settings: Settings, life: Life) -> None:
                 accounts=accounts,
                 id_key=read_key(auth.secrets / "id_key"),
             ),
-            history=ReadHistory(hub=hub, reader=reader),
+            history=ReadHistory(hub=hub, reader=reader, directory=shared.directory),
             sync=Sync(hub=hub, reader=reader),
             streams=await stack.enter_async_context(streams),
         )
@@ -122,14 +123,14 @@ async def _worker(settings: Settings, life: Life) -> None:
     async with AsyncExitStack() as stack:
         projection = await stack.enter_async_context(SqliteProjection(settings.store.path))
         await _make_streams(settings.nats, projection, life)
-        connection, hub, _ = await _open_shared(stack, settings, settings.worker.name, life)
+        shared = await _open_shared(stack, settings, settings.worker.name, life)
         worker = Worker(
             worker_id,
-            roles=worker_roles(projection=projection, codec=ProtoRecordCodec(), hub=hub),
+            roles=worker_roles(projection=projection, codec=ProtoRecordCodec(), hub=shared.hub),
             shards=settings.nats.shards,
-            consumers=NatsRecordConsumers(connection),
-            letters=NatsDeadLetters(connection),
-            leases=NatsShardLeases(connection),
+            consumers=NatsRecordConsumers(shared.connection),
+            letters=NatsDeadLetters(shared.connection),
+            leases=NatsShardLeases(shared.connection),
             now_s=SystemClock().monotonic_s,
             pace=Pace(lag_alarm_records=settings.worker.lag_alarm_records),
         )
@@ -144,9 +145,9 @@ async def _worker(settings: Settings, life: Life) -> None:
 async def _replay(settings: Settings, topic: str | None, life: Life) -> None:
     async with AsyncExitStack() as stack:
         projection = await stack.enter_async_context(SqliteProjection(settings.store.path))
-        connection, hub, _ = await _open_shared(stack, settings, "replay", life)
-        roles = worker_roles(projection=projection, codec=ProtoRecordCodec(), hub=hub)
-        replay = Replay(NatsDeadLetters(connection), roles=roles, shards=settings.nats.shards)
+        shared = await _open_shared(stack, settings, "replay", life)
+        roles = worker_roles(projection=projection, codec=ProtoRecordCodec(), hub=shared.hub)
+        replay = Replay(NatsDeadLetters(shared.connection), roles=roles, shards=settings.nats.shards)
         async for done in replay.run(TopicId(topic) if topic else None):
             life.is_failed |= bool(done.reason)
             (log.error if done.reason else log.info)("dead topic replayed", **asdict(done))
@@ -169,22 +170,29 @@ async def _make_streams(nats: NatsSettings, projection: Projection, life: Life) 
         await NatsDeadLetters(connection).ensure(replicas=nats.replicas)
 
 
-async def _open_shared(
-    stack: AsyncExitStack, settings: Settings, name: str, life: Life
-) -> tuple[NatsConnection, TopicHub, TopicReader]:
-    """Opens what both roles stand on."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """What nodes and workers stand on."""
+
+    connection: NatsConnection
+    hub: TopicHub
+    reader: TopicReader
+    directory: SqliteTopicDirectory
+
+
+async def _open_shared(stack: AsyncExitStack, settings: Settings, name: str, life: Life) -> _Shared:
     connection = NatsConnection(settings.nats.servers, name=name, on_closed=life.fail)
     await stack.enter_async_context(connection)
     topics = await stack.enter_async_context(NatsTopicLog(connection, shards=settings.nats.shards))
     store = await stack.enter_async_context(open_reader(settings.store.path))
-    messages, codec = SqliteMessageStore(store), ProtoRecordCodec()
+    messages, directory, codec = SqliteMessageStore(store), SqliteTopicDirectory(store), ProtoRecordCodec()
     hub = TopicHub(
         log=topics,
-        directory=SqliteTopicDirectory(store),
+        directory=directory,
         messages=messages,
         codec=codec,
         clock=SystemClock(),
         ids=RandomIds(),
     )
     reader = TopicReader(log=topics, messages=messages, events=SqliteEventStore(store), codec=codec)
-    return connection, await stack.enter_async_context(hub), reader
+    return _Shared(connection=connection, hub=await stack.enter_async_context(hub), reader=reader, directory=directory)

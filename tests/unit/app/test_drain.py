@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hubbub_server.app.frames import Goodbye, GoodbyeReason, Hello
+from hubbub_server.app.frames import Goodbye, GoodbyeReason, Hello, Outgoing
 from hubbub_server.app.session import LOG_LOST_FOR_S
 from hubbub_server.app.streams import LiveStream, Streams
 from hubbub_server.domain.errors import LogUnavailable, NodeDraining, Unavailable
@@ -45,7 +45,7 @@ class Crowd:
             self.tasks.append(asyncio.create_task(self._follow(stream)))
 
     async def _follow(self, stream: LiveStream) -> None:
-        frames = []
+        frames: list[Outgoing] = []
         while taken := await stream.next_frames():
             frames += taken
         await stream.aclose()
