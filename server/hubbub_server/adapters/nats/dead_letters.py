@@ -1,7 +1,8 @@
 """DeadLetters as a JetStream stream: `dead.<role>.<shard>.<topic>`, on disk like the log, for any time.
 
 A letter is the message that lay in the log, with its headers and body, and two headers more. Headers that NATS itself
-reads (`Nats-…`) stay behind: they were instructions to the server. Everything is read from the leader: letters are few.
+reads (`Nats-…`) stay behind: they were instructions to the server. Everything is read from the leader: letters are few,
+and one that is overlooked would let its topic go on with a hole.
 """
 
 import base64
@@ -18,10 +19,10 @@ from hubbub_server.adapters.nats.records import (
     decode_facts,
     encode_facts,
     header_block_bytes,
-    is_conflict,
     parse_header_block,
     topic_of_subject,
 )
+from hubbub_server.adapters.nats.streams import read_stream_info
 from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.domain.ids import TopicId
 from hubbub_server.ports.dead_letters import DeadTopic, Letter, LettersMoved, LetterTooLarge, place_of
@@ -68,7 +69,7 @@ class NatsDeadLetters:
     async def topics(self, *, role: str, shard: int) -> Mapping[TopicId, DeadTopic]:
         """Returns the dead topics."""
         query = {"subjects_filter": _subject(role, shard, ">")}
-        info = await self._connection.retry(partial(self._connection.call, f"STREAM.INFO.{_STREAM}", query))
+        info = await self._connection.retry(partial(read_stream_info, self._connection, _STREAM, query))
         found: dict[TopicId, DeadTopic] = {}
         for subject in info["state"].get("subjects") or {}:
             topic_id = topic_of_subject(subject)
@@ -95,7 +96,7 @@ class NatsDeadLetters:
             if "error" not in answer:
                 return int(answer["seq"])
             refusal = ApiRefusal.of(answer["error"])
-            if not is_conflict(refusal.code):
+            if not refusal.is_conflict:
                 raise refusal
             last = await self._read_stored({"last_by_subj": subject})
             if (last["seq"] if last else 0) == after:
