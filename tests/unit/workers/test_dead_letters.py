@@ -6,6 +6,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from hubbub_server.domain.ids import ConversationId, TopicId
+from hubbub_server.ports.dead_letters import Letter
+from hubbub_server.ports.projection import ProjectionBatch
 from hubbub_server.ports.topic_log import LogRecord
 from hubbub_server.workers.dead_topics import MAX_DEAD_TOPICS
 from hubbub_server.workers.replay import Replay, Replayed
@@ -227,6 +229,29 @@ async def test_what_is_put_aside_during_a_replay_is_replayed_too(stage: Stage) -
     assert await stage.stored_numbers(bad) == [1, 2, 3]
     assert sequences(stage, bad) == []
     assert all(outcome.reason == "" for outcome in outcomes)
+
+
+async def test_letters_that_come_while_a_replay_works_stay(stage: Stage) -> None:
+    """It removes what it has handled, no more."""
+    bad = stage.make_group(0)
+    stage.send(bad, 1, 2)
+    whole = poison(stage, 3)
+    async with stage.working():
+        await stage.until_caught_up(0)
+    heal_letters(stage, whole)
+    stage.send(bad, 3)
+    late = stage.server.records[0][-1]
+
+    def add_late(_: ProjectionBatch) -> None:
+        stage.store.on_apply = lambda _: None
+        key = ("projector", 0, bad)
+        stage.letters.letters[key] = [*stage.letters.letters[key], Letter(number=99, record=late, reason="late")]
+
+    stage.store.on_apply = add_late
+    (outcome,) = await replay(stage)
+
+    assert outcome.records == 3
+    assert await stage.stored_numbers(bad) == [1, 2, 3]
 
 
 async def test_what_is_still_poison_stays_and_so_does_what_follows(stage: Stage) -> None:
