@@ -66,7 +66,8 @@ class Node:
 
         async def look() -> bool | None:
             head = await self.log.read_head(topic_id)
-            assert head is not None
+            if head is None:  # an effect that the relay has still to write
+                return None
             try:
                 applied = await self.directory.read_applied(topic_id)
             except StoreUnavailable:
