@@ -40,8 +40,8 @@ from hubbub_server.process import Life, run_process
 from hubbub_server.rpc.server import RpcServer, UseCases
 from hubbub_server.wire.record_codec import ProtoRecordCodec
 from hubbub_server.workers.replay import Replay
-from hubbub_server.workers.roles import worker_roles
-from hubbub_server.workers.worker import Pace, Worker
+from hubbub_server.workers.roles import Pace, shard_loops, worker_roles
+from hubbub_server.workers.worker import Worker
 
 log = structlog.get_logger()
 
@@ -126,13 +126,15 @@ async def _worker(settings: Settings, life: Life) -> None:
         shared = await _open_shared(stack, settings, settings.worker.name, life)
         worker = Worker(
             worker_id,
-            roles=worker_roles(projection=projection, codec=ProtoRecordCodec(), hub=shared.hub),
+            work=shard_loops(
+                worker_roles(projection=projection, codec=ProtoRecordCodec(), hub=shared.hub),
+                consumers=NatsRecordConsumers(shared.connection),
+                letters=NatsDeadLetters(shared.connection),
+                pace=Pace(lag_alarm_records=settings.worker.lag_alarm_records),
+            ),
             shards=settings.nats.shards,
-            consumers=NatsRecordConsumers(shared.connection),
-            letters=NatsDeadLetters(shared.connection),
             leases=NatsShardLeases(shared.connection),
             now_s=SystemClock().monotonic_s,
-            pace=Pace(lag_alarm_records=settings.worker.lag_alarm_records),
         )
         metrics_port = stack.enter_context(serve_metrics("127.0.0.1", settings.worker.metrics_port))
         log.info("worker works", port=metrics_port, worker_id=worker_id)

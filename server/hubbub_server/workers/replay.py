@@ -14,8 +14,8 @@ from hubbub_server.ports.dead_letters import DeadLetters, Letter
 from hubbub_server.ports.record_consumer import PoisonRecord, UnreadableRecord
 from hubbub_server.ports.topic_log import LogRecord
 from hubbub_server.workers.backoff import Backoff
+from hubbub_server.workers.roles import NewRole
 from hubbub_server.workers.shard_role import ShardRole
-from hubbub_server.workers.worker import NewRole
 
 _LETTERS_AT_ONCE: Final = 100
 

@@ -11,18 +11,13 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.obs import metrics
-from hubbub_server.ports.dead_letters import DeadLetters
-from hubbub_server.ports.record_consumer import RecordConsumers
 from hubbub_server.ports.shard_leases import ShardLeases, Unit
-from hubbub_server.workers.backoff import Backoff
-from hubbub_server.workers.shard_loop import ShardLoop
-from hubbub_server.workers.shard_role import ShardRole
 from hubbub_server.workers.share import Share
 
 TTL_S: Final = 10.0
@@ -31,19 +26,16 @@ _LEAVE_WITHIN_S: Final = 3.0
 
 log = structlog.get_logger()
 
-NewRole = Callable[[int, Backoff], ShardRole]
-"""Makes a role for one shard."""
+
+class Work(Protocol):
+    """What is done for one unit while it is held."""
+
+    async def run(self, tasks: asyncio.TaskGroup) -> None:
+        """Works until it is cancelled, or returns when it cannot go on; `tasks` owns what it starts."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How long this worker waits for what, in seconds; and the lag of a shard that is worth an alarm."""
-
-    ttl_s: float = TTL_S
-    tick_s: float = TICK_S
-    first_retry_s: float = 0.1
-    max_retry_s: float = 5.0
-    lag_alarm_records: int = 10_000
+NewWork = Callable[[int, Callable[[], bool]], Work]
+"""Makes the work of one role on a shard, given what tells whether the unit is still held: ask before each write."""
 
 
 @dataclass(slots=True)
@@ -53,29 +45,27 @@ class _Held:
 
 
 class Worker:
-    """Runs roles on the shards that it holds."""
+    """Does the work of the units that it holds."""
 
     def __init__(
         self,
         worker_id: str,
         *,
-        roles: Mapping[str, NewRole],
+        work: Mapping[str, NewWork],
         shards: int,
-        consumers: RecordConsumers,
-        letters: DeadLetters,
         leases: ShardLeases,
         now_s: Callable[[], float],
-        pace: Pace,
+        ttl_s: float = TTL_S,
+        tick_s: float = TICK_S,
     ) -> None:
         """`worker_id` is "<name>.<life>", another one in each life; `now_s` is monotonic, also while frozen."""
         self._worker_id = worker_id
-        self._roles = roles
-        self._consumers = consumers
-        self._letters = letters
+        self._work = work
         self._leases = leases
         self._now_s = now_s
-        self._pace = pace
-        self._share = Share(worker_id, roles=tuple(roles), shards=shards, ttl_s=pace.ttl_s)
+        self._ttl_s = ttl_s
+        self._tick_s = tick_s
+        self._share = Share(worker_id, roles=tuple(work), shards=shards, ttl_s=ttl_s)
         self._held: dict[Unit, _Held] = {}
         self._good_until_s = float("-inf")
 
@@ -85,7 +75,7 @@ class Worker:
             async with asyncio.TaskGroup() as tasks:
                 while True:
                     await self._tick(tasks)
-                    await asyncio.sleep(self._pace.tick_s)
+                    await asyncio.sleep(self._tick_s)
         finally:
             await self._leave()
 
@@ -96,7 +86,7 @@ class Worker:
 
     async def _tick(self, tasks: asyncio.TaskGroup) -> None:
         try:
-            async with asyncio.timeout(self._pace.ttl_s / 2):
+            async with asyncio.timeout(self._ttl_s / 2):
                 await self._renew()
                 table = await self._leases.read()
                 moves = self._share.look(table, self.units, self._now_s())
@@ -106,7 +96,7 @@ class Worker:
                     await self._take(unit, fence, tasks)
         except (LogUnavailable, TimeoutError) as error:
             log.warning("leases not renewed", worker=self._worker_id, reason=str(error) or type(error).__name__)
-        for role in self._roles:
+        for role in self._work:
             metrics.worker_units.labels(role).set(sum(unit.role == role for unit in self.units))
 
     async def _renew(self) -> None:
@@ -115,7 +105,7 @@ class Worker:
         if not self._is_good():
             # Others may have our units. What the table says of us is of a time that is over: claim anew.
             await self._stop(tuple(self._held))
-        self._good_until_s = before_s + self._pace.ttl_s
+        self._good_until_s = before_s + self._ttl_s
 
     def _is_good(self) -> bool:
         return self._now_s() < self._good_until_s
@@ -129,16 +119,8 @@ class Worker:
         if new_fence is None:
             return
         log.info("unit taken", role=unit.role, shard=unit.shard, fence=new_fence)
-        loop = ShardLoop(
-            self._roles[unit.role](unit.shard, self._new_backoff()),
-            unit.shard,
-            consumers=self._consumers,
-            letters=self._letters,
-            backoff=self._new_backoff(),
-            is_held=partial(self._is_held, unit, new_fence),
-            lag_alarm_records=self._pace.lag_alarm_records,
-        )
-        task = tasks.create_task(loop.run(tasks), name=f"{unit.role}-{unit.shard}")
+        work = self._work[unit.role](unit.shard, partial(self._is_held, unit, new_fence))
+        task = tasks.create_task(work.run(tasks), name=f"{unit.role}-{unit.shard}")
         self._held[unit] = _Held(fence=new_fence, task=task)
 
     async def _give(self, units: Mapping[Unit, int]) -> None:
@@ -162,6 +144,3 @@ class Worker:
                 await self._leases.leave(self._worker_id)
         except (LogUnavailable, TimeoutError):
             log.warning("leases not given back", worker=self._worker_id)  # others take them when our time has passed
-
-    def _new_backoff(self) -> Backoff:
-        return Backoff(first_s=self._pace.first_retry_s, max_s=self._pace.max_retry_s)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
 
@@ -10,8 +10,8 @@ from hubbub_server.domain.commands import Answer, CreateGroup, RecordMembership
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, shard_of
 from hubbub_server.obs import metrics
 from hubbub_server.wire.record_codec import ProtoRecordCodec
-from hubbub_server.workers.roles import worker_roles
-from hubbub_server.workers.worker import NewRole, Pace, Worker
+from hubbub_server.workers.roles import NewRole, Pace, shard_loops, worker_roles
+from hubbub_server.workers.worker import Worker
 from tests.support.fakes.dead_letters import FakeDeadLetters
 from tests.support.fakes.record_consumers import FakeRecordConsumers
 from tests.support.fakes.shard_leases import FakeLeaseServer, FakeShardLeases
@@ -68,25 +68,20 @@ class Stage:
         """Returns the roles on this stage's store and hub."""
         return worker_roles(projection=self.store, codec=ProtoRecordCodec(), hub=self.hub)
 
-    def worker(
-        self, name: str = "worker", *, leases: FakeShardLeases | None = None, now_s: Callable[[], float] | None = None
-    ) -> Worker:
-        """Makes one more worker, a new life of `name`."""
+    def worker(self) -> Worker:
+        """Makes a worker, a new life of the one before."""
         return Worker(
-            f"{name}.{next(self._lives)}",
-            roles=self.roles(),
+            f"worker.{next(self._lives)}",
+            work=shard_loops(self.roles(), consumers=self.consumers, letters=self.letters, pace=self.pace),
             shards=SHARDS,
-            consumers=self.consumers,
-            letters=self.letters,
-            leases=leases or FakeShardLeases(self.lease_server),
-            now_s=now_s or time.monotonic,
-            pace=self.pace,
+            leases=FakeShardLeases(self.lease_server),
+            now_s=time.monotonic,
         )
 
     @asynccontextmanager
-    async def working(self, worker: Worker | None = None) -> AsyncIterator[asyncio.Task[None]]:
+    async def working(self) -> AsyncIterator[asyncio.Task[None]]:
         """Runs a worker; leaving the block ends it wherever it is."""
-        running = asyncio.create_task((worker or self.worker()).run())
+        running = asyncio.create_task(self.worker().run())
         try:
             yield running
         finally:

@@ -12,8 +12,9 @@ from hubbub_server.domain.ids import ConversationId, TopicId
 from hubbub_server.ports.shard_leases import Unit
 from hubbub_server.ports.topic_log import LogRecord
 from hubbub_server.workers.backoff import Backoff
+from hubbub_server.workers.roles import NewRole, Pace, shard_loops
 from hubbub_server.workers.shard_role import Batch, KeepAlive, ShardRole
-from hubbub_server.workers.worker import TICK_S, TTL_S, NewRole, Pace, Worker
+from hubbub_server.workers.worker import TICK_S, TTL_S, Worker
 from tests.support.fakes.dead_letters import FakeDeadLetters
 from tests.support.fakes.record_consumers import FakeRecordConsumers
 from tests.support.fakes.shard_leases import FakeLeaseServer, FakeShardLeases
@@ -57,13 +58,15 @@ class Stage:
         leases = self.leases[name] = FakeShardLeases(self.table)
         worker = self.workers[name] = Worker(
             f"{name}.{self._lives[name]}",
-            roles={role: self._new_role(role, name) for role in ROLES},
+            work=shard_loops(
+                {role: self._new_role(role, name) for role in ROLES},
+                consumers=self.consumers,
+                letters=self.letters,
+                pace=Pace(),
+            ),
             shards=SHARDS,
-            consumers=self.consumers,
-            letters=self.letters,
             leases=leases,
             now_s=now_s,
-            pace=Pace(),
         )
         self.tasks[name] = asyncio.create_task(worker.run())
         return worker
