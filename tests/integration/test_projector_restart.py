@@ -80,7 +80,9 @@ class Node:
 @asynccontextmanager
 async def open_node(cluster: NatsCluster, store: Path) -> AsyncIterator[Node]:
     async with NatsConnection(cluster.urls, name="test", on_closed=lambda: None) as connection:
-        await ensure_streams(connection, shards=SHARDS, replicas=1, max_bytes=-1, known_epochs={}, timeout_s=10)
+        await ensure_streams(
+            connection, shards=SHARDS, replicas=cluster.replicas, max_bytes=-1, known_epochs={}, timeout_s=30
+        )
         async with NatsTopicLog(connection, shards=SHARDS) as log, open_reader(store) as reader:
             directory, messages = SqliteTopicDirectory(reader), SqliteMessageStore(reader)
             async with TopicHub(
@@ -130,6 +132,7 @@ def worker_settings(cluster: NatsCluster, store: Path) -> dict[str, str]:
     return {
         "HUBBUB_NATS__SERVERS": json.dumps(cluster.urls),
         "HUBBUB_NATS__SHARDS": str(SHARDS),
+        "HUBBUB_NATS__REPLICAS": str(cluster.replicas),
         "HUBBUB_STORE__PATH": str(store),
         "HUBBUB_WORKER__METRICS_PORT": "0",
     }

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from tests.integration.test_projector_restart import (
     working,
 )
 from tests.support.services import NatsCluster, ready_nats_cluster
-from tests.support.waiting import until_found
+from tests.support.waiting import until_found, until_it_answers
 from tests.unit.domain.builders import ALICE, send
 
 pytestmark = pytest.mark.asyncio
@@ -134,6 +135,30 @@ async def test_a_worker_that_is_told_to_end_gives_its_shards_back_at_once(tmp_pa
 
         assert b.log_of("unit given back")
         assert took_s < TTL_S
+
+
+async def test_workers_keep_their_shards_while_nats_servers_are_killed_one_after_the_other(tmp_path: Path) -> None:
+    """Three replicas: each server dies once, leaders move, nothing is lost, nobody is taken for dead."""
+    store = tmp_path / "store.db"
+    async with ready_nats_cluster(3) as cluster, open_node(cluster, store) as node:
+        async with working(cluster, store, name="a") as a, working(cluster, store, name="b") as b:
+            before = await until_shared(cluster, "a", "b")
+            await until_it_answers(lambda: make_rooms(node))
+            sent = 0
+            for server in cluster.servers:
+                server.kill()
+                for _ in range(10):
+                    sent += 1
+                    await until_it_answers(partial(say, node, sent, sent))
+                server.start()
+                await server.wait_ready()
+            for room in ROOMS:
+                await node.until_applied(room)
+                await check_store_is_log(node, room, sent)
+            after = await until_shared(cluster, "a", "b")
+
+        assert after == before
+        assert not [line for each in (a, b) for line in each.lines if line["level"] == "error"]
 
 
 async def append_raw(connection: NatsConnection, room: ConversationId, body: bytes, headers: dict[str, str]) -> None:
