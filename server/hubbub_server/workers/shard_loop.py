@@ -74,20 +74,32 @@ class ShardLoop:
         """
         self._stopped.set(0)
         try:
-            while True:
-                try:
-                    async with self._consumers.open(role=self._role.role, shard=self._shard) as consumer:
-                        await self._run_with(consumer, tasks)
-                except LogUnavailable as error:
-                    await self._wait_for_log(error)
-                except StartOver as error:
-                    log.warning("shard starts over", role=self._role.role, shard=self._shard, reason=str(error))
-                    await self._forget()
-        except LeaseLost:
-            log.warning("lease lost", role=self._role.role, shard=self._shard)
+            await self._run(tasks)
         except (RecordLost, ShardHalted, LetterTooLarge, TooManyDeadTopics) as error:
             self._stopped.set(1)
             log.error("shard stopped", role=self._role.role, shard=self._shard, reason=str(error))
+        except LeaseLost:
+            log.warning("lease lost", role=self._role.role, shard=self._shard)
+            self._say_no_more()
+        except asyncio.CancelledError:
+            self._say_no_more()
+            raise
+
+    def _say_no_more(self) -> None:
+        """Takes back what the metrics say of this unit: it is for the next worker to tell."""
+        for gauge in (metrics.worker_lag_records, metrics.worker_stopped, metrics.worker_dead_topics):
+            gauge.remove(self._role.role, self._shard)
+
+    async def _run(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            try:
+                async with self._consumers.open(role=self._role.role, shard=self._shard) as consumer:
+                    await self._run_with(consumer, tasks)
+            except LogUnavailable as error:
+                await self._wait_for_log(error)
+            except StartOver as error:
+                log.warning("shard starts over", role=self._role.role, shard=self._shard, reason=str(error))
+                await self._forget()
 
     async def _run_with(self, consumer: RecordConsumer, tasks: asyncio.TaskGroup) -> None:
         watching = tasks.create_task(self._watch_lag(consumer), name=f"lag of {self._role.role}-{self._shard}")
