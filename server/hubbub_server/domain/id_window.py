@@ -86,6 +86,13 @@ class IdWindow:
             evicted_position = max(evicted_position, entry.position)
         return IdWindow(floor_ms, evicted_position, kept, _EMPTY)
 
+    def emptied(self, position: int) -> "IdWindow":
+        """Returns a window without entries, of a conversation that is at `position`: every id of it must be looked up."""
+        floor_ms = self.floor_ms
+        for key, entry in chain(self._settled.items(), self._recent.items()):
+            floor_ms = max(floor_ms, entry_time_ms(key[1], entry.commit_time_ms))
+        return IdWindow(floor_ms, position)
+
 
 def entry_time_ms(client_message_id: str, commit_time_ms: int) -> int:
     """Returns the time by which an entry raises the floor when it leaves: the larger of commit time and own time."""

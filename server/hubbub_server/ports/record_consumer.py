@@ -49,6 +49,12 @@ class RecordConsumers(Protocol):
     def open(self, *, role: str, shard: int) -> AbstractAsyncContextManager[RecordConsumer]:
         """Opens the durable consumer of a role on a shard, creating it at the first record if it is new."""
 
+    async def acknowledged(self, *, role: str, shard: int) -> int:
+        """Returns the sequence of the last record that a role acknowledged on a shard, open or not; 0 when none is.
+
+        Raises LogUnavailable.
+        """
+
     async def forget(self, *, role: str, shard: int) -> None:
         """Forgets how far a role came on a shard: opened next, it begins at the first record. Not while it is open.
 

@@ -84,7 +84,7 @@ class LogReader:
     ) -> dict[TopicId, RecordHead]:
         subjects = [log_subject(shard, topic_id) for topic_id in topics]
         messages = await read_latest(self._connection, stream_name(shard), subjects, reached=reached)
-        records = map(_read_message, messages)
+        records = map(read_message, messages)
         return {r.facts.topic_id: RecordHead(facts=r.facts, sequence=r.sequence) for r in records}
 
     async def read_range(
@@ -127,7 +127,7 @@ class LogReader:
             "max_bytes": min(max(max_bytes, 1), MAX_BYTES),
         }
         messages, end = await self._connection.collect(f"DIRECT.GET.{self._stream(topic_id)}", query)
-        records = [record for record in map(_read_message, messages) if record.sequence <= up_to]
+        records = [record for record in map(read_message, messages) if record.sequence <= up_to]
         position = records[0].facts.first_position if records else 0
         for record in records:
             if record.facts.first_position != position:
@@ -146,7 +146,7 @@ class LogReader:
             if refusal.is_no_message:
                 return None
             raise
-        return _read_stored(content["message"])
+        return read_stored(content["message"])
 
     def _stream(self, topic_id: TopicId) -> str:
         return stream_name(shard_of(topic_id, self._shards))
@@ -162,8 +162,8 @@ async def _bounded() -> AsyncIterator[None]:
             yield
 
 
-def _read_message(message: Msg) -> LogRecord:
-    """Reads an answer to a direct get; its subject is the inbox, the record's own is a header."""
+def read_message(message: Msg) -> LogRecord:
+    """Reads an answer to a direct get (its subject is a header). Raises LogUnavailable when it is no record."""
     headers = message.headers or {}
     try:
         topic_id = topic_of_subject(headers["Nats-Subject"])
@@ -172,8 +172,8 @@ def _read_message(message: Msg) -> LogRecord:
         raise LogUnavailable(f"record {headers.get(SEQUENCE)} cannot be read: {error}") from error
 
 
-def _read_stored(message: Mapping[str, Any]) -> LogRecord:
-    """Reads a message as the leader describes it."""
+def read_stored(message: Mapping[str, Any]) -> LogRecord:
+    """Reads a message as the leader describes it. Raises LogUnavailable when it is no record."""
     try:
         headers = parse_header_block(base64.b64decode(message.get("hdrs", "")))
         return LogRecord(
