@@ -16,9 +16,11 @@ from hubbub_server.adapters.crypto.argon2_password_hasher import Argon2PasswordH
 from hubbub_server.adapters.crypto.key_files import read_key, read_signer
 from hubbub_server.adapters.nats.accounts import NatsAccountStore, NatsDeviceSessionStore, ensure_buckets
 from hubbub_server.adapters.nats.connection import NatsConnection
+from hubbub_server.adapters.nats.log_shards import NatsLogShards
 from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
 from hubbub_server.adapters.nats.streams import ensure_streams
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
+from hubbub_server.adapters.nats.topic_states import NatsTopicStates
 from hubbub_server.adapters.sqlite.event_store import SqliteEventStore
 from hubbub_server.adapters.sqlite.message_store import SqliteMessageStore
 from hubbub_server.adapters.sqlite.projection import SqliteProjection
@@ -33,6 +35,7 @@ from hubbub_server.app.read_history import ReadHistory
 from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_hub import TopicHub
+from hubbub_server.app.topic_loader import TopicLoader
 from hubbub_server.app.topic_reader import TopicReader
 from hubbub_server.app.users import Users
 from hubbub_server.config import NatsSettings, Settings
@@ -41,6 +44,7 @@ from hubbub_server.obs.metrics_port import serve_metrics
 from hubbub_server.ports.projection import Projection
 from hubbub_server.rpc.server import RpcServer, UseCases
 from hubbub_server.wire.record_codec import ProtoRecordCodec
+from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
 from hubbub_server.workers.worker import Worker
 
 log = structlog.get_logger()
@@ -183,10 +187,18 @@ async def _open_shared(
     await stack.enter_async_context(connection)
     topics = await stack.enter_async_context(NatsTopicLog(connection, shards=settings.nats.shards))
     store = await stack.enter_async_context(open_reader(settings.store.path))
-    messages, codec = SqliteMessageStore(store), ProtoRecordCodec()
+    messages, directory, codec = SqliteMessageStore(store), SqliteTopicDirectory(store), ProtoRecordCodec()
+    loader = TopicLoader(
+        log=topics,
+        shards=NatsLogShards(connection),
+        states=NatsTopicStates(connection, shards=settings.nats.shards, codec=ProtoSnapshotCodec()),
+        directory=directory,
+        codec=codec,
+    )
     hub = TopicHub(
         log=topics,
-        directory=SqliteTopicDirectory(store),
+        loader=loader,
+        directory=directory,
         messages=messages,
         codec=codec,
         clock=SystemClock(),

@@ -14,10 +14,11 @@ import structlog
 
 from hubbub_server.app.active_topic import ActiveTopic, Subscriber
 from hubbub_server.app.committer import Committer, Pending
+from hubbub_server.app.topic_loader import TopicLoader
 from hubbub_server.domain.commands import Answer, Command
 from hubbub_server.domain.cursor import TopicHead
 from hubbub_server.domain.errors import LogUnavailable, Unavailable
-from hubbub_server.domain.ids import TopicId, shard_of
+from hubbub_server.domain.ids import TopicId
 from hubbub_server.obs import metrics
 from hubbub_server.ports.clock import Clock, IdSource
 from hubbub_server.ports.message_store import MessageStore
@@ -38,6 +39,7 @@ class TopicHub:
         self,
         *,
         log: TopicLog,
+        loader: TopicLoader,
         directory: TopicDirectory,
         messages: MessageStore,
         codec: RecordCodec,
@@ -50,6 +52,7 @@ class TopicHub:
     ) -> None:
         """Takes the ports. `window_capacity` is the number of client ids kept for each conversation."""
         self._log = log
+        self._loader = loader
         self._directory = directory
         self._messages = messages
         self._codec = codec
@@ -113,10 +116,10 @@ class TopicHub:
             topic = ActiveTopic(
                 topic_id,
                 log=self._log,
+                loader=self._loader,
                 directory=self._directory,
                 codec=self._codec,
                 clock=self._clock,
-                shard=shard_of(topic_id, self._log.shards),
                 spawn=self._spawn,
                 window_capacity=self._window_capacity,
             )

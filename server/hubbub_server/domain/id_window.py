@@ -87,7 +87,7 @@ class IdWindow:
         return IdWindow(floor_ms, evicted_position, kept, _EMPTY)
 
     def emptied(self, position: int) -> "IdWindow":
-        """Returns a window without entries, of a conversation that is at `position`: every id of it must be looked up."""
+        """Returns the window without its entries, for a state at `position`: from then on they are looked up."""
         floor_ms = self.floor_ms
         for key, entry in chain(self._settled.items(), self._recent.items()):
             floor_ms = max(floor_ms, entry_time_ms(key[1], entry.commit_time_ms))

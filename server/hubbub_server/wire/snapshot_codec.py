@@ -103,7 +103,7 @@ def _conversation_from_pb(conversation_id: ConversationId, pb: topic_state_pb2.T
     )
 
 
-def _kind_from_pb(number: int) -> ConversationKind | None:
+def _kind_from_pb(number: conversation_pb2.ConversationKind.ValueType) -> ConversationKind | None:
     if number == conversation_pb2.CONVERSATION_KIND_UNSPECIFIED:
         return None
     kind = KIND_FROM_PB.get(number)

@@ -30,9 +30,7 @@ class NatsLogShards:
     async def read_bounds(self, shard: int) -> ShardBounds:
         """Reads what a shard holds now."""
         facts = await self._read_facts(shard)
-        return ShardBounds(
-            epoch=facts.epoch, first_sequence=facts.first_sequence, last_sequence=facts.last_sequence
-        )
+        return ShardBounds(epoch=facts.epoch, first_sequence=facts.first_sequence, last_sequence=facts.last_sequence)
 
     async def read_records(self, shard: int, *, after_sequence: int, up_to_sequence: int) -> Sequence[LogRecord]:
         """Reads records of all topics in order, none left out."""

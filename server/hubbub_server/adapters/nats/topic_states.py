@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from hubbub_server.adapters.nats.connection import NatsConnection
-from hubbub_server.adapters.nats.documents import DocumentTooLarge, Documents
+from hubbub_server.adapters.nats.documents import Documents, DocumentTooLarge
 from hubbub_server.adapters.nats.records import state_stream_name, topic_of_subject
 from hubbub_server.adapters.nats.streams import read_state_stream, write_epoch
 from hubbub_server.domain.errors import LogUnavailable
