@@ -62,7 +62,7 @@ class LogReader:
         heads: dict[TopicId, RecordHead] = {}
         for shard, topics in by_shard.items():
             stream = await self._connection.retry(partial(read_stream, self._connection, shard))
-            if stream.last_sequence == 0:
+            if stream.last_sequence < stream.first_sequence:
                 continue
             for start in range(0, len(topics), MAX_SUBJECTS):
                 chunk = topics[start : start + MAX_SUBJECTS]
@@ -83,9 +83,24 @@ class LogReader:
         self, shard: int, topics: Sequence[TopicId], reached: int
     ) -> dict[TopicId, RecordHead]:
         subjects = [log_subject(shard, topic_id) for topic_id in topics]
+        if witness := await self._read_subject(shard, reached):
+            subjects.append(witness)  # topics that are all trimmed would give an answer that proves nothing
         messages = await read_latest(self._connection, stream_name(shard), subjects, reached=reached)
         records = map(read_message, messages)
-        return {r.facts.topic_id: RecordHead(facts=r.facts, sequence=r.sequence) for r in records}
+        asked = set(topics)
+        return {
+            r.facts.topic_id: RecordHead(facts=r.facts, sequence=r.sequence) for r in records if r.facts.topic_id in asked
+        }
+
+    async def _read_subject(self, shard: int, sequence: int) -> str | None:
+        try:
+            content = await self._connection.call(f"STREAM.MSG.GET.{stream_name(shard)}", {"seq": sequence})
+        except ApiRefusal as refusal:
+            if refusal.is_no_message:
+                return None
+            raise
+        subject: str = content["message"]["subject"]
+        return subject
 
     async def read_range(
         self, topic_id: TopicId, *, after_sequence: int, up_to_sequence: int, max_bytes: int
