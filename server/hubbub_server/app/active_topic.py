@@ -37,7 +37,7 @@ Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
 
 class LogRecreated(LogUnavailable):
-    """The log of this topic is not the one that the state was folded from: load again."""
+    """The log of this topic is not the one that the state was folded from, or was trimmed: load again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

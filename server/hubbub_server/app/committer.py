@@ -37,6 +37,7 @@ _QUEUE_MAX: Final = 4096
 _CONFLICT_WAIT_S: Final = 0.05
 _PAUSE_MIN_S: Final = 0.02
 _PAUSE_MAX_S: Final = 1.0
+_SETTLE_FOR_S: Final = 3600.0
 # What the headers of a record take: fixed ones, and one request hash an event.
 _HEADERS_BYTES: Final = 1024
 _HASH_BYTES: Final = 33
@@ -259,6 +260,10 @@ class Committer:
             return
         for pending in waiting:
             pending.lookup = lookup
+            if isinstance(domain.decide(state, pending.command, now_ms, lookup), LookupNeeded):
+                # The state came from a snapshot that the store has not come as far as: it cannot tell.
+                self._queue.remove(pending)
+                pending.fail(StoreUnavailable("the store has not caught up with this conversation"))
 
     async def _commit(self, batch: _Batch) -> None:
         state = self._topic.state
@@ -327,14 +332,22 @@ class Committer:
             return await self._settle(record, expectation)
 
     async def _settle(self, record: NewRecord, expectation: int) -> int | None:
-        """Finds out what became of an append without an answer; as `_append`. Takes as long as the log is away."""
+        """Finds out what became of an append without an answer; as `_append`. Takes as long as the log is away.
+
+        It gives up long before a record of now can be trimmed: then "it is not there" would prove nothing.
+        """
         pause_s = _PAUSE_MIN_S
+        give_up_s = self._clock.monotonic_s() + _SETTLE_FOR_S
         while True:
+            if self._clock.monotonic_s() > give_up_s:
+                raise LogRecreated("the outcome has been unknown for too long")
             try:
                 following = await self._log.read_next(self._topic.topic_id, after_sequence=expectation)
                 if following is not None and following.facts.record_id == record.facts.record_id:
                     return await self._settled("found", record, following.sequence)
                 if following is not None:
+                    if following.facts.first_position > record.facts.first_position:
+                        raise LogRecreated("the log was trimmed up to behind the record")
                     return await self._settled("never", record, None)
                 self._check_epoch(record)
                 sequence = await self._log.append(record, after_sequence=expectation)
@@ -349,13 +362,17 @@ class Committer:
             pause_s = min(pause_s * 2, _PAUSE_MAX_S)
 
     async def _check_same_log(self, record: NewRecord, expectation: int) -> None:
-        """A refusal with nothing after the expectation: in flight still, or the log is another one (LogRecreated)."""
+        """A refusal with nothing after the expectation: in flight still, or the log is another one, or trimmed.
+
+        Raises:
+            LogRecreated: it is another one, or trimmed.
+        """
         try:
             head = await self._log.read_head(self._topic.topic_id)
         except LogUnavailable:
             return
         if (head.sequence if head else 0) < expectation:
-            raise LogRecreated("the log was recreated")
+            raise LogRecreated("the log was recreated or trimmed")
         self._check_epoch(record)
 
     def _check_epoch(self, record: NewRecord) -> None:

@@ -47,10 +47,11 @@ class _Base:
     doubt: StoreUnavailable | None = None
 
 
-class _Discontinuous(LogUnavailable):
-    """Log and what is stored do not fit together: one of them moved between the two reads, or records are lost."""
+class TopicDamaged(LogUnavailable):
+    """Log and what is stored do not fit together, again and again: records are lost."""
 
     def __init__(self, text: str) -> None:
+        """Says what does not fit."""
         super().__init__(text, retry_after_s=30)
 
 
@@ -77,14 +78,15 @@ class TopicLoader:
         """Loads a topic at its head. The store is asked only where there is no snapshot of this epoch.
 
         Raises:
-            LogUnavailable: the log cannot be read, or is not whole.
+            LogUnavailable: the log cannot be read.
+            TopicDamaged: the log is not whole.
             StoreUnavailable: the store is down, and nothing else tells.
             RecordUndecodable, ValueError: a record is poison.
         """
         for _ in range(_TRIES - 1):
             try:
                 return await self._load(topic_id)
-            except _Discontinuous:
+            except TopicDamaged:  # perhaps one of them moved between the two reads
                 continue
         return await self._load(topic_id)
 
@@ -105,7 +107,7 @@ class TopicLoader:
                 topic_id, after_sequence=sequence, up_to_sequence=head.sequence, max_bytes=_READ_MAX_BYTES
             ):
                 if record.facts.first_position != state.position + 1:
-                    raise base.doubt or _Discontinuous("the log does not continue what is stored")
+                    raise base.doubt or TopicDamaged("the log does not continue what is stored")
                 state, sequence = fold(state, record, decode_events(self._codec, record)), record.sequence
                 tail.append(record)
         if state.epoch < epoch:  # a node that had not heard of the epoch yet appended behind it
@@ -122,7 +124,7 @@ class TopicLoader:
             bounds = await self._shards.read_bounds(shard)
             is_whole = bounds.epoch == snapshot.state.epoch and bounds.first_sequence > snapshot.sequence
         if not is_whole:
-            raise _Discontinuous("the log ends before the state of the topic")
+            raise TopicDamaged("the log ends before the state of the topic")
 
     async def _find_base(
         self, topic_id: TopicId, shard: int, epoch: int, head: LogRecord | None, snapshot: Snapshot | None
@@ -139,7 +141,7 @@ class TopicLoader:
             raise LogUnavailable("the log is older than what is stored", retry_after_s=30)
         if stored is not None and stored.applied.epoch == epoch:
             if (head.sequence if head else 0) < stored.applied.sequence:
-                raise _Discontinuous("the log ends before what the store has applied")
+                raise TopicDamaged("the log ends before what the store has applied")
             return _Base(stored.state, stored.applied.sequence)
         known = [each.state for each in (stored, snapshot) if each is not None]
         if not known:

@@ -212,9 +212,10 @@ def _find_id(state: ConversationState, key: IdKey, now_ms: int, lookup: IdLookup
     entry = state.window.get(key)
     if entry is not None or state.window.is_never_used(key, now_ms):
         return entry, True
-    if lookup is None or key not in lookup.keys or lookup.applied_position < state.window.evicted_position:
+    if lookup is None or key not in lookup.keys:
         return None, False
-    return lookup.found.get(key), True
+    found = lookup.found.get(key)
+    return found, found is not None or lookup.applied_position >= state.window.evicted_position
 
 
 def _clamp_client_time(client_time_ms: int | None, commit_time_ms: int) -> int | None:

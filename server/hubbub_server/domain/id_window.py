@@ -4,8 +4,8 @@ Theory of operation. Every committed message enters the window under (sender, cl
 store's applied position may leave it; they can still be looked up in the store. `floor_ms` is the largest time (commit
 time, or the time inside a UUIDv7) of all entries that ever left. An id that is not in the window was certainly never
 used if it is a UUIDv7 whose own time is after `floor_ms`: had it been used and left, the floor would not be below it.
-This holds for any client clock. Every other missing id must be looked up, and a look-up counts only if the store had
-applied everything that ever left the window when it was made.
+This holds for any client clock. Every other missing id must be looked up. What a look-up finds is true; that it finds
+nothing counts only if the store had applied everything that ever left the window when it was made.
 """
 
 from collections.abc import Mapping

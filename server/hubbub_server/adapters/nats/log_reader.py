@@ -89,7 +89,9 @@ class LogReader:
         records = map(read_message, messages)
         asked = set(topics)
         return {
-            r.facts.topic_id: RecordHead(facts=r.facts, sequence=r.sequence) for r in records if r.facts.topic_id in asked
+            r.facts.topic_id: RecordHead(facts=r.facts, sequence=r.sequence)
+            for r in records
+            if r.facts.topic_id in asked
         }
 
     async def _read_subject(self, shard: int, sequence: int) -> str | None:
