@@ -119,7 +119,7 @@ async def test_how_far_a_role_is_can_be_read_beside_its_open_consumer(log_setup:
 
 
 async def test_consumers_go_on_when_what_they_are_past_is_trimmed(log_setup: LogSetup) -> None:
-    """G1: an open one, a reopened and a new one: nothing that is left is passed over, nothing that is gone is missed."""
+    """G1: an open one, a reopened and a new one: what is left is not passed over, what is gone is not missed."""
     async with log_setup.node() as log, log_setup.consumers() as consumers, log_setup.shards() as shards:
         role = new_role()
         async with consumers.open(role=role, shard=SHARD) as consumer:

@@ -5,7 +5,7 @@ from hubbub_server.domain.events import ConversationKind, Member, MemberRole
 from hubbub_server.domain.id_window import IdWindow
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.user_topic import Membership, UserTopicState
-from hubbub_server.ports.topic_states import Snapshot
+from hubbub_server.ports.topic_states import RecentIds, Snapshot
 
 OWNER, MEMBER, FORMER = (UserId(TopicId(f"u{name}")) for name in ("owner", "member", "former"))
 
@@ -33,7 +33,8 @@ def conversation_snapshot(
         last_counted_number=2,
         window=IdWindow(1_800_000_000_456, position),
     )
-    return Snapshot(topic_id=topic_id, state=state, sequence=sequence)
+    recent_ids = RecentIds(position=5, sequence=50, floor_ms=1_800_000_000_400)
+    return Snapshot(topic_id=topic_id, state=state, sequence=sequence, recent_ids=recent_ids)
 
 
 def user_snapshot(topic_id: TopicId, position: int = 2, *, epoch: int = 1, sequence: int = 20) -> Snapshot:

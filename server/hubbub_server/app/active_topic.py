@@ -264,6 +264,22 @@ class ActiveTopic:
             window = self.state.window.trim(applied.position, self._window_capacity)
             self.state = replace(self.state, window=window)
 
+    async def recall_ids(self) -> None:
+        """Gives the window every id that the store has not applied; a snapshot that was the start left some out.
+
+        Raises:
+            LogUnavailable, StoreUnavailable: they cannot be had.
+        """
+        loaded = (await self._loader.load(self.topic_id, from_store=True)).state
+        state = self.state
+        if (
+            isinstance(state, ConversationState)
+            and isinstance(loaded, ConversationState)
+            and loaded.epoch == state.epoch
+            and loaded.window.evicted_position < state.window.evicted_position
+        ):
+            self.state = replace(state, window=state.window.joined(loaded.window))
+
     async def wait_moved(self, timeout_s: float) -> bool:
         """Waits until a record is applied; tells whether one was within the time."""
         moved = self._moved

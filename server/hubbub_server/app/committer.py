@@ -240,7 +240,8 @@ class Committer:
     async def _look_up(self) -> None:
         """Looks up, at once, every id in the queue that the window cannot answer for.
 
-        A store that is down refuses just the commands that need it.
+        A store that is down refuses just the commands that need it. One that is behind what the window forgot (the
+        state came from a snapshot) can deny nothing: what it lacks is taken from the log.
         """
         state, now_ms = self._topic.state, self._clock.now_ms()
         waiting: list[Pending] = []
@@ -253,17 +254,14 @@ class Committer:
         metrics.id_lookups.inc(len(keys))
         try:
             lookup = await self._messages.find_ids(ConversationId(self._topic.topic_id), keys)
+            for pending in waiting:
+                pending.lookup = lookup
+            if any(isinstance(domain.decide(state, p.command, now_ms, lookup), LookupNeeded) for p in waiting):
+                await self._topic.recall_ids()
         except StoreUnavailable as error:
             for pending in waiting:
                 self._queue.remove(pending)
                 pending.fail(error)
-            return
-        for pending in waiting:
-            pending.lookup = lookup
-            if isinstance(domain.decide(state, pending.command, now_ms, lookup), LookupNeeded):
-                # The state came from a snapshot that the store has not come as far as: it cannot tell.
-                self._queue.remove(pending)
-                pending.fail(StoreUnavailable("the store has not caught up with this conversation"))
 
     async def _commit(self, batch: _Batch) -> None:
         state = self._topic.state

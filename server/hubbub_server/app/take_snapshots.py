@@ -1,13 +1,16 @@
 """Writes what a topic's log has come to beside the log, so that a decision needs neither old records nor the store."""
 
 from dataclasses import replace
+from typing import Final
 
-from hubbub_server.app.topic_loader import TopicLoader
+from hubbub_server.app.topic_loader import LoadedTopic, TopicLoader
 from hubbub_server.domain.conversation import ConversationState
+from hubbub_server.domain.id_window import IdWindow
 from hubbub_server.domain.ids import TopicId
-from hubbub_server.domain.topic import TopicState
 from hubbub_server.obs import metrics
-from hubbub_server.ports.topic_states import Snapshot, TopicStates
+from hubbub_server.ports.topic_states import RecentIds, Snapshot, TopicStates
+
+_RECENT_IDS: Final = 256
 
 
 class UnknownEvents(Exception):
@@ -26,7 +29,8 @@ class TakeSnapshots:
         """Writes the topic's state at its head.
 
         Raises:
-            LogUnavailable, StoreUnavailable: the state cannot be had or written; TopicDamaged: it never can be as it is.
+            LogUnavailable, StoreUnavailable: the state cannot be had or written now.
+            TopicDamaged: it cannot be had.
             UnknownEvents, SnapshotTooLarge: there is none that can be kept.
             RecordUndecodable, ValueError: a record is poison.
         """
@@ -34,8 +38,7 @@ class TakeSnapshots:
         if loaded.state.has_unknown_event:
             raise UnknownEvents(topic_id)
         if loaded.sequence > 0:  # without a record in the log it was trimmed, so its snapshot is there, or never made
-            state = _without_ids(loaded.state)
-            await self._states.write(Snapshot(topic_id=topic_id, state=state, sequence=loaded.sequence))
+            await self._states.write(_snapshot(topic_id, loaded))
             metrics.snapshots.inc()
 
     async def cover(self, topic_id: TopicId, *, epoch: int, sequence: int) -> None:
@@ -45,7 +48,17 @@ class TakeSnapshots:
             await self.take(topic_id)
 
 
-def _without_ids(state: TopicState) -> TopicState:
-    if isinstance(state, ConversationState):
-        return replace(state, window=state.window.emptied(state.position))
-    return state
+def _snapshot(topic_id: TopicId, loaded: LoadedTopic) -> Snapshot:
+    state = loaded.state
+    if not isinstance(state, ConversationState):
+        return Snapshot(topic_id=topic_id, state=state, sequence=loaded.sequence)
+    window = state.window.trim(state.position, _RECENT_IDS)
+    begin = next(place for place in loaded.places if place.position >= window.evicted_position)
+    return Snapshot(
+        topic_id=topic_id,
+        state=replace(state, window=IdWindow(window.floor_at(state.position), state.position)),
+        sequence=loaded.sequence,
+        recent_ids=RecentIds(
+            position=begin.position, sequence=begin.sequence, floor_ms=window.floor_at(begin.position)
+        ),
+    )

@@ -115,18 +115,10 @@ def evolve(state: ConversationState, event: Event, hash_of_request: str = "") ->
     state = replace(state, position=event.position, epoch=event.epoch, commit_time_ms=event.commit_time_ms)
     match event.kind:
         case MessageSent(message=message):
-            entry = IdEntry(
-                message_number=message.message_number,
-                content_hash=hash_of_request,
-                epoch=event.epoch,
-                position=event.position,
-                commit_time_ms=event.commit_time_ms,
-            )
             return replace(
-                state,
+                remember_id(state, event, hash_of_request),
                 last_message_number=message.message_number,
                 last_counted_number=message.counted_number,
-                window=state.window.add((message.sender_id, message.client_message_id), entry),
             )
         case ConversationCreated(conversation_kind=kind, title=title):
             return replace(state, kind=kind, title=title, creator_id=event.actor_id, creation_hash=hash_of_request)
@@ -147,6 +139,21 @@ def evolve(state: ConversationState, event: Event, hash_of_request: str = "") ->
             return replace(state, has_unknown_event=True)
         case _:
             raise ValueError(f"{type(event.kind).__name__} does not belong to a conversation")
+
+
+def remember_id(state: ConversationState, event: Event, hash_of_request: str) -> ConversationState:
+    """Puts the client id of an event, if it has one, into the window, and changes nothing else."""
+    if not isinstance(event.kind, MessageSent):
+        return state
+    message = event.kind.message
+    entry = IdEntry(
+        message_number=message.message_number,
+        content_hash=hash_of_request,
+        epoch=event.epoch,
+        position=event.position,
+        commit_time_ms=event.commit_time_ms,
+    )
+    return replace(state, window=state.window.add((message.sender_id, message.client_message_id), entry))
 
 
 def _member(state: ConversationState, user_id: UserId) -> Member:

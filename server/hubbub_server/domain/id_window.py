@@ -86,12 +86,17 @@ class IdWindow:
             evicted_position = max(evicted_position, entry.position)
         return IdWindow(floor_ms, evicted_position, kept, _EMPTY)
 
-    def emptied(self, position: int) -> "IdWindow":
-        """Returns the window without its entries, for a state at `position`: from then on they are looked up."""
-        floor_ms = self.floor_ms
-        for key, entry in chain(self._settled.items(), self._recent.items()):
-            floor_ms = max(floor_ms, entry_time_ms(key[1], entry.commit_time_ms))
-        return IdWindow(floor_ms, position)
+    def floor_at(self, position: int) -> int:
+        """Returns the floor, in milliseconds, as if all entries up to `position` had left."""
+        entries = chain(self._settled.items(), self._recent.items())
+        times_ms = (entry_time_ms(k[1], entry.commit_time_ms) for k, entry in entries if entry.position <= position)
+        return max([self.floor_ms, *times_ms])
+
+    def joined(self, older: "IdWindow") -> "IdWindow":
+        """Returns a window with the entries of both; `older` is of the same conversation and reaches further back."""
+        entries = {**older._settled, **older._recent, **self._settled, **self._recent}
+        in_commit_order = dict(sorted(entries.items(), key=lambda item: item[1].position))
+        return IdWindow(older.floor_ms, older.evicted_position, in_commit_order, _EMPTY)
 
 
 def entry_time_ms(client_message_id: str, commit_time_ms: int) -> int:

@@ -9,15 +9,29 @@ from hubbub_server.domain.topic import TopicState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecentIds:
+    """Where a window of client ids may begin: with what the log has after the record with `sequence`.
+
+    `position` is that of the record's last event, `floor_ms` the floor of the window there.
+    """
+
+    position: int
+    sequence: int
+    floor_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A topic's state as of one record of its log, with an empty id window (`IdWindow.emptied`).
+    """A topic's state as of one record of its log, with an empty id window: its floor is above all ids up to there.
 
     `sequence` is that of the record in the log of `state.epoch`; 0: nothing of the topic is in that log.
+    `recent_ids` spares look-ups while the log still has those records.
     """
 
     topic_id: TopicId
     state: TopicState
     sequence: int
+    recent_ids: RecentIds | None = None
 
 
 class SnapshotUndecodable(ValueError):

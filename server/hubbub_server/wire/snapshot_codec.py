@@ -15,7 +15,7 @@ from hubbub_server.domain.events import ConversationKind, Member
 from hubbub_server.domain.id_window import IdWindow
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id, is_user_id
 from hubbub_server.domain.user_topic import Membership, UserTopicState
-from hubbub_server.ports.topic_states import Snapshot, SnapshotUndecodable
+from hubbub_server.ports.topic_states import RecentIds, Snapshot, SnapshotUndecodable
 from hubbub_server.wire.record_codec import KIND_FROM_PB, KIND_TO_PB, ROLE_FROM_PB, member_to_pb
 from hubbub_server.wire.times import milliseconds, timestamp
 
@@ -41,6 +41,8 @@ class ProtoSnapshotCodec:
         match state:
             case ConversationState():
                 pb.conversation.CopyFrom(_conversation_to_pb(state))
+                if snapshot.recent_ids is not None:
+                    pb.conversation.recent_ids.CopyFrom(_recent_ids_to_pb(snapshot.recent_ids))
             case UserTopicState():
                 pb.user.memberships.extend(map(_membership_to_pb, state.memberships.values()))
             case _:
@@ -64,7 +66,8 @@ class ProtoSnapshotCodec:
             state = _user_from_pb(topic_id, pb)
         else:
             raise SnapshotUndecodable(f"{which} is no state of topic {topic_id!r}")
-        return Snapshot(topic_id=topic_id, state=state, sequence=pb.sequence)
+        recent_ids = _recent_ids_from_pb(pb.conversation.recent_ids) if pb.conversation.HasField("recent_ids") else None
+        return Snapshot(topic_id=topic_id, state=state, sequence=pb.sequence, recent_ids=recent_ids)
 
 
 def _conversation_to_pb(state: ConversationState) -> topic_state_pb2.ConversationState:
@@ -80,7 +83,7 @@ def _conversation_to_pb(state: ConversationState) -> topic_state_pb2.Conversatio
         ],
         last_message_number=state.last_message_number,
         last_counted_number=state.last_counted_number,
-        id_floor_time=timestamp(state.window.emptied(state.position).floor_ms),
+        id_floor_time=timestamp(state.window.floor_at(state.position)),
     )
 
 
@@ -101,6 +104,16 @@ def _conversation_from_pb(conversation_id: ConversationId, pb: topic_state_pb2.T
         last_counted_number=conversation.last_counted_number,
         window=IdWindow(milliseconds(conversation.id_floor_time), pb.position),
     )
+
+
+def _recent_ids_to_pb(recent: RecentIds) -> topic_state_pb2.RecentIds:
+    return topic_state_pb2.RecentIds(
+        position=recent.position, sequence=recent.sequence, id_floor_time=timestamp(recent.floor_ms)
+    )
+
+
+def _recent_ids_from_pb(pb: topic_state_pb2.RecentIds) -> RecentIds:
+    return RecentIds(position=pb.position, sequence=pb.sequence, floor_ms=milliseconds(pb.id_floor_time))
 
 
 def _kind_from_pb(number: conversation_pb2.ConversationKind.ValueType) -> ConversationKind | None:

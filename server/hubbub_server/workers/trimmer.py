@@ -89,7 +89,11 @@ class Trimmer:
                 log.warning("shard not trimmed", shard=self._shard, reason=str(error))
 
     async def prepare(self) -> Prepared:
-        """Finds what may go, and writes the snapshots that are missing for it. Raises LogUnavailable, StoreUnavailable."""
+        """Finds what may go, and writes the snapshots that are missing for it.
+
+        Raises:
+            LogUnavailable, StoreUnavailable: that cannot be found now.
+        """
         bounds = await self._log_shards.read_bounds(self._shard)
         below = await self._find_end(bounds)
         after = bounds.first_sequence - 1
@@ -120,7 +124,7 @@ class Trimmer:
         return min(min(done) + 1, young, bounds.last_sequence + 1)
 
     async def _cover(self, epoch: int, records: Sequence[LogRecord]) -> int | None:
-        """Makes sure of the snapshots of all topics in `records`; returns the first record that must stay for want of one."""
+        """Makes sure of the snapshots of all topics in `records`; returns the first record that must stay."""
         first = {record.facts.topic_id: record.sequence for record in reversed(records)}
         last = {record.facts.topic_id: record.sequence for record in records}
         kept: list[int] = []

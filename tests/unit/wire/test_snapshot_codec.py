@@ -12,7 +12,7 @@ from hubbub_server.domain.events import ConversationKind
 from hubbub_server.domain.id_window import IdEntry, IdWindow
 from hubbub_server.domain.ids import TopicId
 from hubbub_server.domain.user_topic import Membership, UserTopicState
-from hubbub_server.ports.topic_states import Snapshot, SnapshotCodec, SnapshotUndecodable
+from hubbub_server.ports.topic_states import RecentIds, Snapshot, SnapshotCodec, SnapshotUndecodable
 from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
 from tests.support.snapshots import OWNER, conversation_snapshot
 from tests.unit.domain.builders import uuid4, uuid7
@@ -65,10 +65,17 @@ users = st.builds(
     commit_time_ms=times_ms,
     memberships=st.lists(memberships, max_size=4).map(lambda found: {m.conversation_id: m for m in found}),
 )
+recent_ids = st.none() | st.builds(RecentIds, position=_counts, sequence=_counts, floor_ms=times_ms)
 snapshots = st.builds(
-    lambda state, sequence: Snapshot(topic_id=state.head.cursor.topic_id, state=state, sequence=sequence),
+    lambda state, sequence, recent_ids: Snapshot(
+        topic_id=state.head.cursor.topic_id,
+        state=state,
+        sequence=sequence,
+        recent_ids=recent_ids if isinstance(state, ConversationState) else None,
+    ),
     conversations | users,
     _counts,
+    recent_ids,
 )
 
 

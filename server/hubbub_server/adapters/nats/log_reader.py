@@ -86,13 +86,9 @@ class LogReader:
         if witness := await self._read_subject(shard, reached):
             subjects.append(witness)  # topics that are all trimmed would give an answer that proves nothing
         messages = await read_latest(self._connection, stream_name(shard), subjects, reached=reached)
-        records = map(read_message, messages)
-        asked = set(topics)
-        return {
-            r.facts.topic_id: RecordHead(facts=r.facts, sequence=r.sequence)
-            for r in records
-            if r.facts.topic_id in asked
-        }
+        found = {record.facts.topic_id: record for record in map(read_message, messages)}
+        heads = {topic_id: found[topic_id] for topic_id in topics if topic_id in found}
+        return {t: RecordHead(facts=head.facts, sequence=head.sequence) for t, head in heads.items()}
 
     async def _read_subject(self, shard: int, sequence: int) -> str | None:
         try:

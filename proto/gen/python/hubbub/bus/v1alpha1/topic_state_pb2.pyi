@@ -93,6 +93,7 @@ class ConversationState(_message.Message):
     LAST_MESSAGE_NUMBER_FIELD_NUMBER: _builtins.int
     LAST_COUNTED_NUMBER_FIELD_NUMBER: _builtins.int
     ID_FLOOR_TIME_FIELD_NUMBER: _builtins.int
+    RECENT_IDS_FIELD_NUMBER: _builtins.int
     kind: _conversation_pb2.ConversationKind.ValueType
     """Sort; UNSPECIFIED when it was never created."""
     title: _builtins.str
@@ -117,6 +118,10 @@ class ConversationState(_message.Message):
     def id_floor_time(self) -> _timestamp_pb2.Timestamp:
         """Largest time (of the commit, or inside the id) of all client ids that were ever used: a later id is new."""
 
+    @_builtins.property
+    def recent_ids(self) -> Global___RecentIds:
+        """Where the newest ids begin that readers may take from the log instead of asking the store for them."""
+
     def __init__(
         self,
         *,
@@ -129,14 +134,47 @@ class ConversationState(_message.Message):
         last_message_number: _builtins.int = ...,
         last_counted_number: _builtins.int = ...,
         id_floor_time: _timestamp_pb2.Timestamp | None = ...,
+        recent_ids: Global___RecentIds | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["id_floor_time", b"id_floor_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["id_floor_time", b"id_floor_time", "recent_ids", b"recent_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["creation_hash", b"creation_hash", "creator_id", b"creator_id", "former_members", b"former_members", "id_floor_time", b"id_floor_time", "kind", b"kind", "last_counted_number", b"last_counted_number", "last_message_number", b"last_message_number", "members", b"members", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["creation_hash", b"creation_hash", "creator_id", b"creator_id", "former_members", b"former_members", "id_floor_time", b"id_floor_time", "kind", b"kind", "last_counted_number", b"last_counted_number", "last_message_number", b"last_message_number", "members", b"members", "recent_ids", b"recent_ids", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ConversationState: _TypeAlias = ConversationState  # noqa: Y015
+
+@_typing.final
+class RecentIds(_message.Message):
+    """A place in a conversation's log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    ID_FLOOR_TIME_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Position of the last event of a record."""
+    sequence: _builtins.int
+    """Sequence of that record; 0 is before the first one."""
+    @_builtins.property
+    def id_floor_time(self) -> _timestamp_pb2.Timestamp:
+        """As id_floor_time, of all ids up to this place."""
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        id_floor_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["id_floor_time", b"id_floor_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id_floor_time", b"id_floor_time", "position", b"position", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecentIds: _TypeAlias = RecentIds  # noqa: Y015
 
 @_typing.final
 class FormerMember(_message.Message):
