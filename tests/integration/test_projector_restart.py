@@ -32,6 +32,7 @@ from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, U
 from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.wire.record_codec import ProtoRecordCodec
 from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
+from tests.support.loaders import OpenGuard
 from tests.support.services import NatsCluster, die_with_parent, ready_nats_cluster
 from tests.support.waiting import until, until_found
 from tests.unit.domain.builders import ALICE, BOB, CAROL, send, uuid7
@@ -94,6 +95,7 @@ async def open_node(cluster: NatsCluster, store: Path) -> AsyncIterator[Node]:
             )
             async with TopicHub(
                 log=log,
+                guard=OpenGuard(),
                 loader=loader,
                 directory=directory,
                 messages=messages,

@@ -20,7 +20,7 @@ from hubbub_server.wire.record_codec import ProtoRecordCodec
 from tests.support.fakes.clock import FakeClock, FakeIds
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import FakeLogServer, FakeTopicLog
-from tests.support.loaders import fake_loader
+from tests.support.loaders import OpenGuard, fake_loader
 
 GROUP = ConversationId(TopicId("cgroup"))
 ALICE, BOB, CAROL = (UserId(TopicId(f"u{name}")) for name in ("alice", "bob", "carol"))
@@ -115,6 +115,7 @@ class AppCluster:
         log = self.server.connect()
         hub = TopicHub(
             log=log,
+            guard=OpenGuard(),
             loader=fake_loader(self.server, log, self.store),
             directory=self.store,
             messages=self.store,

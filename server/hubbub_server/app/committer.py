@@ -15,7 +15,7 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -107,6 +107,13 @@ class _Batch:
         return any(not (isinstance(d, Done) and isinstance(d.answer, Sent)) for _, d in self.decided)
 
 
+class CommitGuard(Protocol):
+    """Knows which shards may be committed to; see app/epoch_guard.py."""
+
+    async def ensure(self, shard: int) -> None:
+        """Returns when a shard may be committed to. Raises LogUnavailable when it may not."""
+
+
 class Committer:
     """The queue of one topic and the loop that empties it."""
 
@@ -115,6 +122,7 @@ class Committer:
         topic: ActiveTopic,
         *,
         log: TopicLog,
+        guard: CommitGuard,
         messages: MessageStore,
         codec: RecordCodec,
         clock: Clock,
@@ -124,6 +132,7 @@ class Committer:
         """Makes an idle committer; `spawn` owns the loop while there is something to do."""
         self._topic = topic
         self._log = log
+        self._guard = guard
         self._messages = messages
         self._codec = codec
         self._clock = clock
@@ -265,6 +274,9 @@ class Committer:
 
     async def _commit(self, batch: _Batch) -> None:
         state = self._topic.state
+        await self._guard.ensure(self._topic.shard)
+        if self._topic.state is not state:  # it moved while the guard looked
+            return
         record = self._new_record(batch)
         expectation = self._topic.sequence
         for pending, _ in batch.decided:
@@ -348,6 +360,7 @@ class Committer:
                         raise LogRecreated("the log was trimmed up to behind the record")
                     return await self._settled("never", record, None)
                 self._check_epoch(record)
+                await self._guard.ensure(self._topic.shard)
                 sequence = await self._log.append(record, after_sequence=expectation)
                 return await self._settled("appended", record, sequence)
             except Conflict:

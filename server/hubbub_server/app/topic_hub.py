@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import structlog
 
 from hubbub_server.app.active_topic import ActiveTopic, Subscriber
-from hubbub_server.app.committer import Committer, Pending
+from hubbub_server.app.committer import CommitGuard, Committer, Pending
 from hubbub_server.app.topic_loader import TopicLoader
 from hubbub_server.domain.commands import Answer, Command
 from hubbub_server.domain.cursor import TopicHead
@@ -39,6 +39,7 @@ class TopicHub:
         self,
         *,
         log: TopicLog,
+        guard: CommitGuard,
         loader: TopicLoader,
         directory: TopicDirectory,
         messages: MessageStore,
@@ -52,6 +53,7 @@ class TopicHub:
     ) -> None:
         """Takes the ports. `window_capacity` is the number of client ids kept for each conversation."""
         self._log = log
+        self._guard = guard
         self._loader = loader
         self._directory = directory
         self._messages = messages
@@ -126,6 +128,7 @@ class TopicHub:
             committer = Committer(
                 topic,
                 log=self._log,
+                guard=self._guard,
                 messages=self._messages,
                 codec=self._codec,
                 clock=self._clock,

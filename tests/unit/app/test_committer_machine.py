@@ -36,7 +36,7 @@ from hubbub_server.ports.topic_directory import StoredTopic
 from tests.support.app_node import ALICE, BOB, CAROL, CODEC, GROUP, AppCluster, Listener
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import AppendFault, FakeTopicLog, LiveFault
-from tests.support.loaders import fake_loader
+from tests.support.loaders import OpenGuard, fake_loader
 from tests.support.virtual_time import run_in_virtual_time
 from tests.unit.domain.builders import uuid4, uuid7
 
@@ -123,6 +123,7 @@ class Cluster:
         log = self.parts.server.connect()
         hub = TopicHub(
             log=log,
+            guard=OpenGuard(),
             loader=fake_loader(self.parts.server, log, self.parts.store),
             directory=self.parts.store,
             messages=self.parts.store,
