@@ -1,15 +1,21 @@
-"""The sub-commands that the server adds to `hubbub`: up, node, worker. No logic."""
+"""The sub-commands that the server adds to `hubbub`: up, node, worker, log. No logic."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from hubbub_server import main
 from hubbub_server.config import BadSettings, Settings, read_settings
+from hubbub_server.domain.errors import Unavailable
 from hubbub_server.supervisor.up import CannotStart, UpPlan, run_up
 
+T = TypeVar("T")
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+log_app = typer.Typer(no_args_is_help=True, help="Looks after the topic log.")
+app.add_typer(log_app, name="log")
 
 
 @app.command()
@@ -28,7 +34,7 @@ def up(
         node_nats_servers=settings.up.node_nats_servers,
     )
     try:
-        run_up(plan, say=lambda line: print(line, flush=True))
+        run_up(plan, say=_say)
     except CannotStart as error:
         raise _refuse(error) from error
 
@@ -45,11 +51,40 @@ def worker() -> None:
     main.run_worker(_settings())
 
 
+@log_app.command()
+def verify() -> None:
+    """Compares the log with the store, topic by topic, and names what is missing; exits with 1 when something is."""
+    if not _try(lambda settings: main.run_log_verify(settings, _say)):
+        raise typer.Exit(1)
+
+
+@log_app.command()
+def new_epoch(
+    shard: Annotated[
+        list[int] | None, typer.Option(min=0, help="Only these; all that are refused if left out.")
+    ] = None,
+) -> None:
+    """Takes a log as it is from now on: positions go on above all that is stored, clients start over (Reset)."""
+    _try(lambda settings: main.run_log_new_epoch(settings, shard or [], _say))
+
+
 def register(root: typer.Typer) -> None:
     """Adds the server's commands to those of `hubbub`."""
     root.command()(up)
     root.command()(node)
     root.command()(worker)
+    root.add_typer(log_app, name="log")
+
+
+def _try(tool: Callable[[Settings], T]) -> T:
+    try:
+        return tool(_settings())
+    except (Unavailable, ValueError) as error:
+        raise _refuse(error) from error
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _settings() -> Settings:

@@ -2,10 +2,10 @@
 
 Theory of operation. A log that was restored from an older copy, lost its newest records, or was lost and made anew
 looks like any other; commits to it would take positions that were given before. So each shard is compared at start,
-after each reconnect and every 30 s: the epoch of its log is the one for which its states are complete; its last sequence
-is not below what states and store have seen of this epoch, nor below what this process has seen. A shard that fails
-twice in a row (a deposed leader may answer once) is refused until `hubbub log new-epoch` has made states and log one
-again. While the store is down it has no say: states and log are enough to notice all but a restore of both.
+after each reconnect and every 30 s: the epoch of its log is the one for which its states are complete, and its last
+sequence is not below what states and store have seen of this epoch, nor below what this process has seen. A shard that
+fails twice in a row (a deposed leader may answer once) is refused until `hubbub log new-epoch` has made states and log
+one again. While the store is down it has no say: states and log are enough to notice all but a restore of both.
 """
 
 import asyncio

@@ -86,9 +86,8 @@ class VerifyLog:
             for record in records:
                 seen.setdefault(record.facts.topic_id, _Seen()).add(record)
             for topic_id in {record.facts.topic_id for record in records}:
-                async for finding in self._compare_bytes(
-                    topic_id, [r for r in records if r.facts.topic_id == topic_id]
-                ):
+                own = [record for record in records if record.facts.topic_id == topic_id]
+                async for finding in self._compare_bytes(topic_id, own):
                     yield finding
         async for topic_id in self._topics(shard, seen):
             for finding in await self._compare_spans(topic_id, seen.get(topic_id, _Seen()), bounds):
