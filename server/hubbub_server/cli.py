@@ -7,11 +7,15 @@ from typing import Annotated, TypeVar
 import typer
 
 from hubbub_server import main
+from hubbub_server.app.take_snapshots import UnknownEvents
 from hubbub_server.config import BadSettings, Settings, read_settings
 from hubbub_server.domain.errors import Unavailable
+from hubbub_server.supervisor.data_folder import DataFolder
+from hubbub_server.supervisor.programs import running_nats_url
 from hubbub_server.supervisor.up import CannotStart, UpPlan, run_up
 
 T = TypeVar("T")
+Running = Annotated[Path | None, typer.Option("--data", exists=True, help="Folder of a running `hubbub up`.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 log_app = typer.Typer(no_args_is_help=True, help="Looks after the topic log.")
@@ -52,20 +56,19 @@ def worker() -> None:
 
 
 @log_app.command()
-def verify() -> None:
+def verify(data: Running = None) -> None:
     """Compares the log with the store, topic by topic, and names what is missing; exits with 1 when something is."""
-    if not _try(lambda settings: main.run_log_verify(settings, _say)):
+    if not _try(data, lambda settings: main.run_log_verify(settings, _say)):
         raise typer.Exit(1)
 
 
 @log_app.command()
 def new_epoch(
-    shard: Annotated[
-        list[int] | None, typer.Option(min=0, help="Only these; all that are refused if left out.")
-    ] = None,
+    shard: Annotated[list[int] | None, typer.Option(min=0, help="Only these; else all that are refused.")] = None,
+    data: Running = None,
 ) -> None:
     """Takes a log as it is from now on: positions go on above all that is stored, clients start over (Reset)."""
-    _try(lambda settings: main.run_log_new_epoch(settings, shard or [], _say))
+    _try(data, lambda settings: main.run_log_new_epoch(settings, shard or [], _say))
 
 
 def register(root: typer.Typer) -> None:
@@ -76,11 +79,22 @@ def register(root: typer.Typer) -> None:
     root.add_typer(log_app, name="log")
 
 
-def _try(tool: Callable[[Settings], T]) -> T:
+def _try(data: Path | None, tool: Callable[[Settings], T]) -> T:
+    settings = _settings()
     try:
-        return tool(_settings())
-    except (Unavailable, ValueError) as error:
+        if data is not None:
+            settings = _settings_of_running(settings, DataFolder(data))
+        return tool(settings)
+    except FileNotFoundError as error:
+        raise _refuse(CannotStart(f"no instance runs on {data}")) from error
+    except (Unavailable, UnknownEvents, ValueError) as error:
         raise _refuse(error) from error
+
+
+def _settings_of_running(settings: Settings, folder: DataFolder) -> Settings:
+    nats = settings.nats.model_copy(update={"servers": [running_nats_url(folder)]})
+    store = settings.store.model_copy(update={"path": folder.store})
+    return settings.model_copy(update={"nats": nats, "store": store})
 
 
 def _say(line: str) -> None:
