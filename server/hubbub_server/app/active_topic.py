@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from hubbub_server.app.frames import Events
-from hubbub_server.app.topic_loader import TopicLoader, decode_events, fold
+from hubbub_server.app.topic_loader import TopicDamaged, TopicLoader, decode_events, fold
 from hubbub_server.domain import topic as domain
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.cursor import Cursor, TopicHead
@@ -270,7 +270,10 @@ class ActiveTopic:
         Raises:
             LogUnavailable, StoreUnavailable: they cannot be had.
         """
-        loaded = (await self._loader.load(self.topic_id, from_store=True)).state
+        try:
+            loaded = (await self._loader.load(self.topic_id, from_store=True)).state
+        except TopicDamaged as error:
+            raise StoreUnavailable("the store has not caught up with this conversation") from error
         state = self.state
         if (
             isinstance(state, ConversationState)

@@ -133,6 +133,9 @@ class TopicLoader:
             for record in await self._log.read_range(
                 topic_id, after_sequence=read.sequence, up_to_sequence=head.sequence, max_bytes=_READ_MAX_BYTES
             ):
+                if record.facts.last_position <= base.begin.position:  # of an older epoch, and stored
+                    read = Place(read.position, record.sequence)
+                    continue
                 if record.facts.first_position != read.position + 1:
                     raise base.doubt or TopicDamaged("the log does not continue what is stored")
                 events = decode_events(self._codec, record)
