@@ -134,6 +134,10 @@ class AppCluster:
         """Everything in the log of a topic."""
         return [d.event for record in self.server.by_topic.get(topic_id, ()) for d in CODEC.decode(record.body)]
 
+    def history(self, topic_id: TopicId = GROUP) -> list[Event]:
+        """Everything that was ever committed to a topic, trimmed or not."""
+        return [d.event for record in self.server.history.get(topic_id, ()) for d in CODEC.decode(record.body)]
+
     def messages(self) -> Sequence[tuple[int, UserId, ClientMessageId]]:
         """Number, sender and id of each message in the group's log."""
         kinds = [event.kind for event in self.events()]

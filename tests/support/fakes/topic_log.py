@@ -76,6 +76,8 @@ class FakeLogServer:
         self.records: list[list[LogRecord]] = [[] for _ in range(shards)]
         self.last_sequences = [0] * shards
         self.by_topic: dict[TopicId, list[LogRecord]] = {}
+        self.history: dict[TopicId, list[LogRecord]] = {}
+        """All that was ever appended: what a judge knows and no node does."""
         self.ack_floors: dict[tuple[str, int], int] = {}
         self.nodes: list[FakeTopicLog] = []
         self.commits = 0
@@ -107,6 +109,7 @@ class FakeLogServer:
         stored = LogRecord(facts=record.facts, body=record.body, sequence=self.last_sequences[shard])
         self.append_times_s[shard, stored.sequence] = self.clock_s()
         log.append(stored)
+        self.history.setdefault(topic_id, []).append(stored)
         self.records[shard].append(stored)
         self.commits += 1
         for node in self.nodes:

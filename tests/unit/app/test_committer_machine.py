@@ -245,7 +245,7 @@ class Cluster:
     def first_uses(self) -> dict[IdKey, tuple[int, int, str]]:
         """Number, position and text of each client id, from the log; fails when one was used twice."""
         uses: dict[IdKey, tuple[int, int, str]] = {}
-        for event in self.parts.events():
+        for event in self.parts.history():
             if isinstance(event.kind, MessageSent):
                 message = event.kind.message
                 key = (message.sender_id, message.client_message_id)
@@ -258,7 +258,7 @@ class Cluster:
         """The members at each position from `start` to the head of the log."""
         members: set[UserId] = set()
         history = [set(members)]
-        for event in self.parts.events():
+        for event in self.parts.history():
             match event.kind:
                 case MembersAdded(members=added):
                     members |= {m.user_id for m in added}
@@ -361,7 +361,7 @@ class Cluster:
 
     def judge_log(self) -> None:
         """G2, G3, G5."""
-        events = self.parts.events()
+        events = self.parts.history()
         assert [event.position for event in events] == list(range(1, len(events) + 1))
         sent = [event for event in events if isinstance(event.kind, MessageSent)]
         assert [event.message_number for event in sent] == list(range(1, len(sent) + 1))
@@ -377,13 +377,13 @@ class Cluster:
             if use is not None and command.previous_client_message_id is not None:
                 before = uses[(command.sender_id, command.previous_client_message_id)]
                 assert before[1] < use[1], "a pipeline lost its order"
-        for record in self.parts.server.by_topic[GROUP][1:]:
+        for record in self.parts.server.history[GROUP][1:]:
             decoded = [d.event for d in CODEC.decode(record.body)]
             assert len(decoded) == 1 or not any(map(changes_access, decoded))
 
     def judge_listeners(self) -> None:
         """G4: each listener heard every event after its head once and in order, the last one included."""
-        events = self.parts.events()
+        events = self.parts.history()
         for node in self.nodes:
             for start, listener in node.listeners:
                 assert listener.events == events[start:]
