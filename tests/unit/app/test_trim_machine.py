@@ -25,7 +25,7 @@ from tests.unit.app.test_committer_machine import NODES, Cluster, Step, numbers,
 KEPT_S = 2 * 3600.0
 commands = ("send", "burst", "retry", "change", "read", "create")
 faults = ("append", "live", "cut", "store", "project", "late", "cancel", "restart", "listen")
-trims = ("hours", "hours", "prepare", "prepare", "trim", "trim", "snapshot")
+trims = ("hours", "prepare", "prepare", "trim", "snapshot", "lapse", "lapse")
 steps = st.tuples(st.sampled_from((*commands, *trims)) | st.sampled_from((*faults, *trims)), NODES, numbers, numbers)
 scripts = st.lists(steps, min_size=30, max_size=70)
 
@@ -68,6 +68,8 @@ class TrimmedCluster(Cluster):
                 await self.try_to("prepare")
             case "trim":
                 await self.try_to("trim")
+            case "lapse":
+                await self.lapse()
             case "create":
                 await self.create_again(number)
             case _:
@@ -84,6 +86,16 @@ class TrimmedCluster(Cluster):
                     await self.trimmer.trim(self.prepared)
         except (LogUnavailable, StoreUnavailable):
             pass
+
+    async def lapse(self) -> None:
+        """Nobody speaks for hours, and everything is trimmed."""
+        await asyncio.sleep(2 * KEPT_S)
+        if not self.parts.store.is_unavailable:
+            await self.parts.project()
+        for role in ("projector", "relay", "state"):
+            self.parts.server.ack_floors[role, self.shard] = self.parts.server.last_sequences[self.shard]
+        await self.try_to("prepare")
+        await self.try_to("trim")
 
     async def create_again(self, number: int) -> None:
         """Whoever repeats the creation hears of the same conversation; with another title, that it is taken."""
