@@ -28,8 +28,9 @@ test-fast: .venv/dev.stamp ## Runs the levels that need no servers: unit, contra
 check: .venv/dev.stamp ## Lints, types, layers, dependencies, contract, generated code.
 	$(V)/python -m scripts.check
 
-gen: .venv/dev.stamp ## Generates proto/gen from proto/hubbub.
+gen: .venv/dev.stamp ## Generates proto/gen from proto/hubbub, and envoy/envoy.json.
 	$(V)/python -m scripts.gen
+	$(V)/python -m scripts.gen_envoy
 
 lock: ## Renews requirements/*.txt; needs uv. LOCK="-P name" upgrades one package.
 	scripts/lock.sh $(LOCK)

@@ -35,12 +35,10 @@ async def measure(cluster: Cluster, streams: int, rate_per_s: float) -> None:
     users = await register(cluster.port, USERS)
     topic = await create_group(cluster.port, users[0], users[1:])
     node = cluster.processes("node")[0]
-    tokens = [users[index % USERS].token for index in range(streams)]
-    plans = [
-        ListenerPlan(node.grpc_port, topic, tuple(tokens[index::CLIENT_PROCESSES])) for index in range(CLIENT_PROCESSES)
-    ]
+    tokens = tuple(user.token for user in users)
+    plan = ListenerPlan(node.grpc_port, topic, tokens, streams // CLIENT_PROCESSES)
     rounds: list[dict[str, float]] = []
-    async with listening(plans) as processes, asyncio.TaskGroup() as tasks:
+    async with listening([plan] * CLIENT_PROCESSES) as processes, asyncio.TaskGroup() as tasks:
         stop = asyncio.Event()
         sender = tasks.create_task(_send_steadily(node.grpc_port, users[0], topic, rate_per_s, stop))
         await asyncio.sleep(WARM_UP_S)

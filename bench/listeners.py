@@ -1,8 +1,8 @@
 """A process with many open streams that counts what it gets: `python -m bench.listeners PLAN`.
 
 Commands on stdin, one JSON object a line, each answered by one on stdout: `count` (events so far, own CPU seconds,
-latencies since the last count), `stop_reading` and `read_on` (of the first n streams), `finish`. A text that starts
-with a number is taken as CLOCK_MONOTONIC at the send, and gives a latency.
+latencies since the last count, streams that ended), `stop_reading` and `read_on` (of the first n streams), `finish`. A
+text that starts with a number is taken as CLOCK_MONOTONIC at the send, and gives a latency.
 """
 
 import asyncio
@@ -37,7 +37,8 @@ class ListenerPlan:
     port: int
     topic: str
     tokens: tuple[str, ...]
-    """One stream for each."""
+    streams: int
+    """They take the tokens in turn."""
 
 
 class Listener:
@@ -72,6 +73,9 @@ class Listener:
             await call.write(chat_service_pb2.ConnectRequest(hello=hello))
             while (response := await call.read()) is not grpc.aio.EOF:
                 self._take(response.frame)
+                if response.frame.HasField("heartbeat"):
+                    ack = chat_service_pb2.Ack(processed_events=self.events)
+                    await call.write(chat_service_pb2.ConnectRequest(ack=ack))
                 await self.may_read.wait()
         except grpc.aio.AioRpcError as error:
             self.end = error.code().name
@@ -126,11 +130,16 @@ class Listeners:
     def __init__(self, plan: ListenerPlan) -> None:
         """Follows the plan."""
         self._latencies: list[float] = []
-        count = -(-len(plan.tokens) // _STREAMS_A_CHANNEL)
+        count = -(-plan.streams // _STREAMS_A_CHANNEL)
         self._channels = [open_channel(plan.port) for _ in range(count)]
         self._all = [
-            Listener(self._channels[index // _STREAMS_A_CHANNEL], token, plan.topic, self._latencies)
-            for index, token in enumerate(plan.tokens)
+            Listener(
+                self._channels[index // _STREAMS_A_CHANNEL],
+                plan.tokens[index % len(plan.tokens)],
+                plan.topic,
+                self._latencies,
+            )
+            for index in range(plan.streams)
         ]
 
     async def run(self) -> None:
@@ -160,7 +169,9 @@ class Listeners:
                 latencies, self._latencies[:] = list(self._latencies), []
                 events = sum(listener.events for listener in self._all)
                 least = min(listener.position for listener in self._all)
-                return {"events": events, "cpu_s": cpu_s(os.getpid()), "least": least, "latencies": latencies}
+                ended = [f"{each.goodbye} {each.end}" for each in self._all if each.end]
+                cpu = cpu_s(os.getpid())
+                return {"events": events, "cpu_s": cpu, "least": least, "latencies": latencies, "ended": ended}
             case "stop_reading":
                 for listener in chosen:
                     listener.may_read.clear()
@@ -182,6 +193,11 @@ class Listeners:
         return {"goodbye": listener.goodbye, "end": listener.end, "resumed": resumed}
 
 
-if __name__ == "__main__":
+async def main() -> None:
+    """Reads the plan; channels belong to the loop in which they are made."""
     fields = json.loads(sys.argv[1])
-    asyncio.run(Listeners(ListenerPlan(**{**fields, "tokens": tuple(fields["tokens"])})).run())
+    await Listeners(ListenerPlan(**{**fields, "tokens": tuple(fields["tokens"])})).run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

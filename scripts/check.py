@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from scripts import gen
+from scripts import gen, gen_envoy
 
 REPO = gen.REPO
 BIN = Path(sys.executable).parent
@@ -63,6 +63,8 @@ def drift() -> bool:
         ]
         if not filecmp.cmp(REPO / "proto/gen/hubbub.pb", gen_root / "hubbub.pb", shallow=False):
             stale.append("proto/gen/hubbub.pb")
+    if gen_envoy.TARGET.read_text(encoding="utf-8") != gen_envoy.rendered():
+        stale.append("envoy/envoy.json")
     for name in stale:
         print(f"stale: {name} (run `make gen`)")
     return not stale

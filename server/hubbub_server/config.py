@@ -5,7 +5,7 @@ levels: `HUBBUB_PORT=8081`, `HUBBUB_NATS__REPLICAS=3`; lists are JSON. `hubbub u
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -100,8 +100,8 @@ class Settings(BaseSettings):
 
     port: Port = 8_080
     """Envoy's port on 127.0.0.1, for `hubbub up`; 0 takes a free one."""
-    log_level: str = "info"
-    """debug, info, warning or error."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged: this and worse."""
     nats: NatsSettings = NatsSettings()
     """See NatsSettings."""
     store: StoreSettings = StoreSettings()

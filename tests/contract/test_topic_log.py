@@ -459,14 +459,17 @@ async def test_the_largest_record_passes_and_one_byte_more_is_refused_before_sen
 
 
 async def test_a_recreated_log_has_another_epoch_and_nothing_of_before(log_setup: LogSetup) -> None:
-    """C19."""
+    """C19; followers hear the new log, whose sequences begin again."""
     topic_id = new_topic()
     shard = shard_of(topic_id, 2)
     async with log_setup.faulty_node() as node:
         disturbances: list[int] = []
+        heard = HeardTopic()
         epoch = node.log.epoch(shard)
         other_epoch = node.log.epoch(1 - shard)
-        await append_all(node.log, [new_record(topic_id)])
+        await node.log.follow(topic_id, heard)
+        await append_all(node.log, [new_record(topic_id, position) for position in range(1, 6)])
+        await until(lambda: len(heard.records) == 5)
         node.log.on_disturbance(lambda: disturbances.append(1))
 
         await log_setup.recreate(shard)
@@ -476,7 +479,9 @@ async def test_a_recreated_log_has_another_epoch_and_nothing_of_before(log_setup
         assert node.log.epoch(shard) > epoch
         assert node.log.epoch(1 - shard) == other_epoch
         assert await until_it_answers(lambda: node.log.read_head(topic_id)) is None
-        await until_it_answers(lambda: node.log.append(new_record(topic_id), after_sequence=0))
+        record = new_record(topic_id)
+        sequence = await until_it_answers(lambda: node.log.append(record, after_sequence=0))
+        await until(lambda: heard.records[-1] == stored(record, sequence))
 
 
 async def test_a_log_that_answers_is_live(log_setup: LogSetup) -> None:

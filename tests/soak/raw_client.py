@@ -118,6 +118,8 @@ class Connection:
         self.last_frame = time.monotonic()
         self.is_welcome = False
         self.flying: dict[str, Send] = {}
+        self.processed = 0
+        self.is_ack_due = False
 
 
 class RawClient:
@@ -255,6 +257,7 @@ class RawClient:
 
     def _take_frame(self, connection: Connection, frame: frame_pb2.ServerFrame, raw_events: list[bytes]) -> None:
         self._take_events(frame, raw_events, "live", connection.number)
+        connection.processed += len(raw_events)
         match frame.WhichOneof("control"):
             case "welcome":
                 connection.is_welcome = True
@@ -267,9 +270,14 @@ class RawClient:
             case "heads":
                 for head in frame.heads.heads:
                     self._topics.saw_head(head, "heads", connection.number)
+            case "lagging":
+                self._journal.write("lagging")
             case "heartbeat":
+                self._journal.write("heartbeat", live=frame.heartbeat.live)
                 for head in frame.heartbeat.heads:
                     self._topics.saw_head(head, "heartbeat", connection.number)
+                connection.is_ack_due = True
+                self._kick.set()
             case "reply":
                 self._take_reply(connection, frame.reply)
             case "rejected":
@@ -316,6 +324,10 @@ class RawClient:
             connection = self._connection
             if connection is None:
                 continue
+            if connection.is_ack_due:
+                connection.is_ack_due = False
+                ack = chat_service_pb2.Ack(processed_events=connection.processed)
+                await _write(connection.call, chat_service_pb2.ConnectRequest(ack=ack))
             for send in self._outbox.due(on_stream=True):
                 if self._connection is not connection:
                     break

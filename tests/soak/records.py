@@ -13,6 +13,7 @@ event       via (live | sync), stream, topic, epoch, position, number, id, sende
 gap, reset  topic, from, position: the cursor jumps
 ended       topic: TopicEnded
 goodbye     reason
+heartbeat   live: whether the node hears the log; lagging: told to read faster
 attempt     topic, id, try, content, prev: a send leaves
 ack         topic, id, try, number, epoch, position, commit_ms
 fail        topic, id, try, code, reason, final: no ack for this try; final: the sender gives up

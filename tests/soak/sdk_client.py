@@ -171,6 +171,7 @@ class SdkClient:
                     self._wanted = command["heads"]
                     await self._catch_up(command["heads"])
                     return
+        raise RuntimeError("the run is gone")
 
     async def _tell_idle(self) -> None:
         while any(self._pending.values()):  # noqa: ASYNC110  # once a run, at its end

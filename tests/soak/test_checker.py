@@ -1,5 +1,7 @@
 """The checker passes a good history and catches each bad one: a checker that finds nothing proves nothing."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -366,3 +368,10 @@ def test_a_run_that_did_too_little_is_told() -> None:
         "kills is 3, needed 4",
         "gaps is 0, needed 1",
     ]
+
+
+def test_the_checker_knows_neither_server_nor_sdk_nor_generated_code() -> None:
+    code = "import sys, tests.soak.checker; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    strangers = {"hubbub", "hubbub_server", "hubbub_client", "grpc", "google"}
+    assert strangers.isdisjoint(done.stdout.split())

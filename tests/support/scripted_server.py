@@ -95,6 +95,8 @@ class Stream:
     opened_s: float
     received: asyncio.Queue[chat_pb.ConnectRequest] = field(default_factory=asyncio.Queue)
     outgoing: asyncio.Queue[frame_pb2.ServerFrame | status_pb2.Status | None] = field(default_factory=asyncio.Queue)
+    acks: list[int] = field(default_factory=list)
+    """processed_events of the Acks that came; they are not among `received`."""
 
     async def hello(self) -> chat_pb.Hello:
         """Waits for the client's Hello."""
@@ -201,7 +203,10 @@ class ScriptedServer(
 
         async def receive() -> None:
             async for request in request_iterator:
-                stream.received.put_nowait(request)
+                if request.HasField("ack"):
+                    stream.acks.append(request.ack.processed_events)
+                else:
+                    stream.received.put_nowait(request)
 
         receiver = asyncio.ensure_future(receive())
         try:

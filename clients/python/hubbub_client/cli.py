@@ -3,11 +3,13 @@
 import asyncio
 import os
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Final
 
+import grpc
 import typer
 
 from hubbub_client.chat.json_lines import JsonLines
@@ -36,6 +38,7 @@ def chat(  # noqa: PLR0913, PLR0917  # each is an option of the command line
     server: Annotated[
         str | None, typer.Option(envvar="HUBBUB_SERVER", help="host:port; 127.0.0.1:$HUBBUB_PORT (8080) if not given.")
     ] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS with the server.")] = False,
     password: Annotated[str | None, typer.Option(envvar="HUBBUB_PASSWORD", help="Better in the environment.")] = None,
     password_file: Annotated[
         Path | None, typer.Option(help=f"File with the password; {_DEMO_PASSWORD} if there is one.")
@@ -47,11 +50,13 @@ def chat(  # noqa: PLR0913, PLR0917  # each is an option of the command line
     """Talks with somebody. Lines that the server has not acknowledged are repeated until it has, each is shown once."""
     if (peer is None) == (conversation is None):
         raise typer.BadParameter("give either PEER or --conversation")
+    credentials = grpc.ssl_channel_credentials() if tls else None
     target = server or f"127.0.0.1:{os.environ.get('HUBBUB_PORT', '8080')}"
     login = Login(me.lower(), password or _read_password(password_file, may_ask=not json))
     failure: HubbubError | None = None
     try:
-        asyncio.run(_chat(target, login, peer, conversation, is_json=json, history=history, register=register))
+        client = _sign_in(target, login, credentials, register=register)
+        asyncio.run(_chat(client, login, peer, conversation, is_json=json, history=history))
     except* HubbubError as group:
         failure = first_error(group)
     if failure is not None:
@@ -71,33 +76,42 @@ def _read_password(file: Path | None, *, may_ask: bool) -> str:
 
 
 async def _chat(
-    target: str,
+    opening: AbstractAsyncContextManager[HubbubClient],
     login: Login,
     peer: str | None,
     conversation: str | None,
     *,
     is_json: bool,
     history: int,
-    register: bool,
 ) -> None:
-    async with AsyncExitStack() as stack:
-        client = await _sign_in(stack, target, login, register=register)
+    async with opening as client:
         conversation_id = conversation or await find_conversation(client, peer or "")
         room = Room(client, conversation_id, history_messages=history)
         if is_json:
             await JsonLines(client, room, sys.stdin, sys.stdout).run()
         else:
-            await Terminal(client, room, me=login.login_name, title=f"{peer or conversation_id} on {target}").run()
+            await Terminal(client, room, me=login.login_name, title=peer or conversation_id).run()
 
 
-async def _sign_in(stack: AsyncExitStack, target: str, login: Login, *, register: bool) -> HubbubClient:
+@asynccontextmanager
+async def _sign_in(
+    target: str, login: Login, credentials: grpc.ChannelCredentials | None, *, register: bool
+) -> AsyncIterator[HubbubClient]:
+    async with AsyncExitStack() as stack:
+        yield await _open_client(stack, target, login, credentials, register=register)
+
+
+async def _open_client(
+    stack: AsyncExitStack, target: str, login: Login, credentials: grpc.ChannelCredentials | None, *, register: bool
+) -> HubbubClient:
     if register:
+        registration = Registration(login.login_name, login.password, login.login_name)
+        newcomer = HubbubClient(target, registration, channel_credentials=credentials)
         try:
-            registration = Registration(login.login_name, login.password, login.login_name)
-            return await stack.enter_async_context(HubbubClient(target, registration))
+            return await stack.enter_async_context(newcomer)
         except NameTaken:
             pass  # it is there already
-    return await stack.enter_async_context(HubbubClient(target, login))
+    return await stack.enter_async_context(HubbubClient(target, login, channel_credentials=credentials))
 
 
 def main() -> None:

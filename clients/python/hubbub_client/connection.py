@@ -11,6 +11,7 @@ from hubbub.chat.v1 import frame_pb2
 from hubbub_client.backoff import Backoff
 from hubbub_client.errors import (
     CallFailed,
+    ClientClosed,
     Displaced,
     HubbubError,
     InvalidCredentials,
@@ -123,7 +124,7 @@ def _forbidding(ending: Ending) -> HubbubError | None:
         return Displaced("another client said Hello with the same instance_id")
     if goodbye is not None and goodbye.reason == frame_pb2.GOODBYE_REASON_REVOKED:
         return SignedOut("the device session was revoked")
-    if isinstance(error, (SignedOut, InvalidField)):
+    if isinstance(error, (SignedOut, ClientClosed, InvalidField)):
         return error
     if goodbye is not None and not goodbye.reconnect:
         return error or HubbubError(f"the server asked not to come back: {_describe(ending)}")

@@ -17,7 +17,7 @@ from hubbub.chat.v1 import frame_pb2
 
 from hubbub_client.calls import bearer
 from hubbub_client.cancellation import is_task_cancelled
-from hubbub_client.errors import HubbubError, SignedOut, error_of_call, error_of_status
+from hubbub_client.errors import ClientClosed, HubbubError, SignedOut, error_of_call, error_of_status
 from hubbub_client.outbox import Outbox
 from hubbub_client.sync_engine import SyncEngine
 from hubbub_client.tokens import Tokens
@@ -64,6 +64,8 @@ class LiveStream:
         self._goodbye: frame_pb2.Goodbye | None = None
         self._error: HubbubError | None = None
         self._token = self._offered_token = ""
+        self._processed_events = 0
+        self._is_ack_due = False
 
     def wake(self) -> None:
         """Tells the writer that the outbox has something."""
@@ -110,6 +112,7 @@ class LiveStream:
             return None  # the call was cancelled here, by the watchdog or for its token
 
     def _receive(self, frame: frame_pb2.ServerFrame) -> None:
+        self._processed_events += len(frame.events)
         match frame.WhichOneof("control"):
             case "welcome":
                 interval = frame.welcome.heartbeat_interval
@@ -129,6 +132,9 @@ class LiveStream:
                 else:
                     self._outbox.receive_rejected(frame.rejected, time.monotonic())
                 self._wake.set()
+            case "heartbeat":
+                self._is_ack_due = True
+                self._wake.set()
             case "goodbye":
                 self._goodbye = frame.goodbye
                 self._limit_silence(_STATUS_TIMEOUT_S)
@@ -146,6 +152,9 @@ class LiveStream:
             await call.write(chat_pb.ConnectRequest(hello=hello))
             while True:
                 self._wake.clear()
+                if self._is_ack_due:  # the sign of life of a client that only reads
+                    self._is_ack_due = False
+                    await call.write(chat_pb.ConnectRequest(ack=chat_pb.Ack(processed_events=self._processed_events)))
                 while (command := self._next_command()) is not None:
                     await call.write(chat_pb.ConnectRequest(command=command))
                 now_s = time.monotonic()
@@ -184,7 +193,7 @@ class LiveStream:
             await asyncio.sleep(max(0.1, self._tokens.renew_at_s - time.monotonic()))
             try:
                 await self._tokens.current()
-            except SignedOut as error:
+            except (SignedOut, ClientClosed) as error:
                 self._error = error
             self._wake.set()
         call.cancel()

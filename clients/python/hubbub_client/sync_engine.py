@@ -86,7 +86,7 @@ class SyncEngine:
     """
 
     def __init__(
-        self, user_id: str, cursors: Iterable[Cursor] = (), *, ready_limit: int = 1_000, early_limit: int = 4_000
+        self, user_id: str, cursors: Iterable[Cursor] = (), *, ready_limit: int = 1_000, early_limit: int = 1_000
     ) -> None:
         self._user_id = user_id
         self._ready_limit, self._early_limit = ready_limit, early_limit
@@ -95,12 +95,15 @@ class SyncEngine:
         # New: no history of joins is known, so every topic of the first complete Heads starts at its head.
         self._is_new = user_id not in self._topics
         self._unclaimed: dict[str, tuple[int, int]] = {}  # (epoch, head) of topics whose join has not come yet
+        # Unclaimed ones whose join the own topic will not tell any more, if it is told by now: the list has them.
+        self._orphans: set[str] = set()
         self._ended: dict[str, Cursor] = {}  # where topics ended whose leaving the own topic has not told yet
         self._behind: dict[str, None] = {}  # an ordered set
         self._stalled: set[str] = set()
         self._request: dict[str, _Asked] | None = None
         self._request_is_complete = False
-        self._ready: deque[Delivery] = deque()
+        # Between the items: cursors that move without one, once everything before them is processed.
+        self._ready: deque[Delivery | Mapping[str, Cursor | None]] = deque()
         self._early_count = 0
         self._heads_complete = False
         self._named: set[str] = set()  # topics in the Heads of this stream, until they are complete
@@ -112,12 +115,20 @@ class SyncEngine:
     # ---- what the application takes
 
     def take(self) -> Delivery | None:
-        """Returns the next item, or None when none is ready."""
-        return self._ready.popleft() if self._ready else None
+        """Returns the next item, or None when none is ready. The one before it is processed by then."""
+        while self._ready:
+            delivery = self._ready.popleft()
+            if isinstance(delivery, Delivery):
+                return delivery
+            self._move(delivery)
+        return None
 
     def mark_processed(self, delivery: Delivery) -> None:
         """Notes that the application has processed an item: `processed_cursors` moves with it."""
-        for topic_id, cursor in delivery.cursors.items():
+        self._move(delivery.cursors)
+
+    def _move(self, cursors: Mapping[str, Cursor | None]) -> None:
+        for topic_id, cursor in cursors.items():
             if cursor is None:
                 self._processed.pop(topic_id, None)
             else:
@@ -180,7 +191,7 @@ class SyncEngine:
                 self._doubt(frame.topic_ended.topic_id)
             case _:
                 pass
-        self._tell_caught_up()
+        self._conclude()
 
     def _receive_heads(self, heads: frame_pb2.Heads) -> None:
         for head in heads.heads:
@@ -190,6 +201,8 @@ class SyncEngine:
                 self._processed[topic_id] = self._start(wire.read_cursor(head.cursor)).cursor
             else:
                 self._hear_head(head)
+                if topic_id not in self._topics and not self._heads_complete:
+                    self._orphans.add(topic_id)
         if heads.complete:
             self._complete_heads()
 
@@ -237,10 +250,17 @@ class SyncEngine:
             self._behind.pop(topic.cursor.topic_id, None)
             self._stalled.discard(topic.cursor.topic_id)
 
-    def _tell_caught_up(self) -> None:
+    def _conclude(self) -> None:
+        """Draws the conclusions that need all topics."""
+        if self._orphans and self._heads_complete and not self._has_news(self._user_id):
+            self.relist_needed = True
         if self.is_caught_up and not self._caught_up_told:
             self._caught_up_told = True
             self.announce(events.CaughtUp())
+
+    def _has_news(self, topic_id: str) -> bool:
+        """Tells whether news of a topic may still come by the open request or the next one."""
+        return topic_id in self._behind or self._asked(topic_id) is not None
 
     # ---- events of one topic, from either source
 
@@ -305,6 +325,7 @@ class SyncEngine:
 
     def _leave(self, end: Cursor) -> dict[str, Cursor | None]:
         self._unclaimed.pop(end.topic_id, None)
+        self._orphans.discard(end.topic_id)
         if topic := self._topics.get(end.topic_id):
             topic.left = end
             self._doubt(end.topic_id)  # its removal has not come yet: Sync fetches it
@@ -318,6 +339,7 @@ class SyncEngine:
     def _start(self, cursor: Cursor) -> _Topic:
         topic = self._topics[cursor.topic_id] = _Topic(cursor, cursor.position)
         self._ended.pop(cursor.topic_id, None)
+        self._orphans.discard(cursor.topic_id)
         if unclaimed := self._unclaimed.pop(cursor.topic_id, None):
             self._hear(cursor.topic_id, *unclaimed)
         return topic
@@ -333,6 +355,9 @@ class SyncEngine:
         early, topic.early = topic.early, {}
         joins = [position for position in topic.joins if position > topic.cursor.position]
         if not joins:
+            if topic.head > topic.cursor.position:  # it goes on with this user, so there is another join
+                self._hear(topic_id, topic.cursor.epoch, topic.head)
+                self._orphans.add(topic_id)
             self._early_count -= len(early)
             is_told = topic.left is not None and topic.left.position >= topic.cursor.position
             if not is_told:
@@ -398,7 +423,7 @@ class SyncEngine:
             self._judge(topic)
             if topic.is_behind and topic.cursor == asked.cursor:
                 self._stalled.add(topic_id)
-        self._tell_caught_up()
+        self._conclude()
 
     @property
     def has_stalled(self) -> bool:
@@ -422,7 +447,7 @@ class SyncEngine:
         asked = self._asked(topic_id)
         if asked is None:
             return
-        if isinstance(error_of_status(status), ConversationNotFound):
+        if isinstance(error_of_status(status), ConversationNotFound) and topic_id != self._user_id:
             self._end(asked.topic)
         else:
             self._restore(asked)
@@ -461,15 +486,14 @@ class SyncEngine:
         """Answers `relist_needed`: one cursor, at the join, of each conversation that ListConversations names now."""
         self.relist_needed = False
         gone = set(self._topics) - {self._user_id}
+        cursors: dict[str, Cursor | None] = {}
         for start in starts:
             gone.discard(start.topic_id)
-            is_started = bool(self._join(start))
-            if is_started:
-                self._processed[start.topic_id] = start
+            cursors.update(self._join(start))
         for topic_id in gone:
             self._doubt(topic_id)
-        for topic_id in self._ended:
-            if topic_id not in self._topics:
-                self._processed.pop(topic_id, None)
+        cursors.update(dict.fromkeys(self._ended))
+        self._ready.append(cursors)
         self._ended.clear()
-        self._tell_caught_up()
+        self._orphans.clear()
+        self._conclude()

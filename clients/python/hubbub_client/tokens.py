@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from hubbub_client.cancellation import is_task_cancelled
-from hubbub_client.errors import ClientClosed, HubbubError, Unavailable
+from hubbub_client.errors import CallFailed, ClientClosed, HubbubError
 from hubbub_client.model import Credentials
 
 # The clock of this machine may be wrong: an access token is taken to live for at least and at most this long.
@@ -53,7 +53,7 @@ class Tokens:
         if time.monotonic() >= self.renew_at_s:
             try:
                 await self.replace(self.credentials.access_token)
-            except Unavailable:
+            except CallFailed:
                 self.renew_at_s = time.monotonic() + _LIFE_MIN_S  # the present one may still do
         return self.credentials.access_token
 

@@ -21,6 +21,7 @@ from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable, Unavailable
 from hubbub_server.domain.events import ConversationJoined, Event, MemberRemoved
 from hubbub_server.domain.ids import TopicId, shard_of
+from hubbub_server.domain.topic import TopicState
 from hubbub_server.obs import metrics
 from hubbub_server.ports.clock import Clock
 from hubbub_server.ports.record_codec import RecordCodec
@@ -32,6 +33,10 @@ _TAIL_MAX_BYTES: Final = 256 * 1024
 _READ_MAX_BYTES: Final = 128 * 1024  # folding what comes at once must not hold up the loop for long
 _CONFIRMED_FOR_S: Final = 60.0
 _WINDOW_CAPACITY: Final = 4096
+_SHRUNK_IDS: Final = 64
+# Measured with tracemalloc: an id in a window, a record without its body.
+_ID_BYTES: Final = 500
+_RECORD_BYTES: Final = 800
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -51,6 +56,14 @@ class Delivery:
     head: TopicHead
     frame: Events
     turns: tuple[MemberRemoved | ConversationJoined, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What a node knows of a record that it made itself: its events, and the state after them."""
+
+    events: tuple[Event, ...]
+    state: TopicState
 
 
 class Subscriber(Protocol):
@@ -207,10 +220,10 @@ class ActiveTopic:
 
     # ---- moving
 
-    def apply(self, record: LogRecord, events: tuple[Event, ...] | None = None) -> bool:
+    def apply(self, record: LogRecord, made: Made | None = None) -> bool:
         """Folds a record if it is the next one and delivers it; tells whether the state is at or past it now.
 
-        `events` spares the decoding of a record that this node made itself.
+        `made` spares the decoding and folding of a record that this node made itself on the present state.
 
         Raises:
             RecordUndecodable, ValueError: the record is poison; the state stays where it was.
@@ -220,9 +233,12 @@ class ActiveTopic:
             return True
         if not self.is_loaded or facts.first_position != self.state.position + 1:
             return False
-        if events is None:
+        if made is None:
             events = decode_events(self._codec, record)
-        self.state, self.sequence = fold(self.state, record, events), record.sequence
+            state = fold(self.state, record, events)
+        else:
+            events, state = made.events, made.state
+        self.state, self.sequence = state, record.sequence
         self._keep(record)
         self._confirmed_at_s = self._clock.monotonic_s()
         self._moved.set()
@@ -253,16 +269,31 @@ class ActiveTopic:
             self._spawn(self._trim_window())
 
     async def _trim_window(self) -> None:
-        """Lets ids leave the window that the store can answer for. While the store is down the window grows."""
+        """Keeps the window at its capacity. While the store is down it grows."""
         try:
-            applied = await self._directory.read_applied(self.topic_id)
+            await self._let_ids_leave(self._window_capacity)
         except StoreUnavailable:
             return
         finally:
             self._is_trimming = False
+
+    async def _let_ids_leave(self, capacity: int) -> None:
+        """Lets ids leave the window, the oldest first, that the store can answer for."""
+        applied = await self._directory.read_applied(self.topic_id)
         if applied is not None and isinstance(self.state, ConversationState):
-            window = self.state.window.trim(applied.position, self._window_capacity)
-            self.state = replace(self.state, window=window)
+            self.state = replace(self.state, window=self.state.window.trim(applied.position, capacity))
+
+    @property
+    def kept_bytes(self) -> int:
+        """Estimates the memory of what `shrink` may forget."""
+        ids = len(self.state.window) if isinstance(self.state, ConversationState) else 0
+        return _ID_BYTES * ids + _RECORD_BYTES * len(self._tail) + self._tail_bytes
+
+    async def shrink(self) -> None:
+        """Forgets what can be read again: records, and client ids that the store has. Raises StoreUnavailable."""
+        self._tail.clear()
+        self._tail_bytes = 0
+        await self._let_ids_leave(_SHRUNK_IDS)
 
     async def recall_ids(self) -> None:
         """Gives the window every id that the store has not applied; a snapshot that was the start left some out.

@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self
 
+import structlog
+
 from hubbub_server.app.throttle import Throttle
 from hubbub_server.domain.errors import (
     BadCredentials,
@@ -42,6 +44,8 @@ REFRESH_TTL_MS: Final = 30 * 24 * 3600 * 1000
 PREVIOUS_TOKEN_MS: Final = 60_000
 _RACES: Final = 8
 _CONFIRM_TIMEOUT_S: Final = 5.0
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +273,8 @@ class _Confirmations:
                     await self._confirm(*key)
             except (LogUnavailable, TimeoutError):
                 self._noted.pop(key, None)
+            except Exception:  # a session that cannot be read is its owner's trouble, not this node's end
+                log.exception("confirmation failed", device_session_id=key[0])
 
     async def _confirm(self, session_id: DeviceSessionId, generation: int) -> None:
         for _ in range(_RACES):

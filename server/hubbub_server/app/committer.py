@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from hubbub_server.app.active_topic import ActiveTopic, LogRecreated, Spawn
+from hubbub_server.app.active_topic import ActiveTopic, LogRecreated, Made, Spawn
 from hubbub_server.domain import topic as domain
 from hubbub_server.domain.commands import Accepted, Answer, Command, Decision, Done, LookupNeeded, Refused, Sent
 from hubbub_server.domain.errors import HubbubError, LogUnavailable, OutcomeUnknown, RateLimited, StoreUnavailable
@@ -27,6 +27,7 @@ from hubbub_server.domain.events import Event, changes_access
 from hubbub_server.domain.id_window import IdKey, IdLookup
 from hubbub_server.domain.ids import ConversationId
 from hubbub_server.domain.limits import RECORD_MAX_BYTES, RECORD_MAX_EVENTS
+from hubbub_server.domain.topic import TopicState
 from hubbub_server.obs import metrics
 from hubbub_server.ports.clock import Clock, IdSource
 from hubbub_server.ports.message_store import MessageStore
@@ -78,6 +79,7 @@ class Pending:
 class _Batch:
     """Decisions on one state, and the record that they become."""
 
+    state: TopicState  # after all of `events`
     decided: list[tuple[Pending, Decision]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
@@ -208,11 +210,10 @@ class Committer:
 
     def _decide(self, limit: int = _QUEUE_MAX) -> _Batch:
         """Decides from the front of the queue until the record is full, access changes, or an id must be looked up."""
-        batch = _Batch()
-        state = self._topic.state
+        batch = _Batch(state=self._topic.state)
         now_ms = self._clock.now_ms()
         for pending in islice(self._queue, limit):
-            decision = domain.decide(state, pending.command, now_ms, pending.lookup)
+            decision = domain.decide(batch.state, pending.command, now_ms, pending.lookup)
             if isinstance(decision, LookupNeeded):
                 break
             if isinstance(decision, Accepted):
@@ -221,7 +222,7 @@ class Committer:
                 if batch.events and (is_alone or not batch.has_room(framed)):
                     break
                 for event, hash_of_request in zip(decision.events, decision.request_hashes, strict=True):
-                    state = domain.evolve(state, event, hash_of_request)
+                    batch.state = domain.evolve(batch.state, event, hash_of_request)
                 batch.add(decision, framed)
                 batch.decided.append((pending, decision))
                 if is_alone:
@@ -300,7 +301,7 @@ class Committer:
         metrics.committed_events.inc(len(batch.events))
         stored = LogRecord(facts=record.facts, body=record.body, sequence=sequence)
         if self._topic.state is state:
-            self._topic.apply(stored, tuple(batch.events))
+            self._topic.apply(stored, Made(events=tuple(batch.events), state=batch.state))
         elif not self._topic.apply(stored):  # live was faster; anything else is caught up with before answering
             await self._topic.refresh()
         self._finish(batch)

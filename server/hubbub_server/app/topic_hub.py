@@ -5,7 +5,7 @@ Any node can hold any topic; none owns one. A topic with local listeners is hear
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Self
@@ -17,8 +17,8 @@ from hubbub_server.app.committer import CommitGuard, Committer, Pending
 from hubbub_server.app.topic_loader import TopicLoader
 from hubbub_server.domain.commands import Answer, Command
 from hubbub_server.domain.cursor import TopicHead
-from hubbub_server.domain.errors import LogUnavailable, Unavailable
-from hubbub_server.domain.ids import TopicId
+from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable, Unavailable
+from hubbub_server.domain.ids import TopicId, shard_of
 from hubbub_server.obs import metrics
 from hubbub_server.ports.clock import Clock, IdSource
 from hubbub_server.ports.message_store import MessageStore
@@ -28,6 +28,10 @@ from hubbub_server.ports.topic_log import TopicLog
 
 _MAX_IDLE_TOPICS: Final = 10_000
 _FORGET_AT_ONCE: Final = 8
+_CHECK_AGAIN_S: Final = 1.0
+_MAX_KEPT_BYTES: Final = 256 * 1024 * 1024
+_BOUND_MEMORY_S: Final = 10.0
+_TOPICS_A_TURN: Final = 1_000
 
 log = structlog.get_logger()
 
@@ -50,8 +54,13 @@ class TopicHub:
         recheck_delay_s: float = 1.0,
         window_capacity: int = 4096,
         max_idle_topics: int = _MAX_IDLE_TOPICS,
+        max_kept_bytes: int = _MAX_KEPT_BYTES,
     ) -> None:
-        """Takes the ports. `window_capacity` is the number of client ids kept for each conversation."""
+        """Takes the ports.
+
+        `window_capacity` is the number of client ids kept for each conversation; `max_kept_bytes` bounds what all
+        topics together keep of ids and records, both of which can be read again.
+        """
         self._log = log
         self._guard = guard
         self._loader = loader
@@ -64,6 +73,7 @@ class TopicHub:
         self._recheck_delay_s = recheck_delay_s
         self._window_capacity = window_capacity
         self._max_idle_topics = max_idle_topics
+        self._max_kept_bytes = max_kept_bytes
         self._topics: OrderedDict[TopicId, tuple[ActiveTopic, Committer]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._group = asyncio.TaskGroup()
@@ -77,6 +87,7 @@ class TopicHub:
         await self._group.__aenter__()
         self._log.on_disturbance(self._disturbed.set)
         self._spawn(self._compare_heads_for_ever())
+        self._spawn(self._bound_memory_for_ever())
         return self
 
     async def __aexit__(
@@ -155,6 +166,28 @@ class TopicHub:
             else:
                 self._topics.move_to_end(topic_id)
 
+    async def _bound_memory_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_BOUND_MEMORY_S)
+            await self._contained(self._bound_memory())
+
+    async def _bound_memory(self) -> None:
+        """Shrinks topics, those that were not used for longest first, until all together keep little enough."""
+        topics = [topic for topic, _ in self._topics.values()]
+        kept_bytes = 0
+        for start in range(0, len(topics), _TOPICS_A_TURN):
+            kept_bytes += sum(topic.kept_bytes for topic in topics[start : start + _TOPICS_A_TURN])
+            await asyncio.sleep(0)
+        for topic in topics:
+            if kept_bytes <= self._max_kept_bytes:
+                return
+            before = topic.kept_bytes
+            try:
+                await topic.shrink()
+            except StoreUnavailable:
+                return  # ids that the store cannot answer for must stay
+            kept_bytes -= before - topic.kept_bytes
+
     async def at_head(self, topic_id: TopicId) -> ActiveTopic:
         """Returns the topic with a state that has everything that was acknowledged before the call.
 
@@ -211,28 +244,39 @@ class TopicHub:
             self._is_rechecking = False
 
     async def _compare_heads_for_ever(self) -> None:
+        pause_s = self._head_check_interval_s
         while True:
             try:
-                async with asyncio.timeout(self._head_check_interval_s):
+                async with asyncio.timeout(pause_s):
                     await self._disturbed.wait()
             except TimeoutError:
                 pass
             self._disturbed.clear()
-            topic_ids = [t for t, (topic, _) in self._topics.items() if topic.subscribers]
-            await self._contained(self._compare_heads(topic_ids))
+            is_done = await self._compare_heads([t for t, (topic, _) in self._topics.items() if topic.subscribers])
+            pause_s = self._head_check_interval_s if is_done else min(_CHECK_AGAIN_S, self._head_check_interval_s)
 
-    async def _compare_heads(self, topic_ids: list[TopicId]) -> None:
-        try:
-            heads = await self._log.read_heads(topic_ids) if topic_ids else {}
-        except Unavailable:
-            return  # the next check, or the reconnect, tries again
+    async def _compare_heads(self, topic_ids: Iterable[TopicId]) -> bool:
+        """Compares heads; tells whether all shards answered. One that does not costs the others nothing."""
+        by_shard: dict[int, list[TopicId]] = {}
         for topic_id in topic_ids:
-            entry = self._topics.get(topic_id)
-            if entry is None:
-                continue
-            head = heads.get(topic_id)
-            epoch = self._log.epoch(entry[0].shard)
-            entry[0].check_head(epoch, head.facts.last_position if head else 0)
+            by_shard.setdefault(shard_of(topic_id, self._log.shards), []).append(topic_id)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._compare_shard(*each)) for each in by_shard.items()]
+        return all(task.result() for task in tasks)
+
+    async def _compare_shard(self, shard: int, topic_ids: list[TopicId]) -> bool:
+        try:
+            heads = await self._log.read_heads(topic_ids)
+        except Unavailable:
+            return False
+        except Exception:
+            log.exception("heads not compared", shard=shard)
+            return False
+        for topic_id in topic_ids:
+            if entry := self._topics.get(topic_id):
+                head = heads.get(topic_id)
+                entry[0].check_head(self._log.epoch(shard), head.facts.last_position if head else 0)
+        return True
 
 
 async def wait_for_answer(pending: Pending, timeout_s: float) -> Answer:

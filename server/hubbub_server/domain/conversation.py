@@ -112,14 +112,10 @@ def decide(
 
 def evolve(state: ConversationState, event: Event, hash_of_request: str = "") -> ConversationState:
     """Folds one committed event. `hash_of_request` is what the record's facts say of it."""
+    if isinstance(event.kind, MessageSent):
+        return _evolve_message(state, event, event.kind.message, hash_of_request)
     state = replace(state, position=event.position, epoch=event.epoch, commit_time_ms=event.commit_time_ms)
     match event.kind:
-        case MessageSent(message=message):
-            return replace(
-                remember_id(state, event, hash_of_request),
-                last_message_number=message.message_number,
-                last_counted_number=message.counted_number,
-            )
         case ConversationCreated(conversation_kind=kind, title=title):
             return replace(state, kind=kind, title=title, creator_id=event.actor_id, creation_hash=hash_of_request)
         case MembersAdded(members=added):
@@ -145,7 +141,24 @@ def remember_id(state: ConversationState, event: Event, hash_of_request: str) ->
     """Puts the client id of an event, if it has one, into the window, and changes nothing else."""
     if not isinstance(event.kind, MessageSent):
         return state
-    message = event.kind.message
+    return replace(state, window=_window_with(state, event, event.kind.message, hash_of_request))
+
+
+def _evolve_message(
+    state: ConversationState, event: Event, message: Message, hash_of_request: str
+) -> ConversationState:
+    return replace(
+        state,
+        position=event.position,
+        epoch=event.epoch,
+        commit_time_ms=event.commit_time_ms,
+        last_message_number=message.message_number,
+        last_counted_number=message.counted_number,
+        window=_window_with(state, event, message, hash_of_request),
+    )
+
+
+def _window_with(state: ConversationState, event: Event, message: Message, hash_of_request: str) -> IdWindow:
     entry = IdEntry(
         message_number=message.message_number,
         content_hash=hash_of_request,
@@ -153,7 +166,7 @@ def remember_id(state: ConversationState, event: Event, hash_of_request: str) ->
         position=event.position,
         commit_time_ms=event.commit_time_ms,
     )
-    return replace(state, window=state.window.add((message.sender_id, message.client_message_id), entry))
+    return state.window.add((message.sender_id, message.client_message_id), entry)
 
 
 def _member(state: ConversationState, user_id: UserId) -> Member:

@@ -9,7 +9,7 @@ nothing counts only if the store had applied everything that ever left the windo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain, islice, takewhile
 from types import MappingProxyType
 
@@ -68,8 +68,8 @@ class IdWindow:
         """Returns a window that has one more entry."""
         recent = {**self._recent, key: entry}
         if len(recent) < _RECENT_MAX:
-            return replace(self, _recent=recent)
-        return replace(self, _settled={**self._settled, **recent}, _recent=_EMPTY)
+            return IdWindow(self.floor_ms, self.evicted_position, self._settled, recent)
+        return IdWindow(self.floor_ms, self.evicted_position, {**self._settled, **recent}, _EMPTY)
 
     def trim(self, applied_position: int, capacity: int) -> "IdWindow":
         """Returns a window of at most `capacity` entries, if enough of them are at or below `applied_position`."""

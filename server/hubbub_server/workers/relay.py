@@ -19,7 +19,7 @@ from hubbub_server.ports.record_codec import RecordCodec
 from hubbub_server.ports.record_consumer import PoisonRecord
 from hubbub_server.ports.topic_log import LogRecord
 from hubbub_server.workers.backoff import Backoff
-from hubbub_server.workers.shard_loop import KeepAlive
+from hubbub_server.workers.shard_loop import KeepAlive, ShardHalted
 
 _MEMBERSHIP_KINDS: Final = frozenset({MembersAdded.__name__, MemberRemoved.__name__})
 _AT_ONCE: Final = 16
@@ -63,9 +63,12 @@ class Relay:
 
     async def _submit(self, commands: Sequence[tuple[UserId, RecordMembership]], keep_alive: KeepAlive) -> None:
         for start in range(0, len(commands), _AT_ONCE):
-            async with asyncio.TaskGroup() as group:
-                for user_id, command in commands[start : start + _AT_ONCE]:
-                    group.create_task(self._submit_until_done(user_id, command, keep_alive))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for user_id, command in commands[start : start + _AT_ONCE]:
+                        group.create_task(self._submit_until_done(user_id, command, keep_alive))
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from errors  # the loop knows a halted shard, not groups of them
             await keep_alive()
 
     async def _submit_until_done(self, user_id: UserId, command: RecordMembership, keep_alive: KeepAlive) -> None:
@@ -76,6 +79,8 @@ class Relay:
                 log.warning("effect not written", shard=self._shard, error=type(error).__name__, reason=str(error))
                 await keep_alive()
                 await self._backoff.wait()
+            except ValueError as error:  # poison, but on the user's topic: this record is good and must not be skipped
+                raise ShardHalted(f"the topic of {user_id} cannot be read: {error}") from error
             else:
                 self._backoff.reset()
                 return

@@ -8,7 +8,7 @@ import pytest
 from hubbub_server.app.active_topic import ActiveTopic
 from hubbub_server.domain.commands import CreateGroup
 from hubbub_server.domain.errors import ConversationNotFound, LogUnavailable, StoreUnavailable
-from hubbub_server.domain.ids import ConversationId, TopicId
+from hubbub_server.domain.ids import ConversationId, TopicId, shard_of
 from hubbub_server.ports.topic_log import LogRecord, RecordHead
 from tests.support.app_node import ALICE, BOB, GROUP, AppCluster, Listener, add, create_group, remove, send, until
 from tests.support.fakes.topic_log import FakeTopicLog, LiveFault
@@ -158,6 +158,38 @@ async def test_head_checks_go_on_after_an_unexpected_fault() -> None:
         await until(lambda: listener.positions == [4])
 
 
+async def test_a_shard_that_does_not_answer_costs_the_others_nothing_and_is_asked_again_soon() -> None:
+    """G4: the bound of 30 s holds for the other shards, and for this one from when it is back."""
+    cluster = AppCluster()
+    other = ConversationId(TopicId("cother"))
+    assert shard_of(other, 2) != shard_of(GROUP, 2)
+
+    class HalfDeaf(FakeTopicLog):
+        is_deaf = True
+
+        async def read_heads(self, topic_ids: Collection[TopicId]) -> Mapping[TopicId, RecordHead]:
+            if self.is_deaf and any(shard_of(topic_id, 2) == shard_of(GROUP, 2) for topic_id in topic_ids):
+                raise LogUnavailable("no leader")
+            return await super().read_heads(topic_ids)
+
+    async with cluster.node() as one, cluster.node() as two:
+        await create_group(one, BOB)
+        await one.submit(CreateGroup(creator_id=ALICE, title="x", user_ids=()), topic_id=other)
+        here, there = await two.listen(), await two.listen(other)
+        await until(lambda: not two.hub._is_rechecking)
+        two.log.__class__ = HalfDeaf
+        log = two.log
+        assert isinstance(log, HalfDeaf)
+        two.log.live_faults.extend([LiveFault.LOST, LiveFault.LOST])
+        await one.send(send(ALICE, 1))
+        await one.submit(send(ALICE, 2), topic_id=other)
+        two.log.disturb()
+        await until(lambda: there.positions == [3])
+        assert here.positions == []
+        log.is_deaf = False
+        await until(lambda: here.positions == [4])
+
+
 async def test_a_topic_is_kept_until_the_node_has_stopped_hearing_it() -> None:
     """G4: a new listener's feed must not be ended by the late end of an old one."""
     cluster = AppCluster()
@@ -228,3 +260,41 @@ async def test_heads_of_new_topics_are_compared_once_more_and_together() -> None
         assert not any(listener.positions for listener in listeners)
         await until(lambda: all(listener.positions == [1, 2] for listener in listeners))
         assert log.requests < 5
+
+
+async def test_what_topics_keep_is_bounded_and_nothing_is_forgotten_for_good() -> None:
+    """G3, G6: records and ids of the topics that were not used for longest are read again when they are needed."""
+    cluster = AppCluster()
+    async with cluster.node() as node:
+        answers = {}
+        for number in range(5):
+            topic_id = ConversationId(TopicId(f"c{number}"))
+            await node.submit(CreateGroup(creator_id=ALICE, title="x", user_ids=()), topic_id=topic_id)
+            answers[topic_id] = [await node.submit(send(ALICE, serial), topic_id=topic_id) for serial in range(100)]
+        topics = [node.hub.topic(topic_id) for topic_id in answers]
+        node.hub._max_kept_bytes = 0
+        await node.hub._bound_memory()
+        assert [len(topic.state.window) for topic in topics] == [100] * 5  # type: ignore[union-attr]  # all are needed
+        await cluster.project()
+        before = [topic.kept_bytes for topic in topics]
+        node.hub._max_kept_bytes = sum(before) - 1
+        await node.hub._bound_memory()
+        kept = [topic.kept_bytes for topic in topics]
+        assert kept[0] < before[0]
+        assert kept[1:] == before[1:]
+        for topic_id, expected in answers.items():
+            again = [await node.submit(send(ALICE, serial), topic_id=topic_id) for serial in range(100)]
+            assert again == expected
+
+
+async def test_ids_stay_while_the_store_is_down() -> None:
+    """G3: what nobody else can answer for is not forgotten, whatever it costs."""
+    cluster = AppCluster()
+    async with cluster.node() as node:
+        await create_group(node, BOB)
+        answers = [await node.send(send(ALICE, serial)) for serial in range(100)]
+        await cluster.project()
+        cluster.store.is_unavailable = True
+        node.hub._max_kept_bytes = 0
+        await node.hub._bound_memory()
+        assert [await node.send(send(ALICE, serial)) for serial in range(100)] == answers

@@ -17,6 +17,7 @@ from hubbub_server.domain.errors import (
     RateLimited,
 )
 from hubbub_server.domain.ids import DeviceSessionId
+from hubbub_server.ports.accounts import DeviceSession
 from hubbub_server.ports.credentials import AccessClaims
 from tests.support.fakes.accounts import FakeAccountStore, FakeDeviceSessionStore
 from tests.support.fakes.clock import FakeClock, FakeIds
@@ -319,3 +320,26 @@ async def test_a_confirmation_that_failed_is_made_at_the_next_use() -> None:
             await asyncio.sleep(0)  # the background task meets the failure
         world.sessions.is_down = False
         await world.use_access_token(second)
+
+
+async def test_a_session_that_cannot_be_read_ends_nothing_else() -> None:
+    """One damaged document must not end the node, again and again."""
+
+    class Damaged(FakeDeviceSessionStore):
+        is_damaged = True
+
+        async def read(self, device_session_id: DeviceSessionId) -> tuple[DeviceSession, int] | None:
+            if self.is_damaged:
+                raise KeyError("generation")
+            return await super().read(device_session_id)
+
+    async with open_world() as world:
+        first = await world.register()
+        second = await world.auth.refresh(first.refresh_token)
+        world.sessions.__class__ = Damaged
+        world.auth.authenticate(second.access_token)
+        for _ in range(5):
+            await asyncio.sleep(0)  # the background task meets the failure
+        world.sessions.__class__ = FakeDeviceSessionStore
+        third = await world.auth.refresh(second.refresh_token)
+        await world.use_access_token(third)

@@ -59,6 +59,7 @@ class ModelServer:
         self.logs = {ME: Log(ME)}
         self.live: dict[str, deque[frame_pb2.ServerFrame]] = {}
         self.is_open = False
+        self.changed: set[str] = set()  # topics with events since the last heartbeat of the stream
         self.tokens: list[list[conversation_pb2.TopicHead]] = []  # a resume token is an index
 
     # ---- what happens
@@ -67,6 +68,7 @@ class ModelServer:
         event = log.append(event)
         if self.is_open and log.is_member:
             self.live[log.topic_id].append(frame_pb2.ServerFrame(events=[event]))
+            self.changed.add(log.topic_id)
         return event
 
     def say(self, topic_id: str) -> None:
@@ -104,6 +106,7 @@ class ModelServer:
         """The log was lost: it goes on above everything stored, in a new epoch."""
         log = self.logs[topic_id]
         log.epoch, log.base, log.events = log.epoch + 1, log.position + 5, []
+        self.changed.add(topic_id)
 
     # ---- the stream
 
@@ -115,7 +118,7 @@ class ModelServer:
 
         With a token Heads name only what moved after it.
         """
-        self.is_open = True
+        self.is_open, self.changed = True, set()
         self.live = {topic_id: deque() for topic_id in self.logs}
         known = self.tokens[int(resume_token)] if resume_token else []
         heads = [log.head for log in self.mine() if log.head not in known]
@@ -131,7 +134,9 @@ class ModelServer:
 
     def heartbeat(self) -> frame_pb2.ServerFrame:
         self.tokens.append([log.head for log in self.mine()])
-        beat = frame_pb2.Heartbeat(heads=self.tokens[-1], live=True, resume_token=str(len(self.tokens) - 1))
+        heads = [log.head for log in self.mine() if log.topic_id in self.changed]
+        self.changed = set()
+        beat = frame_pb2.Heartbeat(heads=heads, live=True, resume_token=str(len(self.tokens) - 1))
         return frame_pb2.ServerFrame(heartbeat=beat)
 
     # ---- Sync

@@ -167,6 +167,8 @@ def test_no_more_than_the_window_is_in_flight() -> None:
     assert len(commands) == IN_FLIGHT_MAX
     outbox.receive_reply(reply(commands[0].request_id, 1))
     assert len(written(outbox)) == 1
+    outbox.close_stream()
+    assert len(written(outbox)) == IN_FLIGHT_MAX
 
 
 def test_a_withdrawn_message_is_neither_written_nor_settled() -> None:

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 
 from hubbub_server.app.take_snapshots import TakeSnapshots
 from hubbub_server.domain.commands import Answer, CreateGroup, RecordMembership
-from hubbub_server.domain.errors import HubbubError
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, shard_of
 from hubbub_server.obs import metrics
 from hubbub_server.wire.record_codec import ProtoRecordCodec
@@ -28,7 +27,7 @@ class FakeHub:
     """Commits memberships to the log at once. `failures` are raised first; `most_at_once` counts parallel calls."""
 
     def __init__(self, writer: LogWriter) -> None:
-        self.failures: list[HubbubError] = []
+        self.failures: list[Exception] = []
         self.submitted: list[tuple[UserId, RecordMembership]] = []
         self.most_at_once = 0
         self._writer = writer

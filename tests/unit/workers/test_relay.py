@@ -8,6 +8,7 @@ from hubbub_server.domain.commands import AddMembers, RecordMembership, RemoveMe
 from hubbub_server.domain.errors import OutcomeUnknown, RateLimited, StoreUnavailable
 from hubbub_server.domain.ids import ConversationId, UserId
 from hubbub_server.domain.user_topic import UserTopicState
+from hubbub_server.ports.record_codec import RecordUndecodable
 from tests.support.waiting import until
 from tests.unit.domain.builders import ALICE, BOB, CAROL, user
 from tests.unit.workers.stage import Stage, gauge
@@ -148,6 +149,20 @@ async def test_membership_event_that_cannot_be_read_stops_the_shard(stage: Stage
     assert standing(stage, ALICE, room) == (True, 2)
     assert standing(stage, BOB, room) is None
     assert stage.consumers.floor("relay", 0) == 2
+
+
+async def test_users_topic_that_cannot_be_read_stops_the_shard_and_nothing_else(stage: Stage) -> None:
+    """G8: poison on one user's topic raises the alarm; the worker and its other shards go on."""
+    stage.hub.failures = [RecordUndecodable("not a record")]
+    stage.make_group(0, BOB)
+
+    async with stage.working() as worker:
+        await until(lambda: gauge("poisoned", "relay", 0) == 1)
+        room = stage.make_group(1, CAROL)
+        await until(lambda: standing(stage, CAROL, room) == (True, 3))
+        assert not worker.done()
+
+    assert stage.consumers.floor("relay", 0) == 0
 
 
 async def test_large_group_is_told_a_few_users_at_a_time(stage: Stage) -> None:

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import nats.errors
+import structlog
 from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -47,6 +48,8 @@ _RECONNECT_PAUSE_S = (0.05, 0.5)
 _RETRY_PAUSE_S = (0.02, 0.06)
 _PENDING_MESSAGES = 4096
 _PENDING_BYTES = 8 << 20
+
+log = structlog.get_logger()
 
 
 class NatsConnection:
@@ -78,12 +81,13 @@ class NatsConnection:
         self._on_reconnect: list[Callable[[], None]] = []
         self._on_drop: list[Callable[[], None]] = []
         self._echoes: dict[bytes, asyncio.Future[None]] = {}
+        self._next_echo: asyncio.Task[LogUnavailable | None] | None = None
         self._echo_subject = ""
         self._echo_count = 0
         self._heard_s = 0.0
         self._doubt_until_s = 0.0
         self._is_closing = False
-        self.client = Client()
+        self.client: Client = _LastingClient()
         self.errors = 0
         """What nats-py reported: failed attempts to connect, dropped messages, and so on."""
         self.dropped = 0
@@ -206,19 +210,34 @@ class NatsConnection:
             await subscription.unsubscribe()
 
     async def echo(self) -> None:
-        """Waits until the server has processed everything that was sent before. Raises LogUnavailable."""
+        """Waits until the server has processed everything that was sent before. Raises LogUnavailable.
+
+        Callers of one turn of the event loop share an echo: after a reconnect thousands of topics are followed at once.
+        """
         self._require_connected()
+        if self._next_echo is None:
+            self._next_echo = self._tasks.create_task(self._send_echo())
+        if (error := await asyncio.shield(self._next_echo)) is not None:
+            raise LogUnavailable(str(error)) from error
+
+    async def _send_echo(self) -> LogUnavailable | None:
+        await asyncio.sleep(0)  # whoever asks in this turn has sent its commands before us
+        self._next_echo = None
         self._echo_count += 1
         token = str(self._echo_count).encode()
         heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._echoes[token] = heard
         try:
+            self._require_connected()
             with map_errors():
                 async with asyncio.timeout(BATCH_TIMEOUT_S):
                     await self.client.publish(self._echo_subject, token)
                     await heard
+        except LogUnavailable as error:
+            return error
         finally:
             del self._echoes[token]
+        return None
 
     async def retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Repeats an idempotent call for up to five seconds. "No such message" is an answer: it is raised at once."""
@@ -256,6 +275,7 @@ class NatsConnection:
             pending_size=0,
             error_cb=self._on_error,
             closed_cb=self._on_client_closed,
+            disconnected_cb=self._on_client_disconnected,
             reconnected_cb=self._on_client_reconnected,
         )
         self._echo_subject = self.new_inbox()
@@ -268,6 +288,9 @@ class NatsConnection:
     async def _close(self) -> None:
         # In a task, because nats-py may swallow a cancellation while it closes.
         self._is_closing = True
+        for heard in self._echoes.values():
+            if not heard.done():
+                heard.set_exception(LogUnavailable("the connection is closing"))
         closing = self._tasks.create_task(self._close_client())
         await asyncio.wait([closing], timeout=_CLOSE_TIMEOUT_S)
         if not closing.done():
@@ -315,13 +338,36 @@ class NatsConnection:
             for callback in self._on_drop:
                 callback()
 
+    async def _on_client_disconnected(self) -> None:
+        if not self._is_closing:
+            log.warning("nats disconnected")
+
     async def _on_client_reconnected(self) -> None:
+        log.info("nats connected again", errors=self.errors, dropped=self.dropped)
         for callback in self._on_reconnect:
             callback()
 
     async def _on_client_closed(self) -> None:
         if not self._is_closing:
             self._on_closed()
+
+
+class _LastingClient(Client):
+    """nats-py's client, whose reconnecting no error ends.
+
+    uvloop raises RuntimeError for a write to a socket that the peer closed meanwhile, where asyncio says nothing.
+    nats-py does not expect it: its task would be over, the status "reconnecting" for ever, and nobody told.
+    """
+
+    async def _attempt_reconnect(self) -> None:
+        while True:
+            try:
+                return await super()._attempt_reconnect()
+            except RuntimeError as error:
+                await self._error_cb(error)
+                if self.is_closed:
+                    return None
+                self._status = Client.RECONNECTING
 
 
 def _choose_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server | None, float]:

@@ -12,7 +12,8 @@ from functools import partial
 from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.direct_get import MAX_SUBJECTS, read_latest
 from hubbub_server.adapters.nats.errors import ApiRefusal
-from hubbub_server.adapters.nats.records import EXPECTED_SEQUENCE, header_block_bytes, is_conflict
+from hubbub_server.adapters.nats.records import EXPECTED_SEQUENCE, header_block_bytes
+from hubbub_server.adapters.nats.streams import read_stream_info
 from hubbub_server.domain.errors import LogUnavailable
 
 _DIRECT_TRIES = 3
@@ -79,7 +80,7 @@ class Documents:
             if "error" not in content:
                 return True
             refusal = ApiRefusal.of(content["error"])
-            if not is_conflict(refusal.code):
+            if not refusal.is_conflict:
                 raise refusal
             found = await self.read(key)
             if (found.revision if found else 0) == revision:
@@ -96,7 +97,7 @@ class Documents:
         return documents
 
     async def _read_chunk(self, keys: Sequence[str]) -> Mapping[str, bytes]:
-        info = await self._connection.retry(partial(self._connection.call, f"STREAM.INFO.{self._stream}"))
+        info = await self._connection.retry(partial(read_stream_info, self._connection, self._stream))
         reached = info["state"]["last_seq"]
         subjects = {self._subject(key): key for key in keys}
         for _ in range(_DIRECT_TRIES if reached else 0):

@@ -13,6 +13,10 @@ _NO_MESSAGE = 10037
 _STREAM_NOT_FOUND = 10059
 _CONSUMER_NOT_FOUND = 10014
 _NAME_IN_USE = 10058
+_WRONG_LAST_SEQUENCE = 10071
+_APPEND_IN_FLIGHT = 10164
+_RESOURCES_EXHAUSTED = frozenset({10023, 10028, 10047})
+_STORE_FAILED = 10077
 
 
 class NotSent(LogUnavailable):
@@ -51,6 +55,16 @@ class ApiRefusal(LogUnavailable):
     def is_other_stream(self) -> bool:
         """There is a stream of that name, with another configuration."""
         return self.code == _NAME_IN_USE
+
+    @property
+    def is_conflict(self) -> bool:
+        """The expected sequence is not that of the newest message, or another publish of the subject is in flight."""
+        return self.code in (_WRONG_LAST_SEQUENCE, _APPEND_IN_FLIGHT)
+
+    @property
+    def is_full(self) -> bool:
+        """A limit was reached. Limits are checked first; other failures to store may be those of some replicas."""
+        return self.code in _RESOURCES_EXHAUSTED or (self.code == _STORE_FAILED and "maximum" in str(self))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from hubbub_server.adapters.nats.direct_get import MAX_BYTES, Stale
 from hubbub_server.adapters.nats.errors import ApiRefusal, map_errors
 from hubbub_server.adapters.nats.log_reader import read_message, read_stored
 from hubbub_server.adapters.nats.records import stream_name
-from hubbub_server.adapters.nats.streams import StreamFacts, read_stream, write_epoch
+from hubbub_server.adapters.nats.streams import StreamFacts, read_stream, read_stream_info, write_epoch
 from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.ports.log_shards import ShardBounds
 from hubbub_server.ports.topic_log import LogRecord
@@ -65,7 +65,7 @@ class NatsLogShards:
     async def find_younger(self, shard: int, *, age_s: float) -> int:
         """Finds the first record that the servers stored less than `age_s` ago, by their own clock."""
         name = stream_name(shard)
-        content = await self._connection.retry(partial(self._connection.call, f"STREAM.INFO.{name}"))
+        content = await self._connection.retry(partial(read_stream_info, self._connection, name))
         oldest = _read_time(content["ts"]) - timedelta(seconds=age_s)
         query = {"start_time": oldest.isoformat().replace("+00:00", "Z"), "next_by_subj": ">"}
         record = await self._get(shard, query)

@@ -22,8 +22,6 @@ _SESSION = "Hubbub-Session"
 _TRACEPARENT = "traceparent"
 
 _VERSION_LINE = b"NATS/1.0"
-_WRONG_LAST_SEQUENCE = 10071
-_APPEND_IN_FLIGHT = 10164
 
 
 class RecordUnreadable(ValueError):
@@ -53,11 +51,6 @@ def state_stream_name(shard: int) -> str:
 def topic_of_subject(subject: str) -> TopicId:
     """Returns the topic of a log, live or state subject."""
     return TopicId(subject.rpartition(".")[2])
-
-
-def is_conflict(code: int) -> bool:
-    """Tells whether an err_code means that the expectation was wrong, or that another append is in flight."""
-    return code in (_WRONG_LAST_SEQUENCE, _APPEND_IN_FLIGHT)
 
 
 def encode_facts(facts: RecordFacts) -> dict[str, str]:

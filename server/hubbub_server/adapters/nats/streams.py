@@ -38,19 +38,30 @@ class StreamFacts:
 
 async def read_stream(connection: NatsConnection, shard: int) -> StreamFacts:
     """Asks the leader of a shard's log once. Raises LogUnavailable."""
-    return _facts(await connection.call(f"STREAM.INFO.{stream_name(shard)}"))
+    return _facts(await read_stream_info(connection, stream_name(shard)))
+
+
+async def read_stream_info(connection: NatsConnection, name: str) -> dict[str, Any]:
+    """Asks the leader of a stream once. Raises LogUnavailable."""
+    content = await connection.call(f"STREAM.INFO.{name}")
+    # Around elections others than the leader answer, with what they have. Who answers is not among its own replicas.
+    cluster = content.get("cluster") or {}
+    others = {replica["name"] for replica in cluster.get("replicas") or ()}
+    if others and cluster.get("leader") in others | {None, ""}:
+        raise LogUnavailable(f"the leader of {name} did not answer")
+    return content
 
 
 async def read_state_stream(connection: NatsConnection, shard: int) -> StreamFacts:
     """Asks the leader of a shard's states once. Raises LogUnavailable."""
-    return _facts(await connection.call(f"STREAM.INFO.{state_stream_name(shard)}"))
+    return _facts(await read_stream_info(connection, state_stream_name(shard)))
 
 
 async def write_epoch(connection: NatsConnection, name: str, epoch: int) -> None:
     """Gives a stream another epoch. Repeats itself for five seconds, then raises LogUnavailable."""
 
     async def attempt() -> None:
-        config = (await connection.call(f"STREAM.INFO.{name}"))["config"]
+        config = (await read_stream_info(connection, name))["config"]
         config["metadata"] = {**(config.get("metadata") or {}), _EPOCH: str(epoch)}
         await connection.call(f"STREAM.UPDATE.{name}", config)
 

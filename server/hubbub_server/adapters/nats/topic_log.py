@@ -10,18 +10,19 @@ of the same epoch whose last sequence is below one we have seen, twice in a row.
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import structlog
 from nats.aio.msg import Msg
 
 from hubbub_server.adapters.nats.connection import NatsConnection
-from hubbub_server.adapters.nats.errors import ApiRefusal, NotSent
+from hubbub_server.adapters.nats.errors import NotSent
 from hubbub_server.adapters.nats.log_reader import LogReader
+from hubbub_server.adapters.nats.pub_ack import read_pub_ack
 from hubbub_server.adapters.nats.records import (
     EXPECTED_SEQUENCE,
     POKE,
@@ -29,7 +30,6 @@ from hubbub_server.adapters.nats.records import (
     decode_facts,
     encode_facts,
     header_block_bytes,
-    is_conflict,
     live_subject,
     log_subject,
     stream_name,
@@ -39,8 +39,6 @@ from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.domain.ids import TopicId, shard_of
 from hubbub_server.ports.topic_log import (
     AppendUnknown,
-    Conflict,
-    LogFull,
     LogRecord,
     NewRecord,
     RecordHead,
@@ -59,8 +57,7 @@ _DISTURBANCE_PAUSE_S = 0.05
 _MAX_APPENDS_IN_FLIGHT = 4096
 _LEADER_ELECTED = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED"
 
-_RESOURCES_EXHAUSTED = frozenset({10023, 10028, 10047})
-_STORE_FAILED = 10077
+log = structlog.get_logger()
 
 
 class NatsTopicLog:
@@ -146,7 +143,7 @@ class NatsTopicLog:
             raise AppendUnknown("the log did not say whether it appended the record") from error
         finally:
             self._in_flight -= 1
-        sequence = _read_ack(answer, stream_name(shard))
+        sequence = read_pub_ack(answer.data, stream_name(shard))
         self._saw(shard, sequence)
         return sequence
 
@@ -254,15 +251,22 @@ class NatsTopicLog:
                 self._disturb()
 
     async def _look_at(self, shard: int) -> None:
+        seen = self._highest[shard]  # before the question: records are appended while it is answered
         stream = await read_stream(self._connection, shard)
         if stream.epoch != self._epochs[shard]:
+            log.info("shard has an epoch", shard=shard, epoch=stream.epoch, before=self._epochs[shard])
             self._epochs[shard] = stream.epoch
-            self._highest[shard] = stream.last_sequence
+            self._highest[shard] = seen = stream.last_sequence
             self._is_disturbed = True
-        if stream.last_sequence >= self._highest[shard]:
+            for topic_id, follower in self._followers.items():
+                if shard_of(topic_id, self._shards) == shard:
+                    follower.start_again()
+        if stream.last_sequence >= seen:
             self._suspects.discard(shard)
             self._refusing.discard(shard)
         elif shard in self._suspects:
+            if shard not in self._refusing:
+                log.error("shard lost records, it refuses appends", shard=shard, last=stream.last_sequence, seen=seen)
             self._refusing.add(shard)
         else:
             self._suspects.add(shard)
@@ -276,6 +280,7 @@ class _Follower:
         self._topic_id = topic_id
         self._listener = listener
         self._saw = saw
+        self._last_sequence = 0
         self.subscription: Subscription | None = None
         self.is_active = True
 
@@ -290,26 +295,11 @@ class _Follower:
         facts = decode_facts(self._topic_id, headers)
         record = LogRecord(facts=facts, body=message.data, sequence=int(headers[SEQUENCE]))
         self._saw(record.sequence)
-        self._listener.on_record(record)
+        # A leader that was frozen sends what it had still to send after its successor sent newer ones.
+        if record.sequence >= self._last_sequence:
+            self._last_sequence = record.sequence
+            self._listener.on_record(record)
 
-
-def _read_ack(answer: Msg, stream: str) -> int:
-    """Returns the sequence in a PubAck; raises what else the answer means."""
-    try:
-        content = json.loads(answer.data)
-        if "error" in content:
-            raise _refused(ApiRefusal.of(content["error"]))
-        if content.get("duplicate") or content["stream"] != stream:
-            raise AppendUnknown("the log acknowledged something else")
-        return int(content["seq"])
-    except (ValueError, KeyError) as error:
-        raise AppendUnknown("the log's answer cannot be read") from error
-
-
-def _refused(refusal: ApiRefusal) -> Exception:
-    if is_conflict(refusal.code):
-        return Conflict(str(refusal))
-    # Limits are checked before a record is proposed; another failure to store may have happened on some replicas only.
-    if refusal.code in _RESOURCES_EXHAUSTED or (refusal.code == _STORE_FAILED and "maximum" in str(refusal)):
-        return LogFull(str(refusal))
-    return AppendUnknown(str(refusal))
+    def start_again(self) -> None:
+        """Forgets how far the topic was heard: sequences of a new log begin at 1."""
+        self._last_sequence = 0

@@ -1,0 +1,1 @@
+"""Faults under load; afterwards everything that was heard is compared with what is there."""
