@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from hubbub_server.app.frames import Events
-from hubbub_server.app.topic_loader import TopicDamaged, TopicLoader, decode_events, fold
+from hubbub_server.app.topic_loader import LoadedTopic, TopicDamaged, TopicLoader, decode_events, fold
 from hubbub_server.domain import topic as domain
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.cursor import Cursor, TopicHead
@@ -136,7 +136,9 @@ class ActiveTopic:
                 await self._load()
 
     async def _load(self) -> None:
-        loaded = await self._loader.load(self.topic_id)
+        self._become(await self._loader.load(self.topic_id))
+
+    def _become(self, loaded: LoadedTopic) -> None:
         self.state, self.sequence = loaded.state, loaded.sequence
         self._tail.clear()
         self._tail_bytes = 0
@@ -202,15 +204,32 @@ class ActiveTopic:
         self._confirmed_at_s = self._clock.monotonic_s()
 
     async def _load_again(self) -> None:
-        """Gives the state up and loads it anew: the log was recreated or trimmed under us, or may have been.
+        """Loads the topic anew: the log was recreated or trimmed under us, or may have been.
 
-        When that fails the topic stays unloaded; whoever loads it next tells the listeners.
+        With another epoch the state is given up at once. When the load fails then, the topic stays unloaded, and
+        whoever loads it next tells the listeners.
         """
         async with self._loading:
-            if self.is_loaded:
-                self._before_reset = self.head.cursor
-            self.is_loaded = False
-            await self._load()
+            if self._log.epoch(self.shard) != self.state.epoch:
+                self._give_up()
+            loaded = await self._loader.load(self.topic_id)
+            if not self.is_loaded or loaded.state.epoch != self.state.epoch or not self._continue_to(loaded):
+                self._give_up()
+                self._become(loaded)
+
+    def _give_up(self) -> None:
+        if self.is_loaded:
+            self._before_reset = self.head.cursor
+        self.is_loaded = False
+
+    def _continue_to(self, loaded: LoadedTopic) -> bool:
+        """Applies what a load brought, so that listeners hear it; tells whether the state came as far."""
+        for record in loaded.tail:
+            self.apply(record)
+        if self.state.position == loaded.state.position:
+            self.sequence = loaded.sequence
+        self._confirmed_at_s = self._clock.monotonic_s()
+        return self.state.position >= loaded.state.position
 
     def _tell_reset(self) -> None:
         before, self._before_reset = self._before_reset, None
