@@ -31,7 +31,8 @@ def test_ready_means_that_bob_has_a_message_of_alice(instance: Instance) -> None
         Person(instance.url, "alice", password=password, is_new=False) as alice,
         Person(instance.url, "bob", password=password, is_new=False) as bob,
     ):
-        assert bob.texts(bob.talk_to(alice)) == ["hubbub is up"]
+        first = bob.call("GET", f"/v1/conversations/{bob.talk_to(alice)}/messages/1")
+    assert first.json()["message"]["content"]["text"]["text"] == "hubbub is up"
 
 
 def test_each_process_counts_on_a_port_for_prometheus(instance: Instance) -> None:

@@ -8,7 +8,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self, TypeVar
 
-from hubbub_client import Credentials, Event, HubbubClient, JsonCursorStore, Message, MessageReceived, PageSide
+from hubbub_client import (
+    Connected,
+    Credentials,
+    Event,
+    HubbubClient,
+    JsonCursorStore,
+    Message,
+    MessageReceived,
+    PageSide,
+)
 from hubbub_server.app.authenticate import Credentials as ServerCredentials
 from tests.support.fault_proxy import Cut, FaultProxy
 from tests.support.node import Node, NodeCluster
@@ -38,6 +47,8 @@ class Person:
             if self.reads:
                 reading = tasks.create_task(self._read())
                 stack.callback(reading.cancel)
+                # What is said before a client without cursors is connected is history to it, not news.
+                await self.until_count(Connected, len(self.of(Connected)) + 1)
             self.loop = asyncio.get_running_loop()
             self._stack = stack.pop_all()
         return self
