@@ -1,4 +1,7 @@
-"""Reads pytest's junit file and tells how many tests each level ran; a level that ran none is a failure."""
+"""Reads pytest's junit files and tells how many tests each level ran; a level that ran none is a failure.
+
+A test that is in several files counts as in the last one.
+"""
 
 import sys
 from collections import Counter
@@ -8,19 +11,23 @@ REQUIRED = ("unit", "contract", "rpc", "scenario", "integration", "e2e")
 OUTCOMES = {"failure": "failed", "error": "failed", "skipped": "skipped"}
 
 
-def count(junit_path: str) -> dict[str, Counter[str]]:
+def count(junit_paths: list[str]) -> dict[str, Counter[str]]:
     """Counts outcomes by level, the folder below tests/."""
+    outcomes: dict[tuple[str, str], str] = {}
+    for path in junit_paths:
+        for case in ElementTree.parse(path).iter("testcase"):
+            outcome = next((OUTCOMES[child.tag] for child in case if child.tag in OUTCOMES), "passed")
+            outcomes[case.get("classname", ""), case.get("name", "")] = outcome
     levels: dict[str, Counter[str]] = {}
-    for case in ElementTree.parse(junit_path).iter("testcase"):
-        level = f"{case.get('classname', '')}..".split(".")[1].removesuffix("s")
-        outcome = next((OUTCOMES[child.tag] for child in case if child.tag in OUTCOMES), "passed")
+    for (classname, _), outcome in outcomes.items():
+        level = f"{classname}..".split(".")[1].removesuffix("s")
         levels.setdefault(level, Counter())[outcome] += 1
     return levels
 
 
-def main(junit_path: str) -> int:
+def main(junit_paths: list[str]) -> int:
     """Prints the table and the totals; 1 when something failed or a level did not run."""
-    levels = count(junit_path)
+    levels = count(junit_paths)
     for name in dict.fromkeys((*REQUIRED, *levels)):
         counts = levels.get(name, Counter())
         print(f"{name:12} {counts['passed']:5} passed {counts['failed']:4} failed {counts['skipped']:4} skipped")
@@ -33,4 +40,4 @@ def main(junit_path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))
