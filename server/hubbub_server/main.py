@@ -1,4 +1,4 @@
-"""The composition root: the only file that names all layers. Builds a node or a worker from settings, and runs it.
+"""The composition root. Builds a node, a worker or a tool from settings, and runs it.
 
 A process ends by SIGTERM or SIGINT (exit 0), or when its NATS connection was given up for good (exit 1): what runs it
 starts it again.
@@ -6,7 +6,7 @@ starts it again.
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -14,16 +14,8 @@ import structlog
 
 from hubbub_server.adapters.crypto.argon2_password_hasher import Argon2PasswordHasher
 from hubbub_server.adapters.crypto.key_files import read_key, read_signer
-from hubbub_server.adapters.nats.accounts import NatsAccountStore, NatsDeviceSessionStore, ensure_buckets
-from hubbub_server.adapters.nats.connection import NatsConnection
-from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
-from hubbub_server.adapters.nats.streams import ensure_streams
-from hubbub_server.adapters.nats.topic_log import NatsTopicLog
-from hubbub_server.adapters.sqlite.event_store import SqliteEventStore
-from hubbub_server.adapters.sqlite.message_store import SqliteMessageStore
+from hubbub_server.adapters.nats.accounts import NatsAccountStore, NatsDeviceSessionStore
 from hubbub_server.adapters.sqlite.projection import SqliteProjection
-from hubbub_server.adapters.sqlite.reader import open_reader
-from hubbub_server.adapters.sqlite.topic_directory import SqliteTopicDirectory
 from hubbub_server.adapters.system.clock import SystemClock
 from hubbub_server.adapters.system.ids import RandomIds
 from hubbub_server.app.authenticate import Authenticate
@@ -32,16 +24,15 @@ from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.read_history import ReadHistory
 from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
-from hubbub_server.app.topic_hub import TopicHub
+from hubbub_server.app.take_snapshots import TakeSnapshots
 from hubbub_server.app.topic_reader import TopicReader
 from hubbub_server.app.users import Users
-from hubbub_server.config import NatsSettings, Settings
+from hubbub_server.config import Settings
 from hubbub_server.obs.logging import set_up_logging
 from hubbub_server.obs.metrics_port import serve_metrics
-from hubbub_server.ports.projection import Projection
 from hubbub_server.rpc.server import RpcServer, UseCases
-from hubbub_server.wire.record_codec import ProtoRecordCodec
-from hubbub_server.workers.worker import Worker
+from hubbub_server.wiring import make_streams, new_epoch, open_core, open_guard, open_hub, verify_log
+from hubbub_server.workers.worker import Pace, Worker
 
 log = structlog.get_logger()
 
@@ -72,6 +63,18 @@ def run_worker(settings: Settings) -> None:
     _run(settings, "worker", "worker", _worker)
 
 
+def run_log_verify(settings: Settings, say: Callable[[str], None]) -> bool:
+    """Compares log and store, says what it finds, and tells whether that was nothing."""
+    set_up_logging(settings.log_level, role="verify", name="verify")
+    return asyncio.run(_verify(settings, say))
+
+
+def run_log_new_epoch(settings: Settings, shards: Sequence[int], say: Callable[[str], None]) -> None:
+    """Begins another epoch of these shards, without any of those that are refused; says what was done."""
+    set_up_logging(settings.log_level, role="new-epoch", name="new-epoch")
+    asyncio.run(_begin_epochs(settings, shards, say))
+
+
 def _run(settings: Settings, role: str, name: str, live: Callable[[Settings], Coroutine[Any, Any, bool]]) -> None:
     set_up_logging(settings.log_level, role=role, name=name)
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
@@ -91,12 +94,14 @@ async def _node(settings: Settings) -> bool:
     clock, ids = SystemClock(), RandomIds()
     node, auth = settings.node, settings.auth
     async with AsyncExitStack() as stack:
-        connection, hub, reader = await _open_shared(stack, settings, node.name, life)
-        accounts = NatsAccountStore(connection)
+        core = await open_core(stack, settings, node.name, life.fail)
+        hub = await open_hub(stack, core, await open_guard(stack, core))
+        reader = TopicReader(log=core.log, messages=core.messages, events=core.events, codec=core.codec)
+        accounts = NatsAccountStore(core.connection)
         authenticate = await stack.enter_async_context(
             Authenticate(
                 accounts=accounts,
-                sessions=NatsDeviceSessionStore(connection),
+                sessions=NatsDeviceSessionStore(core.connection),
                 hasher=await stack.enter_async_context(Argon2PasswordHasher()),
                 signer=read_signer(auth.secrets, issuer=auth.issuer, audience=auth.audience, clock=clock),
                 clock=clock,
@@ -143,14 +148,19 @@ async def _worker(settings: Settings) -> bool:
     life = _Life()
     async with AsyncExitStack() as stack:
         projection = await stack.enter_async_context(SqliteProjection(settings.store.path))
-        await _make_streams(settings.nats, projection, life)
-        connection, hub, _ = await _open_shared(stack, settings, "worker", life)
+        await make_streams(settings.nats, projection, life.fail)
+        core = await open_core(stack, settings, "worker", life.fail)
+        begin = new_epoch(core).begin if settings.worker.begins_epochs else None
+        guard = await open_guard(stack, core, on_refused=begin)
         worker = Worker(
-            consumers=NatsRecordConsumers(connection),
+            consumers=core.consumers,
             projection=projection,
-            codec=ProtoRecordCodec(),
-            hub=hub,
-            shards=settings.nats.shards,
+            codec=core.codec,
+            hub=await open_hub(stack, core, guard),
+            log_shards=core.log_shards,
+            snapshots=TakeSnapshots(loader=core.loader, states=core.states),
+            shards=core.shards,
+            pace=Pace(kept_s=settings.worker.log_kept_days * 24 * 3600),
         )
         log.info("worker works", port=stack.enter_context(serve_metrics("127.0.0.1", settings.worker.metrics_port)))
         async with asyncio.TaskGroup() as group:
@@ -160,37 +170,33 @@ async def _worker(settings: Settings) -> bool:
     return life.is_failed
 
 
-async def _make_streams(nats: NatsSettings, projection: Projection, life: _Life) -> None:
-    """Makes what is missing in NATS, before anything reads it. A stream made anew gets an epoch above the store's."""
-    rows = [await projection.read_shard(shard) for shard in range(nats.shards)]
-    async with NatsConnection(nats.servers, name="worker", on_closed=life.fail) as connection:
-        await ensure_streams(
-            connection,
-            shards=nats.shards,
-            replicas=nats.replicas,
-            max_bytes=nats.shard_max_bytes,
-            known_epochs={row.shard: row.epoch for row in rows if row},
-            timeout_s=30.0,
-        )
-        await ensure_buckets(connection, replicas=nats.replicas)
+async def _verify(settings: Settings, say: Callable[[str], None]) -> bool:
+    is_sound = True
+    async with AsyncExitStack() as stack:
+        core = await open_core(stack, settings, "verify", _closed_for_good)
+        for shard in range(core.shards):
+            async for finding in verify_log(core).compare(shard):
+                say(str(finding))
+                is_sound = False
+    return is_sound
 
 
-async def _open_shared(
-    stack: AsyncExitStack, settings: Settings, name: str, life: _Life
-) -> tuple[NatsConnection, TopicHub, TopicReader]:
-    """Opens what both roles stand on."""
-    connection = NatsConnection(settings.nats.servers, name=name, on_closed=life.fail)
-    await stack.enter_async_context(connection)
-    topics = await stack.enter_async_context(NatsTopicLog(connection, shards=settings.nats.shards))
-    store = await stack.enter_async_context(open_reader(settings.store.path))
-    messages, codec = SqliteMessageStore(store), ProtoRecordCodec()
-    hub = TopicHub(
-        log=topics,
-        directory=SqliteTopicDirectory(store),
-        messages=messages,
-        codec=codec,
-        clock=SystemClock(),
-        ids=RandomIds(),
-    )
-    reader = TopicReader(log=topics, messages=messages, events=SqliteEventStore(store), codec=codec)
-    return connection, await stack.enter_async_context(hub), reader
+async def _begin_epochs(settings: Settings, shards: Sequence[int], say: Callable[[str], None]) -> None:
+    async with AsyncExitStack() as stack:
+        core = await open_core(stack, settings, "new-epoch", _closed_for_good)
+        if any(shard >= core.shards for shard in shards):
+            raise ValueError(f"shards are 0 to {core.shards - 1}")
+        if not shards:
+            guard = await open_guard(stack, core)
+            for shard, reason in guard.refused().items():
+                say(f"shard {shard} is refused: {reason}")
+            shards = list(guard.refused())
+        for shard in shards:
+            report = await new_epoch(core).begin(shard)
+            say(f"shard {shard}: epoch {report.epoch}, {report.topics} topics; nodes notice within 30 s")
+            for loss in report.losses:
+                say(f"topic {loss.topic_id}, positions {loss.first} to {loss.last}: lost")
+
+
+def _closed_for_good() -> None:
+    log.error("nats connection closed for good")

@@ -27,3 +27,8 @@ rpcs = Counter("hubbub_rpcs", "Finished RPCs.", ["method", "code"])
 worker_lag_records = Gauge("hubbub_worker_lag_records", "Records that a worker has not applied yet.", ["role", "shard"])
 worker_applied_records = Counter("hubbub_worker_applied_records", "Records applied by a worker.", ["role"])
 worker_poisoned = Gauge("hubbub_worker_poisoned", "1 while a shard is stopped by a poison record.", ["role", "shard"])
+snapshots = Counter("hubbub_snapshots", "States of topics written beside the log.")
+trimmed_records = Counter("hubbub_trimmed_records", "Records removed from the log.", ["shard"])
+refused_shards = Gauge(
+    "hubbub_refused_shards", "1 while this process commits nothing to a shard: see its log.", ["shard"]
+)

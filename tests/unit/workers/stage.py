@@ -4,14 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from hubbub_server.app.take_snapshots import TakeSnapshots
 from hubbub_server.domain.commands import Answer, CreateGroup, RecordMembership
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, shard_of
 from hubbub_server.obs import metrics
 from hubbub_server.wire.record_codec import ProtoRecordCodec
-from hubbub_server.workers.worker import Worker
+from hubbub_server.workers.worker import ROLES, Pace, Worker
+from tests.support.fakes.log_shards import FakeLogShards
 from tests.support.fakes.record_consumers import FakeRecordConsumers
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import FakeLogServer
+from tests.support.fakes.topic_states import FakeTopicStates
+from tests.support.loaders import fake_loader
 from tests.support.records import LogWriter
 from tests.support.waiting import until
 from tests.unit.domain.builders import ALICE, send, uuid4
@@ -51,7 +55,16 @@ class Stage:
         self.consumers = FakeRecordConsumers(self.server)
         self.store = FakeStore()
         self.hub = FakeHub(self.writer)
+        self.log = self.server.connect()
+        self.states = FakeTopicStates(self.server, self.log)
+        self.log_shards = FakeLogShards(self.server, self.log)
         metrics.worker_poisoned.clear()  # metrics are the process's; each test starts without alarms
+
+    @property
+    def snapshots(self) -> TakeSnapshots:
+        """Takes snapshots, with the store as it is now."""
+        loader = fake_loader(self.server, self.log, self.store)
+        return TakeSnapshots(loader=loader, states=self.states)
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[asyncio.Task[None]]:
@@ -61,9 +74,10 @@ class Stage:
             projection=self.store,
             codec=ProtoRecordCodec(),
             hub=self.hub,
+            log_shards=self.log_shards,
+            snapshots=self.snapshots,
             shards=SHARDS,
-            first_retry_s=0.001,
-            max_retry_s=0.002,
+            pace=Pace(first_retry_s=0.001, max_retry_s=0.002),
         )
         running = asyncio.create_task(worker.run())
         try:
@@ -92,8 +106,8 @@ class Stage:
         return self.consumers.floor(role, shard) == self.server.last_sequences[shard]
 
     async def until_caught_up(self, *shards: int) -> None:
-        """Waits until both roles have acknowledged all of these shards."""
-        await until(lambda: all(self.is_caught_up(role, s) for role in ("projector", "relay") for s in shards))
+        """Waits until all roles have acknowledged all of these shards."""
+        await until(lambda: all(self.is_caught_up(role, s) for role in ROLES for s in shards))
 
     async def stored_numbers(self, topic_id: ConversationId) -> list[int]:
         """Returns the numbers of the stored messages."""

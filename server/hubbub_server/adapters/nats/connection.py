@@ -148,8 +148,13 @@ class NatsConnection:
             LogUnavailable: it was sent, and no answer came or nobody was there to answer.
         """
         self._require_connected()
+        task = asyncio.current_task()
+        cancels = task.cancelling() if task else 0
         with map_errors():
-            return await self.client.request(subject, body, timeout=timeout_s, headers=headers)
+            answer = await self.client.request(subject, body, timeout=timeout_s, headers=headers)
+        if task and task.cancelling() > cancels:
+            raise asyncio.CancelledError  # came with the answer; wait_for in nats-py swallows it before Python 3.12
+        return answer
 
     async def call(self, subject: str, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Calls JetStream's API once. Raises ApiRefusal when it answers with an error, else as `request`."""

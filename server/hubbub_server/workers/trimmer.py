@@ -1,0 +1,144 @@
+"""Removes the oldest records of a shard, once nobody needs them any more.
+
+Law: what is removed is below all of these: what every role that must have it has acknowledged; what the store says
+that it has applied (it may be an older copy); the first record that is younger than the time for which records are
+kept. And of each topic that loses a record there is a snapshot that has it. The last can be looked up only record by
+record, so every record is read once more before it goes.
+
+What was prepared is removed an interval later: by then every node reads the snapshots that were written for it.
+Removing is by sequence, never by topic: a topic whose head is gone could be told from one that never was no more.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from hubbub_server.app.take_snapshots import TakeSnapshots, UnknownEvents
+from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable
+from hubbub_server.domain.ids import TopicId
+from hubbub_server.obs import metrics
+from hubbub_server.ports.log_shards import LogShards, ShardBounds
+from hubbub_server.ports.projection import Projection
+from hubbub_server.ports.record_consumer import RecordConsumers
+from hubbub_server.ports.topic_log import LogRecord
+from hubbub_server.ports.topic_states import SnapshotTooLarge
+
+_AT_ONCE: Final = 16
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Records below `below_sequence` of the log of `epoch` may go."""
+
+    epoch: int
+    below_sequence: int
+
+
+class Trimmer:
+    """Trims one shard."""
+
+    def __init__(  # the ports, and what tests make small
+        self,
+        shard: int,
+        *,
+        log_shards: LogShards,
+        consumers: RecordConsumers,
+        projection: Projection,
+        snapshots: TakeSnapshots,
+        roles: Sequence[str],
+        kept_s: float,
+        interval_s: float,
+    ) -> None:
+        """Takes the ports.
+
+        Args:
+            shard: The shard.
+            log_shards: What trims.
+            consumers: Where `roles` stand.
+            projection: What the store has.
+            snapshots: What writes states that are missing.
+            roles: Who must have handled a record before it may go.
+            kept_s: How long every record is kept at least; more than a day (the law on head 0 needs an hour).
+            interval_s: Pause between two passes.
+        """
+        self._shard = shard
+        self._log_shards = log_shards
+        self._consumers = consumers
+        self._projection = projection
+        self._snapshots = snapshots
+        self._roles = roles
+        self._kept_s = kept_s
+        self._interval_s = interval_s
+        self._trimmed = metrics.trimmed_records.labels(shard)
+
+    async def run(self) -> None:
+        """Runs until it is cancelled."""
+        prepared: Prepared | None = None
+        while True:
+            await asyncio.sleep(self._interval_s)
+            try:
+                if prepared is not None:
+                    await self.trim(prepared)
+                prepared = await self.prepare()
+            except (LogUnavailable, StoreUnavailable) as error:
+                log.warning("shard not trimmed", shard=self._shard, reason=str(error))
+
+    async def prepare(self) -> Prepared:
+        """Finds what may go, and writes the snapshots that are missing for it.
+
+        Raises:
+            LogUnavailable, StoreUnavailable: that cannot be found now.
+        """
+        bounds = await self._log_shards.read_bounds(self._shard)
+        below = await self._find_end(bounds)
+        after = bounds.first_sequence - 1
+        while after < below - 1:
+            records = await self._log_shards.read_records(self._shard, after_sequence=after, up_to_sequence=below - 1)
+            if not records:  # the rest of them were deleted one by one
+                break
+            kept = await self._cover(bounds.epoch, records)
+            if kept is not None:
+                return Prepared(epoch=bounds.epoch, below_sequence=kept)
+            after = records[-1].sequence
+        return Prepared(epoch=bounds.epoch, below_sequence=below)
+
+    async def trim(self, prepared: Prepared) -> None:
+        """Removes what was prepared, unless the log is another one by now. Raises LogUnavailable."""
+        bounds = await self._log_shards.read_bounds(self._shard)
+        if bounds.epoch == prepared.epoch and bounds.first_sequence < prepared.below_sequence:
+            await self._log_shards.trim(self._shard, below_sequence=prepared.below_sequence)
+            self._trimmed.inc(prepared.below_sequence - bounds.first_sequence)
+
+    async def _find_end(self, bounds: ShardBounds) -> int:
+        """Returns the first sequence that must stay."""
+        stored = await self._projection.read_shard(self._shard)
+        done = [stored.sequence if stored and stored.epoch == bounds.epoch else 0]
+        for role in self._roles:
+            done.append(await self._consumers.acknowledged(role=role, shard=self._shard))
+        young = await self._log_shards.find_younger(self._shard, age_s=self._kept_s)
+        return min(min(done) + 1, young, bounds.last_sequence + 1)
+
+    async def _cover(self, epoch: int, records: Sequence[LogRecord]) -> int | None:
+        """Makes sure of the snapshots of all topics in `records`; returns the first record that must stay."""
+        first = {record.facts.topic_id: record.sequence for record in reversed(records)}
+        last = {record.facts.topic_id: record.sequence for record in records}
+        kept: list[int] = []
+
+        async def cover(topic_id: TopicId) -> None:
+            try:
+                await self._snapshots.cover(topic_id, epoch=epoch, sequence=last[topic_id])
+            except (LogUnavailable, StoreUnavailable, UnknownEvents, SnapshotTooLarge, ValueError) as error:
+                log.warning("topic not trimmed", shard=self._shard, topic_id=topic_id, reason=repr(error))
+                kept.append(first[topic_id])
+
+        topics = list(last)
+        for start in range(0, len(topics), _AT_ONCE):
+            async with asyncio.TaskGroup() as group:
+                for topic_id in topics[start : start + _AT_ONCE]:
+                    group.create_task(cover(topic_id))
+        return min(kept, default=None)
