@@ -1,4 +1,4 @@
-"""The sub-commands that the server adds to `hubbub`: up, node, worker. No logic."""
+"""The sub-commands that the server adds to `hubbub`: up, node, worker, migrate. No logic."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 
 from hubbub_server import main
 from hubbub_server.config import BadSettings, Settings, read_settings
+from hubbub_server.domain.errors import StoreUnavailable
 from hubbub_server.supervisor.up import CannotStart, UpPlan, run_up
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -45,11 +46,21 @@ def worker() -> None:
     main.run_worker(_settings())
 
 
+@app.command()
+def migrate() -> None:
+    """Makes the tables of a CQL store, or adds what they lack; nodes may run meanwhile. Run one at a time."""
+    try:
+        typer.echo(main.migrate(_settings()))
+    except StoreUnavailable as error:
+        raise _refuse(error) from error
+
+
 def register(root: typer.Typer) -> None:
     """Adds the server's commands to those of `hubbub`."""
     root.command()(up)
     root.command()(node)
     root.command()(worker)
+    root.command()(migrate)
 
 
 def _settings() -> Settings:

@@ -30,11 +30,36 @@ class NatsSettings(_Section):
     """Size at which a stream of the log refuses more, in bytes; -1: only the disk is the limit."""
 
 
-class StoreSettings(_Section):
-    """The read models."""
+class CqlSettings(_Section):
+    """A cluster of ScyllaDB or Apache Cassandra. Its tables are made by `hubbub migrate`."""
 
+    contact_points: list[str] = ["127.0.0.1"]
+    """Addresses of some of its servers; the driver learns the others."""
+    port: Port = 9_042
+    """Port of CQL."""
+    datacenter: str = "datacenter1"
+    """The local one: where requests go, and where quorums are."""
+    keyspace: str = "hubbub"
+    """Name of the keyspace."""
+    username: str = ""
+    """Empty: the cluster asks for none."""
+    password: Annotated[str, Field(repr=False)] = ""
+    """The password of `username`."""
+    replicas: Annotated[int, Field(ge=1, le=9)] = 1
+    """Copies of each row in the datacenter, for `hubbub migrate`: 3 in production."""
+    tablets: bool | None = None
+    """For ScyllaDB, whether a new keyspace has tablets; leave it out for Cassandra."""
+
+
+class StoreSettings(_Section):
+    """The read models. Only the worker writes them."""
+
+    kind: Literal["sqlite", "cql"] = "sqlite"
+    """sqlite: one file, for one machine. cql: a cluster."""
     path: Path = Path("var/store.db")
-    """SQLite file; only the worker writes it."""
+    """SQLite file."""
+    cql: CqlSettings = CqlSettings()
+    """See CqlSettings."""
 
 
 class AuthSettings(_Section):

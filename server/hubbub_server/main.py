@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from hubbub_server.adapters import stores
 from hubbub_server.adapters.crypto.argon2_password_hasher import Argon2PasswordHasher
 from hubbub_server.adapters.crypto.key_files import read_key, read_signer
 from hubbub_server.adapters.nats.accounts import NatsAccountStore, NatsDeviceSessionStore, ensure_buckets
@@ -19,11 +20,6 @@ from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
 from hubbub_server.adapters.nats.streams import ensure_streams
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
-from hubbub_server.adapters.sqlite.event_store import SqliteEventStore
-from hubbub_server.adapters.sqlite.message_store import SqliteMessageStore
-from hubbub_server.adapters.sqlite.projection import SqliteProjection
-from hubbub_server.adapters.sqlite.reader import open_reader
-from hubbub_server.adapters.sqlite.topic_directory import SqliteTopicDirectory
 from hubbub_server.adapters.system.clock import SystemClock
 from hubbub_server.adapters.system.ids import RandomIds
 from hubbub_server.app.authenticate import Authenticate
@@ -70,6 +66,11 @@ def run_node(settings: Settings) -> None:
 def run_worker(settings: Settings) -> None:
     """Runs the worker until it is told to end."""
     _run(settings, "worker", "worker", _worker)
+
+
+def migrate(settings: Settings) -> str:
+    """Makes or brings up the tables of the store and says what was done. Raises StoreUnavailable."""
+    return stores.migrate(_cql(settings))
 
 
 def _run(settings: Settings, role: str, name: str, live: Callable[[Settings], Coroutine[Any, Any, bool]]) -> None:
@@ -142,7 +143,7 @@ async def _node(settings: Settings) -> bool:
 async def _worker(settings: Settings) -> bool:
     life = _Life()
     async with AsyncExitStack() as stack:
-        projection = await stack.enter_async_context(SqliteProjection(settings.store.path))
+        projection = await stack.enter_async_context(stores.open_projection(settings.store.path, _cql(settings)))
         await _make_streams(settings.nats, projection, life)
         connection, hub, _ = await _open_shared(stack, settings, "worker", life)
         worker = Worker(
@@ -182,15 +183,18 @@ async def _open_shared(
     connection = NatsConnection(settings.nats.servers, name=name, on_closed=life.fail)
     await stack.enter_async_context(connection)
     topics = await stack.enter_async_context(NatsTopicLog(connection, shards=settings.nats.shards))
-    store = await stack.enter_async_context(open_reader(settings.store.path))
-    messages, codec = SqliteMessageStore(store), ProtoRecordCodec()
+    store = await stack.enter_async_context(stores.open_stores(settings.store.path, _cql(settings)))
     hub = TopicHub(
         log=topics,
-        directory=SqliteTopicDirectory(store),
-        messages=messages,
-        codec=codec,
+        directory=store.directory,
+        messages=store.messages,
+        codec=ProtoRecordCodec(),
         clock=SystemClock(),
         ids=RandomIds(),
     )
-    reader = TopicReader(log=topics, messages=messages, events=SqliteEventStore(store), codec=codec)
+    reader = TopicReader(log=topics, messages=store.messages, events=store.events, codec=ProtoRecordCodec())
     return connection, await stack.enter_async_context(hub), reader
+
+
+def _cql(settings: Settings) -> dict[str, Any] | None:
+    return settings.store.cql.model_dump() if settings.store.kind == "cql" else None

@@ -1,7 +1,6 @@
 """Runs each suite on every adapter of its port; `--adapters=fake,sqlite` chooses some."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -28,9 +27,9 @@ def log_setup(request: pytest.FixtureRequest, services: Services) -> LogSetup:
 
 
 @pytest_asyncio.fixture
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenStore]:
+async def store(request: pytest.FixtureRequest, services: Services) -> AsyncIterator[OpenStore]:
     """An open, empty store."""
-    async with STORES[request.param](tmp_path) as opened:
+    async with STORES[request.param](services) as opened:
         yield opened
 
 

@@ -1,4 +1,4 @@
-"""Starts real servers for tests: nats-server, one or three, with JetStream on disk.
+"""Starts real servers for tests: nats-server, one or three, with JetStream on disk; a CQL server (cassandra.py).
 
 Servers die with their parent, keep their ports and data over `kill` and `start`, and are gone, data too, when their
 context ends.
@@ -6,6 +6,7 @@ context ends.
 
 import asyncio
 import ctypes
+import os
 import shutil
 import signal
 import socket
@@ -15,7 +16,12 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.support.cassandra import CassandraServer
 
 NATS_SERVER = Path(sys.executable).parent / "nats-server"
 _READY_TIMEOUT_S = 20.0
@@ -189,6 +195,7 @@ class Services:
         """Starts nothing yet."""
         self._stack = ExitStack()
         self._nats: dict[int, NatsCluster] = {}
+        self._cassandra: CassandraServer | None = None
 
     def __enter__(self) -> Self:
         """Nothing to open."""
@@ -204,6 +211,16 @@ class Services:
             self._nats[size] = self._stack.enter_context(nats_cluster(size))
         self._nats[size].start()
         return self._nats[size]
+
+    def cassandra(self) -> "CassandraServer":
+        """Returns the shared CQL server, running. Skips the test where Java or Maven are missing, fails it in CI."""
+        from tests.support import cassandra
+
+        if missing := cassandra.missing_programs():
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(f"cql: no CQL server without {missing}")
+        if self._cassandra is None:
+            self._cassandra = self._stack.enter_context(cassandra.cassandra_server())
+        return self._cassandra
 
     def folder(self) -> Path:
         """Returns a new empty folder."""
