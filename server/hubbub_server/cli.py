@@ -40,10 +40,25 @@ def node() -> None:
     main.run_node(_settings())
 
 
-@app.command()
-def worker() -> None:
-    """Runs the worker; its settings come from the environment."""
-    main.run_worker(_settings())
+worker_app = typer.Typer(pretty_exceptions_enable=False, invoke_without_command=True)
+
+
+@worker_app.callback()
+def worker(context: typer.Context) -> None:
+    """Runs one worker; its settings come from the environment. Any number of workers share the shards."""
+    if context.invoked_subcommand is None:
+        main.run_worker(_settings())
+
+
+@worker_app.command()
+def replay(
+    topic: Annotated[str | None, typer.Option(help="Only this conversation or user id.")] = None,
+) -> None:
+    """Handles dead letters again, with this version of the program; workers may run. Exits with 1 if some stay."""
+    main.run_replay(_settings(), topic)
+
+
+app.add_typer(worker_app, name="worker")
 
 
 @app.command()
@@ -59,7 +74,7 @@ def register(root: typer.Typer) -> None:
     """Adds the server's commands to those of `hubbub`."""
     root.command()(up)
     root.command()(node)
-    root.command()(worker)
+    root.add_typer(worker_app, name="worker")
     root.command()(migrate)
 
 

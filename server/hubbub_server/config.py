@@ -84,8 +84,13 @@ class NodeSettings(_Section):
     """Port of gRPC; 0 takes a free one."""
     metrics_port: Port = 9_464
     """Port of Prometheus on `host`; 0 takes a free one. It answers when the node serves."""
-    drain_timeout_s: Annotated[float, Field(gt=0)] = 10.0
-    """How long streams may take to end after SIGTERM, in seconds."""
+    announce_s: Annotated[float, Field(ge=0)] = 3.0
+    """How long a node that is told to end says NOT_SERVING before it ends streams, in seconds: as long as balancers
+    take to notice. A node without streams does not wait."""
+    drain_timeout_s: Annotated[float, Field(gt=0)] = 15.0
+    """How long streams may take to end after that, in seconds; they end over ten of them when there are many."""
+    max_opening_streams: Annotated[int, Field(ge=1)] = 1_000
+    """Streams of clients that may be opening at once; more are refused and told when to come again."""
     stop_grace_s: Annotated[float, Field(gt=0)] = 3.0
     """How long other calls may take after that, in seconds."""
     reflection: bool = True
@@ -93,8 +98,12 @@ class NodeSettings(_Section):
 
 
 class WorkerSettings(_Section):
-    """The worker."""
+    """One worker. Any number of them share the shards."""
 
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "worker-1"
+    """Names the worker in logs, at the NATS server and in the table of leases; no two that run have the same."""
+    lag_alarm_records: Annotated[int, Field(ge=1)] = 10_000
+    """Records that a shard may be behind before that is logged as an error."""
     metrics_port: Port = 9_465
     """Port of Prometheus on 127.0.0.1; 0 takes a free one. It answers when streams and schema are there."""
 

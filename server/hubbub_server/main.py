@@ -1,13 +1,9 @@
-"""The composition root: the only file that names all layers. Builds a node or a worker from settings, and runs it.
-
-A process ends by SIGTERM or SIGINT (exit 0), or when its NATS connection was given up for good (exit 1): what runs it
-starts it again.
-"""
+"""The composition root: the only file that names all layers. Builds a node or a worker from settings, and runs it."""
 
 import asyncio
-import signal
-from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -17,7 +13,9 @@ from hubbub_server.adapters.crypto.argon2_password_hasher import Argon2PasswordH
 from hubbub_server.adapters.crypto.key_files import read_key, read_signer
 from hubbub_server.adapters.nats.accounts import NatsAccountStore, NatsDeviceSessionStore, ensure_buckets
 from hubbub_server.adapters.nats.connection import NatsConnection
+from hubbub_server.adapters.nats.dead_letters import NatsDeadLetters
 from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
+from hubbub_server.adapters.nats.shard_leases import NatsShardLeases
 from hubbub_server.adapters.nats.streams import ensure_streams
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
 from hubbub_server.adapters.system.clock import SystemClock
@@ -32,40 +30,33 @@ from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
 from hubbub_server.app.users import Users
 from hubbub_server.config import NatsSettings, Settings
-from hubbub_server.obs.logging import set_up_logging
+from hubbub_server.domain.ids import TopicId
 from hubbub_server.obs.metrics_port import serve_metrics
 from hubbub_server.ports.projection import Projection
+from hubbub_server.ports.topic_directory import TopicDirectory
+from hubbub_server.process import Life, run_process
 from hubbub_server.rpc.server import RpcServer, UseCases
 from hubbub_server.wire.record_codec import ProtoRecordCodec
+from hubbub_server.workers.replay import Replay
+from hubbub_server.workers.roles import Pace, shard_loops, worker_roles
 from hubbub_server.workers.worker import Worker
 
 log = structlog.get_logger()
 
 
-class _Life:
-    """Why this process ends. `ended` is set by a signal, or by a NATS connection that is gone for good."""
-
-    def __init__(self) -> None:
-        self.ended = asyncio.Event()
-        self.is_failed = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self.ended.set)
-
-    def fail(self) -> None:
-        """Ends the process with an error."""
-        log.error("nats connection closed for good")
-        self.is_failed = True
-        self.ended.set()
-
-
 def run_node(settings: Settings) -> None:
     """Runs one node until it is told to end."""
-    _run(settings, "node", settings.node.name, _node)
+    run_process(partial(_node, settings), role="node", name=settings.node.name, log_level=settings.log_level)
 
 
 def run_worker(settings: Settings) -> None:
-    """Runs the worker until it is told to end."""
-    _run(settings, "worker", "worker", _worker)
+    """Runs one worker until it is told to end."""
+    run_process(partial(_worker, settings), role="worker", name=settings.worker.name, log_level=settings.log_level)
+
+
+def run_replay(settings: Settings, topic: str | None) -> None:
+    """Replays dead letters, of one topic or of all; fails if some stay."""
+    run_process(partial(_replay, settings, topic), role="replay", name="replay", log_level=settings.log_level)
 
 
 def migrate(settings: Settings) -> str:
@@ -73,26 +64,12 @@ def migrate(settings: Settings) -> str:
     return stores.migrate(_cql(settings))
 
 
-def _run(settings: Settings, role: str, name: str, live: Callable[[Settings], Coroutine[Any, Any, bool]]) -> None:
-    set_up_logging(settings.log_level, role=role, name=name)
-    with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        raise SystemExit(1 if runner.run(live(settings)) else 0)
-
-
-def _new_event_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop  # noqa: PLC0415  # faster, and not there on every platform
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
-
-
-async def _node(settings: Settings) -> bool:
-    life = _Life()
+async def _node(settings: Settings, life: Life) -> None:
     clock, ids = SystemClock(), RandomIds()
     node, auth = settings.node, settings.auth
     async with AsyncExitStack() as stack:
-        connection, hub, reader = await _open_shared(stack, settings, node.name, life)
+        shared = await _open_shared(stack, settings, node.name, life)
+        connection, hub, reader = shared.connection, shared.hub, shared.reader
         accounts = NatsAccountStore(connection)
         authenticate = await stack.enter_async_context(
             Authenticate(
@@ -105,7 +82,12 @@ async def _node(settings: Settings) -> bool:
             )
         )
         streams = Streams(
-            hub=hub, authenticate=authenticate, clock=clock, ids=ids, drain_timeout_s=node.drain_timeout_s
+            hub=hub,
+            authenticate=authenticate,
+            clock=clock,
+            ids=ids,
+            drain_timeout_s=node.drain_timeout_s,
+            max_opening=node.max_opening_streams,
         )
         use_cases = UseCases(
             authenticate=authenticate,
@@ -117,7 +99,7 @@ async def _node(settings: Settings) -> bool:
                 accounts=accounts,
                 id_key=read_key(auth.secrets / "id_key"),
             ),
-            history=ReadHistory(hub=hub, reader=reader),
+            history=ReadHistory(hub=hub, reader=reader, directory=shared.directory),
             sync=Sync(hub=hub, reader=reader),
             streams=await stack.enter_async_context(streams),
         )
@@ -126,7 +108,7 @@ async def _node(settings: Settings) -> bool:
             clock=clock,
             ids=ids,
             node_id=node.name,
-            is_ready=lambda: not life.ended.is_set(),
+            is_ready=lambda: not life.ended.is_set() and hub.is_live(),
             with_reflection=node.reflection,
         )
         await stack.enter_async_context(server)
@@ -135,33 +117,48 @@ async def _node(settings: Settings) -> bool:
         log.info("node serves", port=port, metrics_port=metrics_port)
         await life.ended.wait()
         log.info("node leaves", streams=len(streams))
-        await streams.drain()
+        await streams.drain(announced_for_s=node.announce_s)
         await server.stop(node.stop_grace_s)
-    return life.is_failed
 
 
-async def _worker(settings: Settings) -> bool:
-    life = _Life()
+async def _worker(settings: Settings, life: Life) -> None:
+    worker_id = RandomIds().new_id(f"{settings.worker.name}.")
     async with AsyncExitStack() as stack:
         projection = await stack.enter_async_context(stores.open_projection(settings.store.path, _cql(settings)))
         await _make_streams(settings.nats, projection, life)
-        connection, hub, _ = await _open_shared(stack, settings, "worker", life)
+        shared = await _open_shared(stack, settings, settings.worker.name, life)
         worker = Worker(
-            consumers=NatsRecordConsumers(connection),
-            projection=projection,
-            codec=ProtoRecordCodec(),
-            hub=hub,
+            worker_id,
+            work=shard_loops(
+                worker_roles(projection=projection, codec=ProtoRecordCodec(), hub=shared.hub),
+                consumers=NatsRecordConsumers(shared.connection),
+                letters=NatsDeadLetters(shared.connection),
+                pace=Pace(lag_alarm_records=settings.worker.lag_alarm_records),
+            ),
             shards=settings.nats.shards,
+            leases=NatsShardLeases(shared.connection),
+            now_s=SystemClock().monotonic_s,
         )
-        log.info("worker works", port=stack.enter_context(serve_metrics("127.0.0.1", settings.worker.metrics_port)))
+        metrics_port = stack.enter_context(serve_metrics("127.0.0.1", settings.worker.metrics_port))
+        log.info("worker works", port=metrics_port, worker_id=worker_id)
         async with asyncio.TaskGroup() as group:
             working = group.create_task(worker.run(), name="worker")
             await life.ended.wait()
             working.cancel()
-    return life.is_failed
 
 
-async def _make_streams(nats: NatsSettings, projection: Projection, life: _Life) -> None:
+async def _replay(settings: Settings, topic: str | None, life: Life) -> None:
+    async with AsyncExitStack() as stack:
+        projection = await stack.enter_async_context(stores.open_projection(settings.store.path, _cql(settings)))
+        shared = await _open_shared(stack, settings, "replay", life)
+        roles = worker_roles(projection=projection, codec=ProtoRecordCodec(), hub=shared.hub)
+        replay = Replay(NatsDeadLetters(shared.connection), roles=roles, shards=settings.nats.shards)
+        async for done in replay.run(TopicId(topic) if topic else None):
+            life.is_failed |= bool(done.reason)
+            (log.error if done.reason else log.info)("dead topic replayed", **asdict(done))
+
+
+async def _make_streams(nats: NatsSettings, projection: Projection, life: Life) -> None:
     """Makes what is missing in NATS, before anything reads it. A stream made anew gets an epoch above the store's."""
     rows = [await projection.read_shard(shard) for shard in range(nats.shards)]
     async with NatsConnection(nats.servers, name="worker", on_closed=life.fail) as connection:
@@ -174,26 +171,37 @@ async def _make_streams(nats: NatsSettings, projection: Projection, life: _Life)
             timeout_s=30.0,
         )
         await ensure_buckets(connection, replicas=nats.replicas)
+        await NatsShardLeases(connection).ensure(replicas=nats.replicas)
+        await NatsDeadLetters(connection).ensure(replicas=nats.replicas)
 
 
-async def _open_shared(
-    stack: AsyncExitStack, settings: Settings, name: str, life: _Life
-) -> tuple[NatsConnection, TopicHub, TopicReader]:
-    """Opens what both roles stand on."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """What nodes and workers stand on."""
+
+    connection: NatsConnection
+    hub: TopicHub
+    reader: TopicReader
+    directory: TopicDirectory
+
+
+async def _open_shared(stack: AsyncExitStack, settings: Settings, name: str, life: Life) -> _Shared:
     connection = NatsConnection(settings.nats.servers, name=name, on_closed=life.fail)
     await stack.enter_async_context(connection)
     topics = await stack.enter_async_context(NatsTopicLog(connection, shards=settings.nats.shards))
     store = await stack.enter_async_context(stores.open_stores(settings.store.path, _cql(settings)))
+    codec = ProtoRecordCodec()
     hub = TopicHub(
         log=topics,
         directory=store.directory,
         messages=store.messages,
-        codec=ProtoRecordCodec(),
+        codec=codec,
         clock=SystemClock(),
         ids=RandomIds(),
     )
-    reader = TopicReader(log=topics, messages=store.messages, events=store.events, codec=ProtoRecordCodec())
-    return connection, await stack.enter_async_context(hub), reader
+    reader = TopicReader(log=topics, messages=store.messages, events=store.events, codec=codec)
+    await stack.enter_async_context(hub)
+    return _Shared(connection=connection, hub=hub, reader=reader, directory=store.directory)
 
 
 def _cql(settings: Settings) -> dict[str, Any] | None:

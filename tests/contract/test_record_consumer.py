@@ -51,7 +51,9 @@ async def fetch_exactly(consumer: RecordConsumer, count: int, *, batch: int = 1_
     async with asyncio.timeout(60):
         while len(fetched) < count:
             wanted = min(batch, count - len(fetched))
-            fetched += await until_it_answers(partial(consumer.fetch, max_records=wanted, wait_s=WAIT_S))
+            for record in await until_it_answers(partial(consumer.fetch, max_records=wanted, wait_s=WAIT_S)):
+                assert isinstance(record, LogRecord)
+                fetched.append(record)
     return fetched
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
-from hubbub_server.ports.record_consumer import PoisonRecord
+from hubbub_server.ports.record_consumer import RecordLost, UnreadableRecord
 from tests.contract.test_record_consumer import WAIT_S, append, fetch_exactly, new_role, skip_to_end
 from tests.support.fault_proxy import Cut, Direction, FaultProxy
 from tests.support.log_records import new_topic
@@ -16,27 +16,31 @@ from tests.support.services import Services, ready_nats_cluster
 pytestmark = pytest.mark.asyncio
 
 
-async def test_a_message_that_is_no_record_stops_the_shard_and_is_never_skipped() -> None:
-    """What is before it comes, then it is reported as often as one asks, also by a consumer that starts later."""
+async def test_a_message_that_is_no_record_is_handed_out_as_one_that_cannot_be_read() -> None:
+    """In its place, as often as it comes, and it can be acknowledged like any other."""
     role = new_role()
     async with ready_nats_cluster(1) as cluster:
         setup = NatsLogSetup(cluster)
         async with setup.connection() as connection, NatsTopicLog(connection, shards=SHARDS) as log:
             before = await append(log, 3)
-            await connection.request(f"log.0.{new_topic(shard=0)}", b"no record")
-            await append(log, 3)
+            topic_id = new_topic(shard=0)
+            await connection.request(f"log.0.{topic_id}", b"no record", headers={"Some-Header": "x"})
+            after = await append(log, 3)
             consumers = NatsRecordConsumers(connection)
+            for _ in range(2):
+                async with consumers.open(role=role, shard=0) as consumer:
+                    fetched = list(await consumer.fetch(max_records=10, wait_s=WAIT_S))
+                    while len(fetched) < 7:
+                        fetched += await consumer.fetch(max_records=10, wait_s=WAIT_S)
+                    stranger = fetched.pop(3)
+                    assert fetched == [*before, *after]
+                    assert isinstance(stranger, UnreadableRecord)
+                    assert (stranger.topic_id, stranger.sequence, stranger.body) == (topic_id, 4, b"no record")
+                    assert stranger.headers["Some-Header"] == "x"
             async with consumers.open(role=role, shard=0) as consumer:
-                assert await fetch_exactly(consumer, 3) == before
-                for _ in range(3):
-                    with pytest.raises(PoisonRecord) as poison:
-                        await consumer.fetch(max_records=10, wait_s=WAIT_S)
-                    assert (poison.value.shard, poison.value.sequence) == (0, 4)
-                await consumer.ack(before[-1])
-
-            async with consumers.open(role=role, shard=0) as consumer:
-                with pytest.raises(PoisonRecord):
-                    await consumer.fetch(max_records=10, wait_s=WAIT_S)
+                stranger = (await consumer.fetch(max_records=4, wait_s=WAIT_S))[-1]
+                await consumer.ack(stranger)
+                assert await consumer.acknowledged() == 4
 
 
 async def test_a_record_that_was_lost_from_the_log_is_reported() -> None:
@@ -49,9 +53,9 @@ async def test_a_record_that_was_lost_from_the_log_is_reported() -> None:
             async with NatsRecordConsumers(connection).open(role=new_role(), shard=0) as consumer:
                 assert await fetch_exactly(consumer, 2) == before[:2]
                 for _ in range(2):
-                    with pytest.raises(PoisonRecord) as poison:
+                    with pytest.raises(RecordLost) as lost:
                         await consumer.fetch(max_records=10, wait_s=WAIT_S)
-                    assert poison.value.sequence == 3
+                    assert lost.value.sequence == 3
 
 
 async def test_a_trimmed_log_is_read_from_its_first_record_by_a_new_role() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -65,7 +66,8 @@ class Node:
 
         async def look() -> bool | None:
             head = await self.log.read_head(topic_id)
-            assert head is not None
+            if head is None:  # an effect that the relay has still to write
+                return None
             try:
                 applied = await self.directory.read_applied(topic_id)
             except StoreUnavailable:
@@ -78,7 +80,9 @@ class Node:
 @asynccontextmanager
 async def open_node(cluster: NatsCluster, store: Path) -> AsyncIterator[Node]:
     async with NatsConnection(cluster.urls, name="test", on_closed=lambda: None) as connection:
-        await ensure_streams(connection, shards=SHARDS, replicas=1, max_bytes=-1, known_epochs={}, timeout_s=10)
+        await ensure_streams(
+            connection, shards=SHARDS, replicas=cluster.replicas, max_bytes=-1, known_epochs={}, timeout_s=30
+        )
         async with NatsTopicLog(connection, shards=SHARDS) as log, open_reader(store) as reader:
             directory, messages = SqliteTopicDirectory(reader), SqliteMessageStore(reader)
             async with TopicHub(
@@ -99,6 +103,18 @@ class Worker:
         self.lines: list[dict[str, object]] = []
         self._process = process
 
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the process."""
+        self._process.send_signal(number)
+
+    async def wait(self) -> int:
+        """Waits for the end of the process; returns its exit code."""
+        return await self._process.wait()
+
+    def log_of(self, event: str) -> list[dict[str, object]]:
+        """Returns the lines with this event."""
+        return [line for line in self.lines if line["event"] == event]
+
     async def read(self) -> None:
         """Collects the log until the process ends."""
         assert self._process.stdout is not None
@@ -111,15 +127,21 @@ class Worker:
         return next(line for line in self.lines if line["event"] == event)
 
 
-@asynccontextmanager
-async def working(cluster: NatsCluster, store: Path) -> AsyncIterator[Worker]:
-    """Runs a worker process; leaving the block kills it with SIGKILL."""
-    settings = {
+def worker_settings(cluster: NatsCluster, store: Path) -> dict[str, str]:
+    """Returns the environment of a worker, or of a command that works like one."""
+    return {
         "HUBBUB_NATS__SERVERS": json.dumps(cluster.urls),
         "HUBBUB_NATS__SHARDS": str(SHARDS),
+        "HUBBUB_NATS__REPLICAS": str(cluster.replicas),
         "HUBBUB_STORE__PATH": str(store),
         "HUBBUB_WORKER__METRICS_PORT": "0",
     }
+
+
+@asynccontextmanager
+async def working(cluster: NatsCluster, store: Path, *, name: str = "worker-1") -> AsyncIterator[Worker]:
+    """Runs a worker process; leaving the block kills it with SIGKILL."""
+    settings = worker_settings(cluster, store) | {"HUBBUB_WORKER__NAME": name}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "hubbub_server", "worker"),
@@ -134,7 +156,8 @@ async def working(cluster: NatsCluster, store: Path) -> AsyncIterator[Worker]:
             await started.until_logged("worker works")
             yield started
         finally:
-            process.kill()
+            if process.returncode is None:
+                process.kill()
             await process.wait()
 
 

@@ -125,7 +125,9 @@ class AppCluster:
         )
         reader = TopicReader(log=log, messages=self.store, events=self.store, codec=CODEC)
         async with hub:
-            yield AppNode(log, hub, ReadHistory(hub=hub, reader=reader), Sync(hub=hub, reader=reader))
+            yield AppNode(
+                log, hub, ReadHistory(hub=hub, reader=reader, directory=self.store), Sync(hub=hub, reader=reader)
+            )
 
     def events(self, topic_id: TopicId = GROUP) -> list[Event]:
         """Everything in the log of a topic."""

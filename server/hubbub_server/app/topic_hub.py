@@ -31,6 +31,7 @@ _CHECK_AGAIN_S: Final = 1.0
 _MAX_KEPT_BYTES: Final = 256 * 1024 * 1024
 _BOUND_MEMORY_S: Final = 10.0
 _TOPICS_A_TURN: Final = 1_000
+_DAMAGED_RETRY_S: Final = 30.0
 
 log = structlog.get_logger()
 
@@ -186,11 +187,20 @@ class TopicHub:
         """Returns the topic with a state that has everything that was acknowledged before the call.
 
         Raises:
-            LogUnavailable, StoreUnavailable: that cannot be had now.
+            LogUnavailable, StoreUnavailable: that cannot be had now, or (a record is poison) with this program.
         """
         topic = self.topic(topic_id)
-        await topic.refresh()
+        try:
+            await topic.refresh()
+        except ValueError as error:
+            log.error("topic damaged", topic_id=topic_id, reason=str(error))
+            raise LogUnavailable("a record of this topic cannot be read", retry_after_s=_DAMAGED_RETRY_S) from error
         return topic
+
+    def loaded(self, topic_id: TopicId) -> ActiveTopic | None:
+        """Returns the topic as this node has it in memory, as of whenever; None when it has not."""
+        entry = self._topics.get(topic_id)
+        return entry[0] if entry is not None and entry[0].is_loaded else None
 
     def enqueue(self, topic_id: TopicId, command: Command, *, session_id: str = "", traceparent: str = "") -> Pending:
         """Queues a command in the order of the calls. Its future gets the answer or a HubbubError.

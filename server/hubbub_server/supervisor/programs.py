@@ -107,6 +107,7 @@ def _node(number: int, *, environment: Mapping[str, str], grpc_port: int, metric
         "HUBBUB_NODE__NAME": name,
         "HUBBUB_NODE__PORT": str(grpc_port),
         "HUBBUB_NODE__METRICS_PORT": str(metrics_port),
+        "HUBBUB_NODE__ANNOUNCE_S": "0",
         "HUBBUB_NODE__DRAIN_TIMEOUT_S": "3",
     }
     return _python("node", name, {**environment, **settings}, {"grpc": grpc_port, "metrics": metrics_port})

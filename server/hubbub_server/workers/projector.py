@@ -1,6 +1,7 @@
 """Projects the log into the store (G8: the store may be down; then this waits, and nothing is lost)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -10,7 +11,7 @@ from hubbub_server.ports.projection import Projection, ProjectionBatch, ShardRow
 from hubbub_server.ports.record_codec import RecordCodec
 from hubbub_server.ports.topic_log import LogRecord
 from hubbub_server.workers.backoff import Backoff
-from hubbub_server.workers.shard_loop import KeepAlive, ShardHalted, StartOver
+from hubbub_server.workers.shard_role import Batch, KeepAlive, ShardHalted, StartOver
 
 log = structlog.get_logger()
 
@@ -40,19 +41,28 @@ class Projector:
         if acknowledged > self._stored.sequence:
             raise StartOver(f"{acknowledged} is acknowledged, the store has the shard up to {self._stored.sequence}")
 
-    async def handle(self, records: Sequence[LogRecord], keep_alive: KeepAlive) -> None:
-        """Applies records, as one batch, until the store has them."""
-        self._check_continues(records[0])
-        batch = project(self._codec, self._shard, records)
-        await self._apply(batch, keep_alive)
-        self._stored = batch.shard
+    async def handle(self, batch: Batch, keep_alive: KeepAlive) -> None:
+        """Applies a batch until the store has it, and with it how far the shard is done."""
+        self._check_continues(batch)
+        epoch = batch.records[-1].facts.epoch if batch.records else self._stored.epoch
+        shard = ShardRow(shard=self._shard, epoch=epoch, sequence=batch.last_sequence)
+        rows = project(self._codec, self._shard, batch.records) if batch.records else ProjectionBatch(shard=shard)
+        await self._apply(replace(rows, shard=shard), keep_alive)
+        self._stored = shard
 
-    def _check_continues(self, first: LogRecord) -> None:
-        if first.sequence > self._stored.sequence + 1:
-            raise ShardHalted(f"the store has the shard up to {self._stored.sequence}, the log has {first.sequence}")
-        if self._is_resumed and first.facts.epoch > self._stored.epoch:
+    async def replay(self, records: Sequence[LogRecord], keep_alive: KeepAlive) -> None:
+        """Applies records of one topic; how far the shard is done is farther already and stays."""
+        if records:
+            await self._apply(project(self._codec, self._shard, records), keep_alive)
+
+    def _check_continues(self, batch: Batch) -> None:
+        if batch.first_sequence > self._stored.sequence + 1:
+            raise ShardHalted(
+                f"the store has the shard up to {self._stored.sequence}, the log has {batch.first_sequence}"
+            )
+        if self._is_resumed and batch.records and batch.records[0].facts.epoch > self._stored.epoch:
             # Sequences may have begun anew, so they say nothing about what the store has of this epoch.
-            raise StartOver(f"the store knows epoch {self._stored.epoch}, the log has {first.facts.epoch}")
+            raise StartOver(f"the store knows epoch {self._stored.epoch}, the log has another one")
         self._is_resumed = False
 
     async def _read_shard(self) -> ShardRow:
@@ -70,8 +80,8 @@ class Projector:
             try:
                 await self._projection.apply(batch)
             except StoreUnavailable as error:
-                await keep_alive()
                 await self._wait_for_store(error)
+                await keep_alive()
             else:
                 self._backoff.reset()
                 return

@@ -13,7 +13,7 @@ from functools import partial
 from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.direct_get import MAX_SUBJECTS, read_latest
 from hubbub_server.adapters.nats.errors import ApiRefusal
-from hubbub_server.adapters.nats.records import EXPECTED_SEQUENCE
+from hubbub_server.adapters.nats.records import EXPECTED_SEQUENCE, SEQUENCE
 from hubbub_server.adapters.nats.streams import read_stream_info
 from hubbub_server.domain.errors import LogUnavailable
 
@@ -84,24 +84,57 @@ class KvBucket:
 
         A write whose answer was lost is repeated and recognised by its value.
         """
-        headers = {EXPECTED_SEQUENCE: str(revision)}
-        if ttl_s > 0:
-            headers["Nats-TTL"] = str(ttl_s)
+        return await self.replace(key, value, revision=revision, ttl_s=ttl_s) is not None
 
-        async def attempt() -> bool:
-            answer = await self._connection.request(self._subject(key), value, headers=headers)
-            content = json.loads(answer.data)
-            if "error" not in content:
-                return True
-            refusal = ApiRefusal.of(content["error"])
-            if not refusal.is_conflict:
-                raise refusal
+    async def replace(self, key: str, value: bytes, *, revision: int, ttl_s: int = 0) -> int | None:
+        """Does as `write` and returns the revision that the value has; None when the key has another one."""
+        headers = {EXPECTED_SEQUENCE: str(revision)} | _ttl(ttl_s)
+
+        async def attempt() -> int | None:
+            try:
+                return await self._publish(key, value, headers)
+            except ApiRefusal as refusal:
+                if not refusal.is_conflict:
+                    raise
             found = await self.read(key)
             if (found.revision if found else 0) == revision:
                 raise LogUnavailable("another write of the key is in flight")
-            return found is not None and found.value == value
+            return found.revision if found is not None and found.value == value else None
 
         return await self._connection.retry(attempt)
+
+    async def put(self, key: str, value: bytes, *, ttl_s: int = 0) -> None:
+        """Writes a document whatever its revision is."""
+        await self._connection.retry(partial(self._publish, key, value, _ttl(ttl_s)))
+
+    async def _publish(self, key: str, value: bytes, headers: dict[str, str]) -> int:
+        answer = await self._connection.request(self._subject(key), value, headers=headers)
+        content = json.loads(answer.data)
+        if "error" in content:
+            raise ApiRefusal.of(content["error"])
+        return int(content["seq"])
+
+    async def read_all(self) -> Mapping[str, Document]:
+        """Reads all documents of a bucket that has at most 1,000."""
+        prefix = self._subject("")
+
+        async def attempt() -> Mapping[str, Document]:
+            reached = await self._last_revision()
+            if reached == 0:
+                return {}
+            messages = await read_latest(self._connection, self._stream, [f"{prefix}>"], reached=reached)
+            documents: dict[str, Document] = {}
+            for message in messages:
+                headers = message.headers or {}
+                key = headers["Nats-Subject"].removeprefix(prefix)
+                documents[key] = Document(value=message.data, revision=int(headers[SEQUENCE]))
+            return documents
+
+        return await self._connection.retry(attempt)
+
+    async def _last_revision(self) -> int:
+        info = await read_stream_info(self._connection, self._stream)
+        return int(info["state"]["last_seq"])
 
     async def read_many(self, keys: Sequence[str]) -> Mapping[str, bytes]:
         """Reads the documents of many keys; those without one are left out."""
@@ -111,8 +144,7 @@ class KvBucket:
         return documents
 
     async def _read_chunk(self, keys: Sequence[str]) -> Mapping[str, bytes]:
-        info = await self._connection.retry(partial(read_stream_info, self._connection, self._stream))
-        reached = info["state"]["last_seq"]
+        reached = await self._connection.retry(self._last_revision)
         subjects = {self._subject(key): key for key in keys}
         for _ in range(_DIRECT_TRIES if reached else 0):
             try:
@@ -125,3 +157,7 @@ class KvBucket:
 
     def _subject(self, key: str) -> str:
         return f"$KV.{self._name}.{key}"
+
+
+def _ttl(ttl_s: int) -> dict[str, str]:
+    return {"Nats-TTL": str(ttl_s)} if ttl_s > 0 else {}

@@ -27,7 +27,7 @@ from hubbub_server.adapters.nats.errors import ApiRefusal
 from hubbub_server.adapters.nats.records import RecordUnreadable, decode_facts, stream_name, topic_of_subject
 from hubbub_server.adapters.nats.streams import read_stream
 from hubbub_server.domain.errors import LogUnavailable
-from hubbub_server.ports.record_consumer import PoisonRecord
+from hubbub_server.ports.record_consumer import AnyRecord, RecordLost, UnreadableRecord
 from hubbub_server.ports.topic_log import LogRecord
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class NatsRecordConsumer:
         self._is_broken = False
         self._arrived = asyncio.Event()
 
-    async def fetch(self, *, max_records: int, wait_s: float) -> Sequence[LogRecord]:
+    async def fetch(self, *, max_records: int, wait_s: float) -> Sequence[AnyRecord]:
         """Returns the next records; see the port."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + wait_s
@@ -126,8 +126,8 @@ class NatsRecordConsumer:
                     return []
                 await self._look_for_lost()
 
-    def _take(self, max_records: int) -> list[LogRecord]:
-        records: list[LogRecord] = []
+    def _take(self, max_records: int) -> list[AnyRecord]:
+        records: list[AnyRecord] = []
         while self._buffer and len(records) < max_records:
             message = self._buffer[0]
             sequence = message.metadata.sequence.stream
@@ -135,14 +135,9 @@ class NatsRecordConsumer:
                 self._is_broken = True
                 break
             if sequence == self._next:
-                try:
-                    facts = decode_facts(topic_of_subject(message.subject), message.headers)
-                except RecordUnreadable as error:
-                    if records:
-                        break
-                    raise PoisonRecord(shard=self._shard, sequence=sequence, reason=str(error)) from error
-                records.append(LogRecord(facts=facts, body=message.data, sequence=sequence))
-                self._unacked[sequence] = (facts.record_id, message.reply)
+                record = _read(message, sequence)
+                records.append(record)
+                self._unacked[sequence] = (_record_id(record), message.reply)
                 self._next += 1
             self._buffer.popleft()
         return records
@@ -217,7 +212,7 @@ class NatsRecordConsumer:
         return await self._connection.call(f"CONSUMER.CREATE.{self._path}", query)
 
     async def _require_next_exists(self) -> None:
-        """Asks the leader for the record that was skipped: one that was lost is poison."""
+        """Asks the leader for the record that was skipped; one that was lost is never passed over."""
         query = {"seq": self._next}
         try:
             await self._connection.retry(
@@ -225,7 +220,7 @@ class NatsRecordConsumer:
             )
         except ApiRefusal as refusal:
             if refusal.is_no_message:
-                raise PoisonRecord(shard=self._shard, sequence=self._next, reason="it is missing") from refusal
+                raise RecordLost(shard=self._shard, sequence=self._next) from refusal
             raise
 
     async def _renew_inbox(self) -> None:
@@ -241,10 +236,10 @@ class NatsRecordConsumer:
         if self._inbox is not None:
             await self._connection.unsubscribe(self._inbox)
 
-    async def ack(self, record: LogRecord) -> None:
+    async def ack(self, record: AnyRecord) -> None:
         """Remembers that everything up to this record is done; confirmed when it returns."""
         record_id, reply = self._unacked.get(record.sequence, ("", ""))
-        if record_id != record.facts.record_id:
+        if not reply or record_id != _record_id(record):
             raise LogUnavailable(f"record {record.sequence} does not wait for an acknowledgement, or is of a lost log")
         await self._connection.retry(partial(self._connection.request, reply, b"+ACK"))
         for sequence in tuple(self._unacked):
@@ -267,3 +262,17 @@ class NatsRecordConsumer:
 
     async def _read_info(self) -> dict[str, Any]:
         return await self._connection.retry(partial(self._connection.call, f"CONSUMER.INFO.{self._path}"))
+
+
+def _read(message: Msg, sequence: int) -> AnyRecord:
+    topic_id, headers = topic_of_subject(message.subject), message.headers or {}
+    try:
+        return LogRecord(facts=decode_facts(topic_id, headers), body=message.data, sequence=sequence)
+    except RecordUnreadable as error:
+        return UnreadableRecord(
+            topic_id=topic_id, sequence=sequence, headers=headers, body=message.data, reason=str(error)
+        )
+
+
+def _record_id(record: AnyRecord) -> str:
+    return record.facts.record_id if isinstance(record, LogRecord) else ""

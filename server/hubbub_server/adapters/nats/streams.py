@@ -33,9 +33,11 @@ async def read_stream(connection: NatsConnection, shard: int) -> StreamFacts:
     return _facts(await read_stream_info(connection, stream_name(shard)))
 
 
-async def read_stream_info(connection: NatsConnection, name: str) -> dict[str, Any]:
+async def read_stream_info(
+    connection: NatsConnection, name: str, query: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Asks the leader of a stream once. Raises LogUnavailable."""
-    content = await connection.call(f"STREAM.INFO.{name}")
+    content = await connection.call(f"STREAM.INFO.{name}", query)
     # Around elections others than the leader answer, with what they have. Who answers is not among its own replicas.
     cluster = content.get("cluster") or {}
     others = {replica["name"] for replica in cluster.get("replicas") or ()}

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class HistoryServiceStub:
     """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer, on any
-    node. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE,
+    node; only `head_unconfirmed` says otherwise. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE,
     NODE_DRAINING and INTERNAL.
     """
 
@@ -61,7 +61,7 @@ class HistoryServiceStub:
 
 class HistoryServiceServicer:
     """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer, on any
-    node. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE,
+    node; only `head_unconfirmed` says otherwise. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE,
     NODE_DRAINING and INTERNAL.
     """
 
@@ -131,7 +131,7 @@ def add_HistoryServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class HistoryService:
     """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer, on any
-    node. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE,
+    node; only `head_unconfirmed` says otherwise. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE,
     NODE_DRAINING and INTERNAL.
     """
 
