@@ -1,16 +1,25 @@
-"""The sub-commands that the server adds to `hubbub`: up, node, worker, migrate. No logic."""
+"""The sub-commands that the server adds to `hubbub`: up, node, worker, migrate, log. No logic."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
-from hubbub_server import main
+from hubbub_server import main, maintenance
+from hubbub_server.app.take_snapshots import UnknownEvents
 from hubbub_server.config import BadSettings, Settings, read_settings
-from hubbub_server.domain.errors import StoreUnavailable
+from hubbub_server.domain.errors import StoreUnavailable, Unavailable
+from hubbub_server.supervisor.data_folder import DataFolder
+from hubbub_server.supervisor.programs import running_nats_url
 from hubbub_server.supervisor.up import CannotStart, UpPlan, run_up
 
+T = TypeVar("T")
+Running = Annotated[Path | None, typer.Option("--data", exists=True, help="Folder of a running `hubbub up`.")]
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+log_app = typer.Typer(no_args_is_help=True, help="Looks after the topic log.")
+app.add_typer(log_app, name="log")
 
 
 @app.command()
@@ -29,7 +38,7 @@ def up(
         node_nats_servers=settings.up.node_nats_servers,
     )
     try:
-        run_up(plan, say=lambda line: print(line, flush=True))
+        run_up(plan, say=_say)
     except CannotStart as error:
         raise _refuse(error) from error
 
@@ -55,7 +64,7 @@ def replay(
     topic: Annotated[str | None, typer.Option(help="Only this conversation or user id.")] = None,
 ) -> None:
     """Handles dead letters again, with this version of the program; workers may run. Exits with 1 if some stay."""
-    main.run_replay(_settings(), topic)
+    maintenance.run_replay(_settings(), topic)
 
 
 app.add_typer(worker_app, name="worker")
@@ -65,9 +74,25 @@ app.add_typer(worker_app, name="worker")
 def migrate() -> None:
     """Makes the tables of a CQL store, or adds what they lack; nodes may run meanwhile. Run one at a time."""
     try:
-        typer.echo(main.migrate(_settings()))
+        typer.echo(maintenance.migrate(_settings()))
     except StoreUnavailable as error:
         raise _refuse(error) from error
+
+
+@log_app.command()
+def verify(data: Running = None) -> None:
+    """Compares the log with the store, topic by topic, and names what is missing; exits with 1 when something is."""
+    if not _try(data, lambda settings: maintenance.run_log_verify(settings, _say)):
+        raise typer.Exit(1)
+
+
+@log_app.command()
+def new_epoch(
+    shard: Annotated[list[int] | None, typer.Option(min=0, help="Only these; else all that are refused.")] = None,
+    data: Running = None,
+) -> None:
+    """Takes a log as it is from now on: positions go on above all that is stored, clients start over (Reset)."""
+    _try(data, lambda settings: maintenance.run_log_new_epoch(settings, shard or [], _say))
 
 
 def register(root: typer.Typer) -> None:
@@ -76,6 +101,29 @@ def register(root: typer.Typer) -> None:
     root.command()(node)
     root.add_typer(worker_app, name="worker")
     root.command()(migrate)
+    root.add_typer(log_app, name="log")
+
+
+def _try(data: Path | None, tool: Callable[[Settings], T]) -> T:
+    settings = _settings()
+    try:
+        if data is not None:
+            settings = _settings_of_running(settings, DataFolder(data))
+        return tool(settings)
+    except FileNotFoundError as error:
+        raise _refuse(CannotStart(f"no instance runs on {data}")) from error
+    except (Unavailable, UnknownEvents, ValueError) as error:
+        raise _refuse(error) from error
+
+
+def _settings_of_running(settings: Settings, folder: DataFolder) -> Settings:
+    nats = settings.nats.model_copy(update={"servers": [running_nats_url(folder)]})
+    store = settings.store.model_copy(update={"path": folder.store})
+    return settings.model_copy(update={"nats": nats, "store": store})
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _settings() -> Settings:

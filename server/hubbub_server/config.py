@@ -106,6 +106,11 @@ class WorkerSettings(_Section):
     """Records that a shard may be behind before that is logged as an error."""
     metrics_port: Port = 9_465
     """Port of Prometheus on 127.0.0.1; 0 takes a free one. It answers when streams and schema are there."""
+    log_kept_days: Annotated[float, Field(ge=2)] = 7.0
+    """How many days the log keeps every record at least; older ones are trimmed when store and states have them."""
+    begins_epochs: bool = True
+    """Whether a log that was lost or is older than what is stored gets another epoch by itself. Right in development;
+    in production switch it off: a person looks (`hubbub log verify`) and runs `hubbub log new-epoch`."""
 
 
 class UpSettings(_Section):

@@ -28,9 +28,12 @@ from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, U
 from hubbub_server.domain.message import Message, TextContent
 from hubbub_server.ports.message_store import StoredMessage
 from hubbub_server.ports.topic_log import AppendUnknown, LogFull
+from hubbub_server.ports.topic_states import Snapshot
 from hubbub_server.wire.frames import encode_messages
 from hubbub_server.wire.record_codec import ProtoRecordCodec
+from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
 from hubbub_server.wire.status import status_of
+from tests.support.snapshots import conversation_snapshot, user_snapshot
 
 FOLDER: Final = Path(__file__).resolve().parent
 GROUP: Final = ConversationId(TopicId("c74dgnbfs6nhibocfew7v65l6vu"))
@@ -167,6 +170,11 @@ ERRORS: Final[Mapping[str, BaseException]] = {
     "a fault": ZeroDivisionError("told to nobody"),
 }
 
+STATES: Final[Mapping[str, Snapshot]] = {
+    "conversation": conversation_snapshot(GROUP),
+    "user": user_snapshot(ALICE),
+}
+
 
 def golden_files() -> dict[Path, bytes]:
     """Returns what each binary golden file must hold."""
@@ -174,7 +182,8 @@ def golden_files() -> dict[Path, bytes]:
         FOLDER / "records" / f"{name}.bin": b"".join(map(_CODEC.encode, events)) for name, events in RECORDS.items()
     }
     messages = {FOLDER / "frames" / f"{name}.bin": encode_messages([frame])[0] for name, frame in FRAMES.items()}
-    return records | messages
+    states = {FOLDER / "states" / f"{name}.bin": ProtoSnapshotCodec().encode(each) for name, each in STATES.items()}
+    return records | messages | states
 
 
 def error_table() -> dict[str, object]:

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from hubbub_server.adapters.nats.connection import NatsConnection
+from hubbub_server.adapters.nats.log_shards import NatsLogShards
 from hubbub_server.adapters.nats.streams import ensure_streams
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
+from hubbub_server.adapters.nats.topic_states import NatsTopicStates
 from hubbub_server.adapters.sqlite.event_store import SqliteEventStore
 from hubbub_server.adapters.sqlite.message_store import SqliteMessageStore
 from hubbub_server.adapters.sqlite.reader import open_reader
@@ -24,11 +26,14 @@ from hubbub_server.adapters.sqlite.topic_directory import SqliteTopicDirectory
 from hubbub_server.adapters.system.clock import SystemClock
 from hubbub_server.adapters.system.ids import RandomIds
 from hubbub_server.app.topic_hub import TopicHub
+from hubbub_server.app.topic_loader import TopicLoader
 from hubbub_server.domain.commands import AddMembers, Command, CreateGroup, RemoveMember
 from hubbub_server.domain.errors import StoreUnavailable
 from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, UserId
 from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.wire.record_codec import ProtoRecordCodec
+from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
+from tests.support.loaders import OpenGuard
 from tests.support.services import NatsCluster, die_with_parent, ready_nats_cluster
 from tests.support.waiting import until, until_found
 from tests.unit.domain.builders import ALICE, BOB, CAROL, send, uuid7
@@ -85,8 +90,17 @@ async def open_node(cluster: NatsCluster, store: Path) -> AsyncIterator[Node]:
         )
         async with NatsTopicLog(connection, shards=SHARDS) as log, open_reader(store) as reader:
             directory, messages = SqliteTopicDirectory(reader), SqliteMessageStore(reader)
+            loader = TopicLoader(
+                log=log,
+                shards=NatsLogShards(connection),
+                states=NatsTopicStates(connection, shards=SHARDS, codec=ProtoSnapshotCodec()),
+                directory=directory,
+                codec=ProtoRecordCodec(),
+            )
             async with TopicHub(
                 log=log,
+                guard=OpenGuard(),
+                loader=loader,
                 directory=directory,
                 messages=messages,
                 codec=ProtoRecordCodec(),

@@ -20,6 +20,7 @@ from hubbub_server.wire.record_codec import ProtoRecordCodec
 from tests.support.fakes.clock import FakeClock, FakeIds
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import FakeLogServer, FakeTopicLog
+from tests.support.loaders import OpenGuard, fake_loader
 
 GROUP = ConversationId(TopicId("cgroup"))
 ALICE, BOB, CAROL = (UserId(TopicId(f"u{name}")) for name in ("alice", "bob", "carol"))
@@ -114,6 +115,8 @@ class AppCluster:
         log = self.server.connect()
         hub = TopicHub(
             log=log,
+            guard=OpenGuard(),
+            loader=fake_loader(self.server, log, self.store),
             directory=self.store,
             messages=self.store,
             codec=CODEC,
@@ -132,6 +135,10 @@ class AppCluster:
     def events(self, topic_id: TopicId = GROUP) -> list[Event]:
         """Everything in the log of a topic."""
         return [d.event for record in self.server.by_topic.get(topic_id, ()) for d in CODEC.decode(record.body)]
+
+    def history(self, topic_id: TopicId = GROUP) -> list[Event]:
+        """Everything that was ever committed to a topic, trimmed or not."""
+        return [d.event for record in self.server.history.get(topic_id, ()) for d in CODEC.decode(record.body)]
 
     def messages(self) -> Sequence[tuple[int, UserId, ClientMessageId]]:
         """Number, sender and id of each message in the group's log."""

@@ -8,14 +8,21 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 from hubbub_server.adapters.nats.connection import NatsConnection
+from hubbub_server.adapters.nats.log_shards import NatsLogShards
 from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
 from hubbub_server.adapters.nats.records import EXPECTED_SEQUENCE, encode_facts, header_block_bytes, stream_name
 from hubbub_server.adapters.nats.streams import ensure_streams
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
+from hubbub_server.adapters.nats.topic_states import NatsTopicStates
+from hubbub_server.ports.log_shards import LogShards
 from hubbub_server.ports.record_consumer import RecordConsumers
 from hubbub_server.ports.topic_log import RecordFacts, TopicLog
+from hubbub_server.ports.topic_states import TopicStates
+from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
+from tests.support.fakes.log_shards import FakeLogShards
 from tests.support.fakes.record_consumers import FakeRecordConsumers
 from tests.support.fakes.topic_log import AppendFault, FakeLogServer, FakeTopicLog
+from tests.support.fakes.topic_states import FakeTopicStates
 from tests.support.fault_proxy import Cut, Direction, FaultProxy
 from tests.support.services import NatsCluster, Services
 from tests.support.waiting import RECOVERY_TIMEOUT_S
@@ -58,6 +65,12 @@ class LogSetup(Protocol):
 
     def consumers(self) -> AbstractAsyncContextManager[RecordConsumers]:
         """Opens the consumers of one more worker."""
+
+    def shards(self) -> AbstractAsyncContextManager[LogShards]:
+        """Opens what looks after the shards."""
+
+    def states(self) -> AbstractAsyncContextManager[TopicStates]:
+        """Opens the states of topics as one more node sees them."""
 
     def largest_body_bytes(self, facts: RecordFacts, after_sequence: int) -> int:
         """Returns the size of the largest body that fits into a record with these facts."""
@@ -110,6 +123,14 @@ class FakeLogSetup:
     @asynccontextmanager
     async def consumers(self) -> AsyncIterator[RecordConsumers]:
         yield FakeRecordConsumers(self._server)
+
+    @asynccontextmanager
+    async def shards(self) -> AsyncIterator[LogShards]:
+        yield FakeLogShards(self._server, self._server.connect())
+
+    @asynccontextmanager
+    async def states(self) -> AsyncIterator[TopicStates]:
+        yield FakeTopicStates(self._server, self._server.connect())
 
     def largest_body_bytes(self, facts: RecordFacts, after_sequence: int) -> int:
         return self._server.max_record_bytes
@@ -196,6 +217,16 @@ class NatsLogSetup:
     async def consumers(self) -> AsyncIterator[RecordConsumers]:
         async with self.connection() as connection:
             yield NatsRecordConsumers(connection)
+
+    @asynccontextmanager
+    async def shards(self) -> AsyncIterator[LogShards]:
+        async with self.connection() as connection:
+            yield NatsLogShards(connection)
+
+    @asynccontextmanager
+    async def states(self) -> AsyncIterator[TopicStates]:
+        async with self.connection() as connection:
+            yield NatsTopicStates(connection, shards=SHARDS, codec=ProtoSnapshotCodec())
 
     def largest_body_bytes(self, facts: RecordFacts, after_sequence: int) -> int:
         headers = encode_facts(facts) | {EXPECTED_SEQUENCE: str(after_sequence)}

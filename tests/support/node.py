@@ -38,6 +38,7 @@ from tests.support.fakes.accounts import FakeAccountStore, FakeDeviceSessionStor
 from tests.support.fakes.clock import FakeClock, FakeIds
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import FakeLogServer, FakeTopicLog
+from tests.support.loaders import OpenGuard, fake_loader
 
 PASSWORD = "correct horse"
 ID_KEY = b"k" * 32
@@ -152,6 +153,8 @@ class NodeCluster:
         log = self.log_server.connect()
         hub = TopicHub(
             log=log,
+            guard=OpenGuard(),
+            loader=fake_loader(self.log_server, log, self.store),
             directory=self.store,
             messages=self.store,
             codec=CODEC,

@@ -54,12 +54,13 @@ class NatsServer:
         self.port = port
         self.url = f"nats://127.0.0.1:{port}"
         self.log = folder / f"{name}.log"
+        self.data = folder / name
         self._config = folder / f"{name}.conf"
         self._process: subprocess.Popen[bytes] | None = None
         self._config.write_text(
             f"server_name: {name}\n"
             f"listen: 127.0.0.1:{port}\n"
-            f"jetstream {{ store_dir: {str(folder / name)!r}, sync_interval: always }}\n"
+            f"jetstream {{ store_dir: {str(self.data)!r}, sync_interval: always }}\n"
             f"{cluster}\n"
         )
 

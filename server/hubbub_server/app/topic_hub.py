@@ -13,7 +13,8 @@ from typing import Any, Final, Self
 import structlog
 
 from hubbub_server.app.active_topic import ActiveTopic, Subscriber
-from hubbub_server.app.committer import Committer, Pending
+from hubbub_server.app.committer import CommitGuard, Committer, Pending
+from hubbub_server.app.topic_loader import TopicLoader
 from hubbub_server.domain.commands import Answer, Command
 from hubbub_server.domain.cursor import TopicHead
 from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable, Unavailable
@@ -43,6 +44,8 @@ class TopicHub:
         self,
         *,
         log: TopicLog,
+        guard: CommitGuard,
+        loader: TopicLoader,
         directory: TopicDirectory,
         messages: MessageStore,
         codec: RecordCodec,
@@ -60,6 +63,8 @@ class TopicHub:
         topics together keep of ids and records, both of which can be read again.
         """
         self._log = log
+        self._guard = guard
+        self._loader = loader
         self._directory = directory
         self._messages = messages
         self._codec = codec
@@ -125,16 +130,17 @@ class TopicHub:
             topic = ActiveTopic(
                 topic_id,
                 log=self._log,
+                loader=self._loader,
                 directory=self._directory,
                 codec=self._codec,
                 clock=self._clock,
-                shard=shard_of(topic_id, self._log.shards),
                 spawn=self._spawn,
                 window_capacity=self._window_capacity,
             )
             committer = Committer(
                 topic,
                 log=self._log,
+                guard=self._guard,
                 messages=self._messages,
                 codec=self._codec,
                 clock=self._clock,

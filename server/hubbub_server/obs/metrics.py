@@ -31,3 +31,8 @@ worker_stopped = Gauge("hubbub_worker_stopped", "1 while a shard is stopped and 
 worker_dead_topics = Gauge("hubbub_worker_dead_topics", "Topics with dead letters.", ["role", "shard"])
 worker_dead_letters = Counter("hubbub_worker_dead_letters", "Records put into the dead letters.", ["role"])
 worker_units = Gauge("hubbub_worker_units", "Shards that this worker holds.", ["role"])
+snapshots = Counter("hubbub_snapshots", "States of topics written beside the log.")
+trimmed_records = Counter("hubbub_trimmed_records", "Records removed from the log.", ["shard"])
+refused_shards = Gauge(
+    "hubbub_refused_shards", "1 while this process commits nothing to a shard: see its log.", ["shard"]
+)

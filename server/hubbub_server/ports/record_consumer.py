@@ -68,7 +68,7 @@ class RecordConsumer(Protocol):
         """Says that the fetched records are still worked on, so that they are not delivered again meanwhile."""
 
     async def acknowledged(self) -> int:
-        """Returns the sequence of the last acknowledged record; 0 when none is."""
+        """Returns the sequence of the last acknowledged record; less than that of the first record when none is."""
 
     async def lag(self) -> int:
         """Returns how many records of the shard are not acknowledged."""
@@ -78,7 +78,13 @@ class RecordConsumers(Protocol):
     """Opens consumers."""
 
     def open(self, *, role: str, shard: int) -> AbstractAsyncContextManager[RecordConsumer]:
-        """Opens the durable consumer of a role on a shard, creating it at the first record if it is new."""
+        """Opens the durable consumer of a role on a shard, creating it at the first record there is if it is new."""
+
+    async def acknowledged(self, *, role: str, shard: int) -> int:
+        """Returns the sequence of the last record that a role acknowledged on a shard, open or not, as above.
+
+        Raises LogUnavailable.
+        """
 
     async def forget(self, *, role: str, shard: int) -> None:
         """Forgets how far a role came on a shard: opened next, it begins at the first record. Not while it is open.

@@ -83,6 +83,11 @@ class DataFolder:
         """Replaces run.json in one step."""
         self.write(self._run, json.dumps(run, indent=2) + "\n")
 
+    def read_run(self) -> dict[str, Any]:
+        """Reads run.json. Raises FileNotFoundError while no instance runs."""
+        run: dict[str, Any] = json.loads(self._run.read_text())
+        return run
+
     def write(self, path: Path, content: str | bytes) -> None:
         """Replaces a file in one step, mode 0600: readers see the old content or the new."""
         raw = content.encode() if isinstance(content, str) else content

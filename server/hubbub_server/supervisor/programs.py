@@ -46,7 +46,7 @@ def plan_programs(
     free_port, nats_http_port, worker_port, admin_port, *node_ports = find_free(4 + 2 * nodes)
     nats_port = nats_port or free_port
     password = folder.read_secret("nats_password")
-    nats_url = f"nats://{_NATS_USER}:{password}@127.0.0.1:{nats_port}"
+    nats_url = _nats_url(password, nats_port)
     grpc_ports, metrics_ports = node_ports[:nodes], node_ports[nodes:]
     own = {"HUBBUB_AUTH__SECRETS": str(folder.secrets), "HUBBUB_STORE__PATH": str(folder.store)}
     plans = [
@@ -69,6 +69,16 @@ def plan_programs(
         nodes=plans,
         envoy=_envoy(folder, port=port, admin_port=admin_port, node_ports=grpc_ports, cors_origins=cors_origins),
     )
+
+
+def running_nats_url(folder: DataFolder) -> str:
+    """Returns where the NATS server of the running instance is, with its password. Raises FileNotFoundError."""
+    (port,) = (process["client_port"] for process in folder.read_run()["processes"] if process["role"] == "nats")
+    return _nats_url(folder.read_secret("nats_password"), port)
+
+
+def _nats_url(password: str, port: int) -> str:
+    return f"nats://{_NATS_USER}:{password}@127.0.0.1:{port}"
 
 
 def _node_urls(nodes: int, nats_url: str, replaced: Sequence[str], password: str) -> list[str]:

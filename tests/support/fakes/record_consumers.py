@@ -32,6 +32,11 @@ class FakeRecordConsumers:
         self.check_available()
         yield FakeRecordConsumer(self, role, shard)
 
+    async def acknowledged(self, *, role: str, shard: int) -> int:
+        await asyncio.sleep(0)
+        self.check_available()
+        return self.floor(role, shard)
+
     async def forget(self, *, role: str, shard: int) -> None:
         await asyncio.sleep(0)
         self.check_available()

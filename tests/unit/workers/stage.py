@@ -6,17 +6,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
 
+from hubbub_server.app.take_snapshots import TakeSnapshots
 from hubbub_server.domain.commands import Answer, CreateGroup, RecordMembership
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, shard_of
 from hubbub_server.obs import metrics
 from hubbub_server.wire.record_codec import ProtoRecordCodec
-from hubbub_server.workers.roles import NewRole, Pace, shard_loops, worker_roles
+from hubbub_server.workers.handled_records import HandledRecords
+from hubbub_server.workers.roles import ROLES, NewRole, Pace, shard_loops, trimmers, worker_roles
 from hubbub_server.workers.worker import Worker
 from tests.support.fakes.dead_letters import FakeDeadLetters
+from tests.support.fakes.log_shards import FakeLogShards
 from tests.support.fakes.record_consumers import FakeRecordConsumers
 from tests.support.fakes.shard_leases import FakeLeaseServer, FakeShardLeases
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import FakeLogServer
+from tests.support.fakes.topic_states import FakeTopicStates
+from tests.support.loaders import fake_loader
 from tests.support.records import LogWriter
 from tests.support.waiting import until
 from tests.unit.domain.builders import ALICE, send, uuid4
@@ -57,6 +62,9 @@ class Stage:
         self.consumers = FakeRecordConsumers(self.server)
         self.store = FakeStore()
         self.hub = FakeHub(self.writer)
+        self.log = self.server.connect()
+        self.states = FakeTopicStates(self.server, self.log)
+        self.log_shards = FakeLogShards(self.server, self.log)
         self.letters = FakeDeadLetters()
         self.lease_server = FakeLeaseServer()
         self.pace = PACE
@@ -66,17 +74,29 @@ class Stage:
 
     def roles(self) -> dict[str, NewRole]:
         """Returns the roles on this stage's store and hub."""
-        return worker_roles(projection=self.store, codec=ProtoRecordCodec(), hub=self.hub)
+        return worker_roles(projection=self.store, codec=ProtoRecordCodec(), hub=self.hub, snapshots=self.snapshots)
 
     def worker(self) -> Worker:
         """Makes a worker, a new life of the one before."""
         return Worker(
             f"worker.{next(self._lives)}",
-            work=shard_loops(self.roles(), consumers=self.consumers, letters=self.letters, pace=self.pace),
+            work=shard_loops(self.roles(), consumers=self.consumers, letters=self.letters, pace=self.pace)
+            | trimmers(log_shards=self.log_shards, handled=self.handled, snapshots=self.snapshots, pace=self.pace),
             shards=SHARDS,
             leases=FakeShardLeases(self.lease_server),
             now_s=time.monotonic,
         )
+
+    @property
+    def handled(self) -> HandledRecords:
+        """Tells what all roles have handled."""
+        return HandledRecords(roles=ROLES, consumers=self.consumers, letters=self.letters, projection=self.store)
+
+    @property
+    def snapshots(self) -> TakeSnapshots:
+        """Takes snapshots, with the store as it is now."""
+        loader = fake_loader(self.server, self.log, self.store)
+        return TakeSnapshots(loader=loader, states=self.states)
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[asyncio.Task[None]]:
@@ -108,8 +128,8 @@ class Stage:
         return self.consumers.floor(role, shard) == self.server.last_sequences[shard]
 
     async def until_caught_up(self, *shards: int) -> None:
-        """Waits until both roles have acknowledged all of these shards."""
-        await until(lambda: all(self.is_caught_up(role, s) for role in ("projector", "relay") for s in shards))
+        """Waits until all roles have acknowledged all of these shards."""
+        await until(lambda: all(self.is_caught_up(role, s) for role in ROLES for s in shards))
 
     async def stored_numbers(self, topic_id: ConversationId) -> list[int]:
         """Returns the numbers of the stored messages."""

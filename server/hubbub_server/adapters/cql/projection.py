@@ -12,6 +12,7 @@ from typing import Final
 from hubbub_server.adapters.cql.schema import bucket_of, id_slot
 from hubbub_server.adapters.cql.session import CqlSession
 from hubbub_server.adapters.cql.timestamps import Insert, Write
+from hubbub_server.adapters.cql.topic_directory import READ_SHARD, read_shard
 from hubbub_server.domain.errors import StoreUnavailable
 from hubbub_server.domain.ids import TopicId, is_conversation_id, is_user_id
 from hubbub_server.ports.projection import AppliedRow, ProjectionBatch, ShardRow
@@ -67,9 +68,7 @@ class _Floor:
 _CONVERSATION_FLOOR: Final = _Floor("conversations", "conversation_id")
 _USER_FLOOR: Final = _Floor("user_topics", "user_id")
 
-_READ_SHARD: Final = "SELECT epoch, sequence FROM applied_shards WHERE shard = ?"
-
-SELECTS: Final = (_READ_SHARD,)
+SELECTS: Final = (READ_SHARD,)
 INSERTS: Final = (
     *(_EVENT, _MESSAGE, _MESSAGE_ID, _SETTINGS, _MEMBER, _MEMBERSHIP, _SHARD),
     *(_CONVERSATION_FLOOR.place, _CONVERSATION_FLOOR.id_floor, _CONVERSATION_FLOOR.unknown_event),
@@ -100,9 +99,7 @@ class CqlProjection:
 
     async def read_shard(self, shard: int) -> ShardRow | None:
         """Reads how far a shard is applied; None when it never was."""
-        for epoch, sequence in await self._session.read(_READ_SHARD, shard):
-            return ShardRow(shard=shard, epoch=epoch, sequence=sequence)
-        return None
+        return await read_shard(self._session, shard)
 
     async def _write_all(self, partitions: Iterable[Sequence[Write]]) -> None:
         waiting = iter(partitions)

@@ -1,5 +1,6 @@
 """Reads where topics stand: one partition each, whole, as of its applied floor (schema.py)."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from hubbub_server.adapters.cql.session import CqlSession, Row
@@ -7,7 +8,7 @@ from hubbub_server.app.stored_topic import stored_conversation, stored_user_topi
 from hubbub_server.domain.errors import StoreUnavailable
 from hubbub_server.domain.events import ConversationKind, MemberRole
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id, is_user_id
-from hubbub_server.ports.projection import AppliedRow, ConversationRow, MemberRow, MembershipRow
+from hubbub_server.ports.projection import AppliedRow, ConversationRow, MemberRow, MembershipRow, ShardRow
 from hubbub_server.ports.topic_directory import StoredTopic
 
 _FLOOR: Final = """applied_epoch, applied_position, applied_sequence, applied_commit_time_ms, applied_message_number,
@@ -27,7 +28,28 @@ _USER_TOPIC: Final = f"""
     SELECT {_FLOOR}, conversation_id, epoch, position, joined, source_epoch, source_position
     FROM user_topics WHERE user_id = ?"""
 
-SELECTS: Final = (_CONVERSATION_FLOOR, _USER_FLOOR, _CONVERSATION, _USER_TOPIC)
+READ_SHARD: Final = "SELECT epoch, sequence FROM applied_shards WHERE shard = ?"
+
+# Every partition of both tables is a topic of which something is applied. All of them have a token above the lowest.
+_LOWEST: Final = -(2**63)
+_CONVERSATIONS: Final = """
+    SELECT DISTINCT conversation_id FROM conversations WHERE token(conversation_id) > ? LIMIT ?"""
+_CONVERSATIONS_AFTER: Final = """
+    SELECT DISTINCT conversation_id FROM conversations WHERE token(conversation_id) > token(?) LIMIT ?"""
+_USERS: Final = "SELECT DISTINCT user_id FROM user_topics WHERE token(user_id) > ? LIMIT ?"
+_USERS_AFTER: Final = "SELECT DISTINCT user_id FROM user_topics WHERE token(user_id) > token(?) LIMIT ?"
+
+SELECTS: Final = (
+    _CONVERSATION_FLOOR,
+    _USER_FLOOR,
+    _CONVERSATION,
+    _USER_TOPIC,
+    READ_SHARD,
+    _CONVERSATIONS,
+    _CONVERSATIONS_AFTER,
+    _USERS,
+    _USERS_AFTER,
+)
 
 _ROLES: Final = {"": None} | {role.value: role for role in MemberRole}
 _TRIES: Final = 5
@@ -58,6 +80,25 @@ class CqlTopicDirectory:
         select = _USER_FLOOR if is_user_id(topic_id) else _CONVERSATION_FLOOR
         return _applied(topic_id, await self._session.read(select, topic_id))
 
+    async def read_shard(self, shard: int) -> ShardRow | None:
+        """Reads how far a shard is applied."""
+        return await read_shard(self._session, shard)
+
+    async def list_topics(self, *, after: TopicId | None, limit: int) -> Sequence[TopicId]:
+        """Lists topics of which something is applied: conversations, then users, each in the order of their tokens."""
+        if not 1 <= limit <= 1_000:
+            raise ValueError(f"limit {limit} is not in 1 to 1,000")
+        page: list[Row] = []
+        if after is None:
+            page = await self._session.read(_CONVERSATIONS, _LOWEST, limit)
+        elif is_conversation_id(after):
+            page = await self._session.read(_CONVERSATIONS_AFTER, after, limit)
+        if after is not None and is_user_id(after):
+            page = await self._session.read(_USERS_AFTER, after, limit)
+        elif len(page) < limit:
+            page = [*page, *await self._session.read(_USERS, _LOWEST, limit - len(page))]
+        return [TopicId(topic_id) for (topic_id,) in page]
+
     async def _read_partition(self, select: str, topic_id: TopicId) -> list[Row]:
         """Reads a partition as of one floor. A large one comes in pages, and the floor may move between them."""
         for _ in range(_TRIES):
@@ -65,6 +106,13 @@ class CqlTopicDirectory:
             if len({(epoch, position) for epoch, position, *_ in rows}) <= 1:
                 return rows
         raise StoreUnavailable("the topic changes faster than it can be read")
+
+
+async def read_shard(session: CqlSession, shard: int) -> ShardRow | None:
+    """Reads how far a shard is applied; None when it never was."""
+    for epoch, sequence in await session.read(READ_SHARD, shard):
+        return ShardRow(shard=shard, epoch=epoch, sequence=sequence)
+    return None
 
 
 def _applied(topic_id: TopicId, rows: list[Row]) -> AppliedRow | None:

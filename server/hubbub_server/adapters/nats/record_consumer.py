@@ -70,6 +70,17 @@ class NatsRecordConsumers:
             self._open.remove(consumer)
             await consumer.close()
 
+    async def acknowledged(self, *, role: str, shard: int) -> int:
+        """Returns the acknowledged floor of a role, without touching what an open consumer does."""
+        path = f"CONSUMER.INFO.{stream_name(shard)}.{role}"
+        try:
+            info = await self._connection.retry(partial(self._connection.call, path))
+        except ApiRefusal as refusal:
+            if refusal.is_no_consumer:
+                return 0
+            raise
+        return int(info["ack_floor"]["stream_seq"])
+
     async def forget(self, *, role: str, shard: int) -> None:
         """Deletes the durable consumer, if there is one."""
 
@@ -185,7 +196,7 @@ class NatsRecordConsumer:
             stream = await self._connection.retry(partial(read_stream, self._connection, self._shard))
             floor: int = info["ack_floor"]["stream_seq"]
             self._created = info["created"]
-            self._next = floor + 1 if floor > 0 else max(stream.first_sequence, 1)
+            self._next = max(floor + 1, stream.first_sequence)
             self._unacked.clear()
         elif met_hole:
             await self._require_next_exists()
@@ -212,7 +223,7 @@ class NatsRecordConsumer:
         return await self._connection.call(f"CONSUMER.CREATE.{self._path}", query)
 
     async def _require_next_exists(self) -> None:
-        """Asks the leader for the record that was skipped; one that was lost is never passed over."""
+        """Asks the leader for the record that was skipped; one that was lost, not trimmed, is never passed over."""
         query = {"seq": self._next}
         try:
             await self._connection.retry(

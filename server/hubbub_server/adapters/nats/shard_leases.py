@@ -6,7 +6,7 @@ Beats are removed by the server some time after the last one. That only cleans u
 from typing import Final
 
 from hubbub_server.adapters.nats.connection import NatsConnection
-from hubbub_server.adapters.nats.kv import KvBucket
+from hubbub_server.adapters.nats.kv import ensure_bucket, open_bucket
 from hubbub_server.ports.shard_leases import Claim, LeaseTable, Unit
 
 _BUCKET: Final = "LEASES"
@@ -22,11 +22,12 @@ class NatsShardLeases:
 
     def __init__(self, connection: NatsConnection) -> None:
         """Takes the connection; `ensure` makes the bucket."""
-        self._bucket = KvBucket(connection, _BUCKET)
+        self._connection = connection
+        self._bucket = open_bucket(connection, _BUCKET)
 
     async def ensure(self, *, replicas: int) -> None:
         """Makes the bucket if it is missing. Raises LogUnavailable."""
-        await self._bucket.ensure(replicas=replicas, can_expire=True)
+        await ensure_bucket(self._connection, _BUCKET, replicas=replicas, can_expire=True)
 
     async def beat(self, worker_id: str) -> None:
         """Says that a worker lives."""

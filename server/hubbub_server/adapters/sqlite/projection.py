@@ -11,6 +11,7 @@ from typing import Final, Self
 
 from hubbub_server.adapters.sqlite.connections import SqliteConnections
 from hubbub_server.adapters.sqlite.schema import migrate
+from hubbub_server.adapters.sqlite.topic_directory import read_shard
 from hubbub_server.ports.projection import ConversationRow, MemberRow, ProjectionBatch, ShardRow
 
 _WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
@@ -120,12 +121,7 @@ class SqliteProjection:
 
     async def read_shard(self, shard: int) -> ShardRow | None:
         """Reads how far a shard is applied; None when it never was."""
-        row = await self._connections.run(
-            lambda connection: connection.execute(
-                "SELECT epoch, sequence FROM applied_shards WHERE shard = ?", (shard,)
-            ).fetchone()
-        )
-        return None if row is None else ShardRow(shard=shard, epoch=row[0], sequence=row[1])
+        return await self._connections.run(lambda connection: read_shard(connection, shard))
 
     def _connect(self, path: Path) -> sqlite3.Connection:
         mode = "rwc" if self._is_new_allowed else "rw"

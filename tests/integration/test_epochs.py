@@ -1,0 +1,221 @@
+"""Logs that were lost, restored from older copies or damaged, on a real server: noticed, refused, named, outlived."""
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from hubbub_server import wiring
+from hubbub_server.adapters.nats.records import stream_name
+from hubbub_server.app.epoch_guard import ShardRefused
+from hubbub_server.app.read_history import PageSide
+from hubbub_server.app.topic_loader import TopicDamaged
+from hubbub_server.domain.commands import CreateGroup, SendMessage, Sent
+from hubbub_server.domain.errors import LogUnavailable
+from hubbub_server.domain.ids import ConversationId, TopicId, UserId
+from tests.integration.test_projector_restart import working
+from tests.support.real_node import SHARDS, RealInstance, RealNode, shard_of_topic
+from tests.support.services import NatsCluster, ready_nats_cluster
+from tests.support.waiting import until_found
+from tests.unit.domain.builders import ALICE, BOB, send, uuid7
+
+pytestmark = pytest.mark.asyncio
+
+ROOM = ConversationId(TopicId("croom"))
+SHARD = shard_of_topic(ROOM)
+KEPT_S = 3600.0
+
+
+@pytest_asyncio.fixture
+async def cluster() -> AsyncIterator[NatsCluster]:
+    async with ready_nats_cluster(1) as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def instance(cluster: NatsCluster, tmp_path: Path) -> RealInstance:
+    made = RealInstance(cluster, tmp_path / "store.db")
+    await made.make()
+    return made
+
+
+def now(sender_id: UserId, serial: int) -> SendMessage:
+    """Returns a message with an id of this moment."""
+    return send(sender_id, uuid7(int(time.time() * 1_000) + 1, serial))
+
+
+async def sent(node: RealNode, command: SendMessage) -> Sent:
+    answer = await node.submit(ROOM, command)
+    assert isinstance(answer, Sent)
+    return answer
+
+
+async def talk(instance: RealInstance, first: int, last: int) -> list[tuple[SendMessage, Sent]]:
+    """Makes the room if need be, sends messages, and lets a worker do all its work."""
+    said: list[tuple[SendMessage, Sent]] = []
+    async with instance.node() as node, instance.worker(kept_s=KEPT_S):
+        await node.submit(ROOM, CreateGroup(creator_id=ALICE, title="tea", user_ids=(BOB,)))
+        for serial in range(first, last + 1):
+            command = now(ALICE, serial)
+            said.append((command, await sent(node, command)))
+        await instance.until_caught_up()
+    return said
+
+
+async def numbers(node: RealNode) -> list[int]:
+    page = await node.history.list_messages(ALICE, ROOM, anchor_number=0, side=PageSide.BEFORE, page_size=200)
+    return [message.message_number for message in page.messages]
+
+
+async def restore(cluster: NatsCluster, copy: Path, *, only: str = "") -> None:
+    """Puts an older copy of the server's files into its place: all of them, or one stream."""
+    (server,) = cluster.servers
+    cluster.kill()
+    part = Path("jetstream", "$G", "streams", only) if only else Path()
+    source, target = copy / part, server.data / part
+    shutil.rmtree(target)
+    shutil.copytree(source, target)
+    cluster.start()
+    await cluster.wait_ready()
+
+
+async def back_up(cluster: NatsCluster, copy: Path) -> None:
+    (server,) = cluster.servers
+    cluster.kill()
+    shutil.copytree(server.data, copy)
+    cluster.start()
+    await cluster.wait_ready()
+
+
+async def begin(instance: RealInstance) -> int:
+    async with instance.core() as core:
+        return (await wiring.new_epoch(core).begin(SHARD)).epoch
+
+
+async def test_log_restored_from_an_older_copy_is_refused_and_goes_on_above_the_store(
+    instance: RealInstance, cluster: NatsCluster, tmp_path: Path
+) -> None:
+    """G1, G2, G3, C19: nothing in the log or beside it says so; the store does."""
+    await talk(instance, 1, 5)
+    await back_up(cluster, tmp_path / "copy")
+    said = await talk(instance, 6, 9)
+    await restore(cluster, tmp_path / "copy")
+
+    async with instance.node() as node:
+        with pytest.raises(ShardRefused):
+            await sent(node, now(BOB, 100))
+        epoch = await begin(instance)
+    async with instance.node() as node, instance.worker(kept_s=KEPT_S):
+        new = await sent(node, now(BOB, 101))
+        await instance.until_caught_up()
+        assert (epoch, new.cursor.epoch, new.message_number, new.cursor.position) == (2, 2, 10, 13)
+        assert await numbers(node) == list(range(1, 11))
+        assert [await sent(node, command) for command, _ in said] == [answer for _, answer in said]
+
+
+async def test_log_that_alone_was_restored_is_refused_without_the_store(
+    instance: RealInstance, cluster: NatsCluster, tmp_path: Path
+) -> None:
+    """G1: the states beside it are newer."""
+    await talk(instance, 1, 5)
+    await back_up(cluster, tmp_path / "copy")
+    await talk(instance, 6, 80)
+    await restore(cluster, tmp_path / "copy", only=stream_name(SHARD))
+    instance.settings.store.path.rename(tmp_path / "away")
+
+    async with instance.node() as node:
+        assert SHARD in node.guard.refused()
+        with pytest.raises((ShardRefused, TopicDamaged)):
+            await sent(node, now(BOB, 100))
+
+
+async def test_node_that_lives_through_a_restore_commits_nothing_on_it(
+    instance: RealInstance, cluster: NatsCluster, tmp_path: Path
+) -> None:
+    """G1: it is looked at between the reconnect and the first commit."""
+    await talk(instance, 1, 5)
+    async with instance.core() as core:
+        before = await core.log_shards.read_bounds(SHARD)
+    await back_up(cluster, tmp_path / "copy")
+    async with instance.node() as node:
+        await talk(instance, 6, 9)
+        await node.hub.at_head(ROOM)
+        await restore(cluster, tmp_path / "copy")
+
+        async def look() -> bool | None:
+            try:
+                await sent(node, now(BOB, 100))
+            except (ShardRefused, TopicDamaged):
+                return True if node.guard.refused() else None
+            except LogUnavailable:
+                return None
+            raise AssertionError("committed on a log that lost records")
+
+        assert await until_found(look)
+        assert await node.core.log_shards.read_bounds(SHARD) == before
+
+
+async def test_worker_begins_another_epoch_by_itself_in_development(
+    instance: RealInstance, cluster: NatsCluster
+) -> None:
+    """C19: the stream was deleted; the next start of the worker makes it anew, and nobody is asked."""
+    await talk(instance, 1, 5)
+    async with instance.core() as core:
+        await core.connection.call(f"STREAM.DELETE.{stream_name(SHARD)}")
+
+    async with working(cluster, instance.settings.store.path) as worker, instance.node() as node:
+        await worker.until_logged("shard refused")
+
+        async def look() -> Sent | None:
+            node.guard.recheck()
+            try:
+                return await sent(node, now(BOB, 100))
+            except LogUnavailable:
+                return None
+
+        new = await until_found(look)
+        assert (new.cursor.epoch, new.message_number, new.cursor.position) == (2, 6, 9)
+
+
+async def hubbub_log(instance: RealInstance, *arguments: str) -> tuple[int, str]:
+    """Runs `hubbub log …`; returns its exit code and what it printed."""
+    settings = {
+        "HUBBUB_NATS__SERVERS": json.dumps(instance.settings.nats.servers),
+        "HUBBUB_NATS__SHARDS": str(SHARDS),
+        "HUBBUB_STORE__PATH": str(instance.settings.store.path),
+        "HUBBUB_LOG_LEVEL": "error",
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "hubbub_server", "log", *arguments),
+        env=os.environ | settings,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    printed, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, printed.decode()
+
+
+async def test_damage_is_named_and_gone_on_from_by_command(instance: RealInstance) -> None:
+    """A record vanished from the log. What the store has stays readable; positions go on above."""
+    await talk(instance, 1, 5)
+    assert await hubbub_log(instance, "verify") == (0, "")
+    async with instance.core() as core:
+        await core.connection.call(f"STREAM.MSG.DELETE.{stream_name(SHARD)}", {"seq": 3, "no_erase": True})
+
+    code, lines = await hubbub_log(instance, "verify")
+    assert (code, lines) == (1, "topic croom, position 5: the log lost them, the store has them\n")
+    code, lines = await hubbub_log(instance, "new-epoch")
+    assert (code, lines) == (0, "")
+    code, lines = await hubbub_log(instance, "new-epoch", "--shard", str(SHARD))
+    assert (code, lines) == (0, f"shard {SHARD}: epoch 2, 2 topics; nodes notice within 30 s\n")
+
+    async with instance.node() as node:
+        assert (await sent(node, now(BOB, 100))).cursor.position == 9
+        assert await numbers(node) == list(range(1, 7))
