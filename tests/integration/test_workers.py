@@ -20,6 +20,7 @@ from hubbub_server.domain.commands import CreateGroup
 from hubbub_server.domain.ids import ConversationId, TopicId, shard_of
 from hubbub_server.ports.shard_leases import Unit
 from hubbub_server.ports.topic_log import LogRecord
+from hubbub_server.workers.roles import ROLES, TRIM
 from tests.integration.test_projector_restart import (
     SHARDS,
     Node,
@@ -35,7 +36,7 @@ from tests.unit.domain.builders import ALICE, send
 
 pytestmark = pytest.mark.asyncio
 
-UNITS = {Unit(role, shard) for role in ("projector", "relay") for shard in range(SHARDS)}
+UNITS = {Unit(role, shard) for role in (*ROLES, TRIM) for shard in range(SHARDS)}
 ROOMS = [
     next(
         topic_id
@@ -57,7 +58,7 @@ async def until_shared(cluster: NatsCluster, *names: str) -> dict[Unit, str]:
             claims = (await leases.read()).claims
             holders = {unit: claim.worker_id.partition(".")[0] for unit, claim in claims.items()}
             counts = [list(holders.values()).count(name) for name in names]
-            is_even = max(counts) - min(counts) <= 2  # one a role
+            is_even = max(counts) - min(counts) <= len(UNITS) / SHARDS  # one a role
             return holders if holders.keys() == UNITS and sum(counts) == len(UNITS) and is_even else None
 
         return await until_found(look)

@@ -24,6 +24,8 @@ NewRole = Callable[[int, Backoff], ShardRole]
 
 ROLES = (Projector.role, Relay.role, StateKeeper.role)
 """Who must have handled a record before it may be trimmed."""
+TRIM = "trim"
+"""Names the trimmer in the table of leases."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,4 +99,4 @@ def trimmers(
             interval_s=pace.trim_interval_s,
         )
 
-    return {"trim": trimmer}
+    return {TRIM: trimmer}
