@@ -1,4 +1,4 @@
-"""The sub-commands that the server adds to `hubbub`: up, node, worker, migrate, log. No logic."""
+"""The sub-commands that the server adds to `hubbub`: up, node, nodes, worker, migrate, log. No logic."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +79,15 @@ def migrate() -> None:
         raise _refuse(error) from error
 
 
+@app.command()
+def nodes() -> None:
+    """Lists the nodes that live, as the registry in HUBBUB_REDIS__URL has them: state, name, address, life."""
+    settings = _settings()
+    if not settings.redis.url:
+        raise _refuse(ValueError("HUBBUB_REDIS__URL is not set: there is no registry"))
+    _try(None, lambda found: maintenance.run_nodes(found, _say))
+
+
 @log_app.command()
 def verify(data: Running = None) -> None:
     """Compares the log with the store, topic by topic, and names what is missing; exits with 1 when something is."""
@@ -101,6 +110,7 @@ def register(root: typer.Typer) -> None:
     root.command()(node)
     root.add_typer(worker_app, name="worker")
     root.command()(migrate)
+    root.command()(nodes)
     root.add_typer(log_app, name="log")
 
 

@@ -62,6 +62,14 @@ class StoreSettings(_Section):
     """See CqlSettings."""
 
 
+class RedisSettings(_Section):
+    """Redis or Valkey: which nodes live. Nodes serve without it, and go on when it is away."""
+
+    url: Annotated[str, Field(pattern=r"^((redis|rediss|unix)://.+)?$", repr=False)] = ""
+    """Its address, with password and number of the database: redis://:password@127.0.0.1:6379/0. Empty: there is none;
+    right for a single node."""
+
+
 class AuthSettings(_Section):
     """Secrets and names of tokens."""
 
@@ -140,6 +148,8 @@ class Settings(BaseSettings):
     """See NatsSettings."""
     store: StoreSettings = StoreSettings()
     """See StoreSettings."""
+    redis: RedisSettings = RedisSettings()
+    """See RedisSettings."""
     auth: AuthSettings = AuthSettings()
     """See AuthSettings."""
     node: NodeSettings = NodeSettings()

@@ -25,7 +25,16 @@ from hubbub_server.config import Settings
 from hubbub_server.obs.metrics_port import serve_metrics
 from hubbub_server.process import Life, run_process
 from hubbub_server.rpc.server import RpcServer, UseCases
-from hubbub_server.wiring import cql_fields, make_streams, new_epoch, open_core, open_guard, open_hub, work_of_shards
+from hubbub_server.wiring import (
+    cql_fields,
+    make_streams,
+    new_epoch,
+    open_core,
+    open_guard,
+    open_hub,
+    register_node,
+    work_of_shards,
+)
 from hubbub_server.workers.roles import Pace
 from hubbub_server.workers.worker import Worker
 
@@ -93,6 +102,7 @@ async def _node(settings: Settings, life: Life) -> None:
         await stack.enter_async_context(server)
         port = await server.start(f"{node.host}:{node.port}")
         metrics_port = stack.enter_context(serve_metrics(node.host, node.metrics_port))
+        await register_node(stack, settings, port)
         log.info("node serves", port=port, metrics_port=metrics_port)
         await life.ended.wait()
         log.info("node leaves", streams=len(streams))

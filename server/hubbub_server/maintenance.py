@@ -9,6 +9,8 @@ from functools import partial
 import structlog
 
 from hubbub_server.adapters import stores
+from hubbub_server.adapters.redis.connection import RedisConnection
+from hubbub_server.adapters.redis.node_registry import RedisNodeRegistry
 from hubbub_server.config import Settings
 from hubbub_server.domain.ids import TopicId
 from hubbub_server.obs.logging import set_up_logging
@@ -42,6 +44,11 @@ def run_log_new_epoch(settings: Settings, shards: Sequence[int], say: Callable[[
     asyncio.run(_begin_epochs(settings, shards, say))
 
 
+def run_nodes(settings: Settings, say: Callable[[str], None]) -> None:
+    """Says which nodes live, and which are gone and not settled yet. Raises RegistryUnavailable."""
+    asyncio.run(_list_nodes(settings, say))
+
+
 async def _replay(settings: Settings, topic: str | None, life: Life) -> None:
     async with AsyncExitStack() as stack:
         projection = await stack.enter_async_context(
@@ -55,6 +62,14 @@ async def _replay(settings: Settings, topic: str | None, life: Life) -> None:
         async for done in replay.run(TopicId(topic) if topic else None):
             life.is_failed |= bool(done.reason)
             (log.error if done.reason else log.info)("dead topic replayed", **asdict(done))
+
+
+async def _list_nodes(settings: Settings, say: Callable[[str], None]) -> None:
+    async with RedisConnection(settings.redis.url, name="nodes") as connection:
+        table = await RedisNodeRegistry(connection).read()
+    for state, lives in (("alive", table.alive), ("gone", table.gone)):
+        for life in lives:
+            say(f"{state}  {life.node_id}  {life.address}  {life.life_id}")
 
 
 async def _verify(settings: Settings, say: Callable[[str], None]) -> bool:

@@ -1,9 +1,10 @@
 """Opens what every program of the server stands on: NATS, the store, and the core over both."""
 
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from hubbub_server.adapters import stores
 from hubbub_server.adapters.nats.accounts import ensure_buckets
@@ -15,10 +16,13 @@ from hubbub_server.adapters.nats.shard_leases import NatsShardLeases
 from hubbub_server.adapters.nats.streams import ensure_streams
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
 from hubbub_server.adapters.nats.topic_states import NatsTopicStates
+from hubbub_server.adapters.redis.connection import RedisConnection
+from hubbub_server.adapters.redis.node_registry import RedisNodeRegistry
 from hubbub_server.adapters.system.clock import SystemClock
 from hubbub_server.adapters.system.ids import RandomIds
 from hubbub_server.app.epoch_guard import EpochGuard
 from hubbub_server.app.new_epoch import NewEpoch
+from hubbub_server.app.registered_node import RegisteredNode
 from hubbub_server.app.take_snapshots import TakeSnapshots
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_loader import TopicLoader
@@ -33,6 +37,8 @@ from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
 from hubbub_server.workers.handled_records import HandledRecords
 from hubbub_server.workers.roles import ROLES, Pace, shard_loops, trimmers, worker_roles
 from hubbub_server.workers.worker import NewWork
+
+_ANY_ADDRESS: Final = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +113,23 @@ async def open_hub(stack: AsyncExitStack, core: Core, guard: EpochGuard) -> Topi
         ids=RandomIds(),
     )
     return await stack.enter_async_context(hub)
+
+
+async def register_node(stack: AsyncExitStack, settings: Settings, port: int) -> None:
+    """Says from now to the end of the stack that this node lives, where there is a registry. Never waits for it."""
+    if not settings.redis.url:
+        return
+    node = settings.node
+    host = socket.gethostname() if node.host in _ANY_ADDRESS else node.host
+    connection = await stack.enter_async_context(RedisConnection(settings.redis.url, name=node.name))
+    registered = RegisteredNode(
+        RedisNodeRegistry(connection),
+        node_id=node.name,
+        address=f"{host}:{port}",
+        clock=SystemClock(),
+        ids=RandomIds(),
+    )
+    await stack.enter_async_context(registered)
 
 
 def take_snapshots(core: Core) -> TakeSnapshots:

@@ -6,9 +6,11 @@ import pytest
 import pytest_asyncio
 
 from hubbub_server.ports.dead_letters import DeadLetters
+from hubbub_server.ports.node_registry import NodeRegistry
 from hubbub_server.ports.shard_leases import ShardLeases
 from tests.support.account_stores import ACCOUNTS, OpenAccounts
 from tests.support.logs import LOGS, LogSetup
+from tests.support.node_registries import REGISTRIES as NODE_REGISTRIES
 from tests.support.services import Services
 from tests.support.stores import STORES, OpenStore
 from tests.support.worker_ports import DEAD_LETTERS, LEASES
@@ -19,6 +21,7 @@ REGISTRIES: Mapping[str, Mapping[str, object]] = {
     "account_stores": ACCOUNTS,
     "leases": LEASES,
     "dead_letters": DEAD_LETTERS,
+    "node_registries": NODE_REGISTRIES,
 }
 
 
@@ -62,4 +65,13 @@ async def leases(request: pytest.FixtureRequest, services: Services) -> AsyncIte
 async def dead_letters(request: pytest.FixtureRequest, services: Services) -> AsyncIterator[DeadLetters]:
     """Open letters. A real stream is shared by all tests: take new roles."""
     async with DEAD_LETTERS[request.param](services) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture
+async def node_registries(
+    request: pytest.FixtureRequest, services: Services
+) -> AsyncIterator[tuple[NodeRegistry, NodeRegistry]]:
+    """An empty registry as two nodes see it, with leases of `node_registries.LEASE_S`."""
+    async with NODE_REGISTRIES[request.param](services) as opened:
         yield opened

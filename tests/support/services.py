@@ -1,4 +1,4 @@
-"""Starts real servers for tests: nats-server, one or three, with JetStream on disk; a CQL server (cassandra.py).
+"""Starts real servers for tests: nats-server, one or three, with JetStream on disk; CQL and Valkey have own modules.
 
 Servers die with their parent, keep their ports and data over `kill` and `start`, and are gone, data too, when their
 context ends.
@@ -22,6 +22,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.support.cassandra import CassandraServer
+    from tests.support.valkey import ValkeyServer
 
 NATS_SERVER = Path(sys.executable).parent / "nats-server"
 _READY_TIMEOUT_S = 20.0
@@ -197,6 +198,7 @@ class Services:
         self._stack = ExitStack()
         self._nats: dict[int, NatsCluster] = {}
         self._cassandra: CassandraServer | None = None
+        self._valkey: ValkeyServer | None = None
 
     def __enter__(self) -> Self:
         """Nothing to open."""
@@ -222,6 +224,15 @@ class Services:
         if self._cassandra is None:
             self._cassandra = self._stack.enter_context(cassandra.cassandra_server())
         return self._cassandra
+
+    def valkey(self) -> "ValkeyServer":
+        """Returns the shared Valkey server, running."""
+        from tests.support import valkey
+
+        if self._valkey is None:
+            self._valkey = self._stack.enter_context(valkey.valkey_server())
+        self._valkey.start()
+        return self._valkey
 
     def folder(self) -> Path:
         """Returns a new empty folder."""

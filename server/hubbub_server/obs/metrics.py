@@ -36,3 +36,5 @@ trimmed_records = Counter("hubbub_trimmed_records", "Records removed from the lo
 refused_shards = Gauge(
     "hubbub_refused_shards", "1 while this process commits nothing to a shard: see its log.", ["shard"]
 )
+registered_nodes = Gauge("hubbub_registered_nodes", "Nodes that live, as this one sees it; 0 while it cannot see.")
+registry_failures = Counter("hubbub_registry_failures", "Renewals of the lease and looks at the registry that failed.")
