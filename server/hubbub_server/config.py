@@ -158,6 +158,9 @@ class Settings(BaseSettings):
     """See WorkerSettings."""
     up: UpSettings = UpSettings()
     """See UpSettings."""
+    clock_shifts: Path | None = None
+    """For tests of wrong clocks, never in production: a folder; a file in it with the name of a node or worker holds
+    the seconds by which the wall clock of that process is wrong, read each time it is asked."""
 
 
 class BadSettings(Exception):

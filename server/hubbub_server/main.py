@@ -11,7 +11,6 @@ from hubbub_server.adapters.crypto.argon2_password_hasher import Argon2PasswordH
 from hubbub_server.adapters.crypto.key_files import read_key, read_signer
 from hubbub_server.adapters.nats.accounts import NatsAccountStore, NatsDeviceSessionStore
 from hubbub_server.adapters.nats.shard_leases import NatsShardLeases
-from hubbub_server.adapters.system.clock import SystemClock
 from hubbub_server.adapters.system.ids import RandomIds
 from hubbub_server.app.authenticate import Authenticate
 from hubbub_server.app.conversations import Conversations
@@ -52,10 +51,11 @@ def run_worker(settings: Settings) -> None:
 
 
 async def _node(settings: Settings, life: Life) -> None:
-    clock, ids = SystemClock(), RandomIds()
+    ids = RandomIds()
     node, auth = settings.node, settings.auth
     async with AsyncExitStack() as stack:
         core = await open_core(stack, settings, node.name, life.fail)
+        clock = core.clock
         hub = await open_hub(stack, core, await open_guard(stack, core))
         reader = TopicReader(log=core.log, messages=core.messages, events=core.events, codec=core.codec)
         accounts = NatsAccountStore(core.connection)
@@ -102,7 +102,7 @@ async def _node(settings: Settings, life: Life) -> None:
         await stack.enter_async_context(server)
         port = await server.start(f"{node.host}:{node.port}")
         metrics_port = stack.enter_context(serve_metrics(node.host, node.metrics_port))
-        await register_node(stack, settings, port)
+        await register_node(stack, settings, core, port)
         log.info("node serves", port=port, metrics_port=metrics_port)
         await life.ended.wait()
         log.info("node leaves", streams=len(streams))
@@ -129,7 +129,7 @@ async def _worker(settings: Settings, life: Life) -> None:
             work=work_of_shards(core, projection=projection, hub=hub, pace=pace),
             shards=core.shards,
             leases=NatsShardLeases(core.connection),
-            now_s=SystemClock().monotonic_s,
+            now_s=core.clock.monotonic_s,
         )
         metrics_port = stack.enter_context(serve_metrics("127.0.0.1", settings.worker.metrics_port))
         log.info("worker works", port=metrics_port, worker_id=worker_id)

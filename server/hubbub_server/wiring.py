@@ -18,7 +18,7 @@ from hubbub_server.adapters.nats.topic_log import NatsTopicLog
 from hubbub_server.adapters.nats.topic_states import NatsTopicStates
 from hubbub_server.adapters.redis.connection import RedisConnection
 from hubbub_server.adapters.redis.node_registry import RedisNodeRegistry
-from hubbub_server.adapters.system.clock import SystemClock
+from hubbub_server.adapters.system.clock import SystemClock, WrongClock
 from hubbub_server.adapters.system.ids import RandomIds
 from hubbub_server.app.epoch_guard import EpochGuard
 from hubbub_server.app.new_epoch import NewEpoch
@@ -28,6 +28,7 @@ from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_loader import TopicLoader
 from hubbub_server.app.verify_log import VerifyLog
 from hubbub_server.config import NatsSettings, Settings, StoreSettings
+from hubbub_server.ports.clock import Clock
 from hubbub_server.ports.event_store import EventStore
 from hubbub_server.ports.message_store import MessageStore
 from hubbub_server.ports.projection import Projection
@@ -45,6 +46,7 @@ _ANY_ADDRESS: Final = ("0.0.0.0", "::")
 class Core:
     """Open adapters."""
 
+    clock: Clock
     shards: int
     connection: NatsConnection
     log: NatsTopicLog
@@ -69,6 +71,7 @@ async def open_core(stack: AsyncExitStack, settings: Settings, name: str, on_clo
     log_shards = NatsLogShards(connection)
     states = NatsTopicStates(connection, shards=shards, codec=ProtoSnapshotCodec())
     return Core(
+        clock=WrongClock(settings.clock_shifts / name) if settings.clock_shifts else SystemClock(),
         shards=shards,
         connection=connection,
         log=log,
@@ -109,13 +112,13 @@ async def open_hub(stack: AsyncExitStack, core: Core, guard: EpochGuard) -> Topi
         directory=core.directory,
         messages=core.messages,
         codec=core.codec,
-        clock=SystemClock(),
+        clock=core.clock,
         ids=RandomIds(),
     )
     return await stack.enter_async_context(hub)
 
 
-async def register_node(stack: AsyncExitStack, settings: Settings, port: int) -> None:
+async def register_node(stack: AsyncExitStack, settings: Settings, core: Core, port: int) -> None:
     """Says from now to the end of the stack that this node lives, where there is a registry. Never waits for it."""
     if not settings.redis.url:
         return
@@ -126,7 +129,7 @@ async def register_node(stack: AsyncExitStack, settings: Settings, port: int) ->
         RedisNodeRegistry(connection),
         node_id=node.name,
         address=f"{host}:{port}",
-        clock=SystemClock(),
+        clock=core.clock,
         ids=RandomIds(),
     )
     await stack.enter_async_context(registered)
