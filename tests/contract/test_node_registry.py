@@ -1,4 +1,4 @@
-"""What every NodeRegistry promises: lives that end once, leases by its own clock, one claim at a time to what is left."""
+"""What every NodeRegistry promises: lives that end once, leases by its own clock, one claim at a time."""
 
 import asyncio
 import time

@@ -5,10 +5,11 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grpc.aio
@@ -52,14 +53,17 @@ class NodeProcess:
 
 
 @asynccontextmanager
-async def serving(cluster: NatsCluster, folder: DataFolder) -> AsyncIterator[tuple[NodeProcess, grpc.aio.Channel]]:
-    """Runs a node process on the worker's store."""
+async def serving(
+    cluster: NatsCluster, folder: DataFolder, *, more: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[tuple[NodeProcess, grpc.aio.Channel]]:
+    """Runs a node process on the worker's store, with more settings if there are any."""
     folder.make_secrets()
     settings = worker_settings(cluster, folder.store) | {
         "HUBBUB_AUTH__SECRETS": str(folder.secrets),
         "HUBBUB_NODE__PORT": "0",
         "HUBBUB_NODE__METRICS_PORT": "0",
         "HUBBUB_NODE__ANNOUNCE_S": str(ANNOUNCE_S),
+        **more,
     }
     process = await asyncio.create_subprocess_exec(
         sys.executable,

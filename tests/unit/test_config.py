@@ -48,6 +48,7 @@ def test_levels_of_a_name_are_parted_by_two_underscores(monkeypatch: pytest.Monk
         ("HUBBUB_NATS__SHARDS", "0"),
         ("HUBBUB_NATS__SHARD", "8"),
         ("HUBBUB_NODE__DRAIN_TIMEOUT_S", "0"),
+        ("HUBBUB_REDIS__URL", "127.0.0.1:6379"),
     ],
 )
 def test_a_bad_value_or_an_unknown_name_in_a_section_is_refused(

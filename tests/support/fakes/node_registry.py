@@ -1,4 +1,4 @@
-"""The registry of nodes in memory, on a clock of its own. `is_unavailable` makes every call raise RegistryUnavailable."""
+"""The registry of nodes in memory, on a clock of its own. `is_unavailable`: every call raises RegistryUnavailable."""
 
 import asyncio
 from collections.abc import Callable
