@@ -74,7 +74,7 @@ class Login:
 
     def __init__(self, login_name: str, password: str) -> None:
         """Names the user."""
-        self._login_name = login_name
+        self.login_name = login_name
         self._password = password
         self._credentials: auth_service_pb2.Credentials | None = None
 
@@ -103,7 +103,7 @@ class Login:
         """Signs in, or refreshes; tries until it works."""
         stub = auth_service_pb2_grpc.AuthServiceStub(channel)
         if self._credentials is None:
-            request = auth_service_pb2.LoginRequest(login_name=self._login_name, password=self._password)
+            request = auth_service_pb2.LoginRequest(login_name=self.login_name, password=self._password)
             login = await persist(lambda: stub.Login(request, timeout=CALL_TIMEOUT_S * 2))
             self._credentials = login.credentials
             return

@@ -93,7 +93,7 @@ class Run:
                 self.removals += (record["op"], record["state"]) == ("remove", "done")
             case "counters":
                 self.counters = record["totals"]
-            case "fault" | "goodbye" | "heartbeat" | "lagging":
+            case "fault" | "fault_begin" | "fault_end" | "quiet" | "goodbye" | "heartbeat" | "lagging":
                 pass
             case _:
                 self._fold_seen(self.readers[who], kind, record)
