@@ -28,7 +28,7 @@ test-fast: .venv/dev.stamp ## Runs the levels that need no servers: unit, contra
 check: .venv/dev.stamp ## Lints, types, layers, dependencies, contract, generated code.
 	$(V)/python -m scripts.check
 
-gen: .venv/dev.stamp ## Generates proto/gen from proto/hubbub, and envoy/envoy.json.
+gen: .venv/dev.stamp ## Generates proto/gen from proto/hubbub, envoy/envoy.json and deploy/envoy.json.
 	$(V)/python -m scripts.gen
 	$(V)/python -m scripts.gen_envoy
 

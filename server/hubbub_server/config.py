@@ -1,15 +1,25 @@
 """The settings tree: read once, by cli and main, from the environment.
 
 Every field has a default that runs in development. Names are `HUBBUB_` and the path with two underscores between
-levels: `HUBBUB_PORT=8081`, `HUBBUB_NATS__REPLICAS=3`; lists are JSON. `hubbub up` sets what its programs need.
+levels: `HUBBUB_PORT=8081`, `HUBBUB_NATS__REPLICAS=3`; lists are JSON. A variable may also be a file of its name in the
+folder HUBBUB_SECRETS_DIR, for what must not be in an environment; the environment wins. `hubbub up` sets what its
+programs need.
 """
 
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
+_SECRETS_DIR: Final = "HUBBUB_SECRETS_DIR"
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
@@ -112,8 +122,10 @@ class WorkerSettings(_Section):
     """Names the worker in logs, at the NATS server and in the table of leases; no two that run have the same."""
     lag_alarm_records: Annotated[int, Field(ge=1)] = 10_000
     """Records that a shard may be behind before that is logged as an error."""
+    metrics_host: str = "127.0.0.1"
+    """Address of Prometheus."""
     metrics_port: Port = 9_465
-    """Port of Prometheus on 127.0.0.1; 0 takes a free one. It answers when streams and schema are there."""
+    """Port of Prometheus; 0 takes a free one. It answers when streams and schema are there."""
     log_kept_days: Annotated[float, Field(ge=2)] = 7.0
     """How many days the log keeps every record at least; older ones are trimmed when store and states have them."""
     begins_epochs: bool = True
@@ -140,6 +152,8 @@ class Settings(BaseSettings):
         env_prefix="HUBBUB_", env_nested_delimiter="__", frozen=True, use_attribute_docstrings=True
     )
 
+    secrets_dir: Path | None = None
+    """Folder with files that stand for variables; only read from the environment."""
     port: Port = 8_080
     """Envoy's port on 127.0.0.1, for `hubbub up`; 0 takes a free one."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -158,6 +172,25 @@ class Settings(BaseSettings):
     """See WorkerSettings."""
     up: UpSettings = UpSettings()
     """See UpSettings."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Says where values come from, the strongest first; files are nested like variables."""
+        files = NestedSecretsSettingsSource(
+            file_secret_settings,
+            secrets_dir=os.environ.get(_SECRETS_DIR) or None,
+            secrets_dir_missing="error",
+            secrets_nested_delimiter="__",
+        )
+        return init_settings, env_settings, files
+
     clock_shifts: Path | None = None
     """For tests of wrong clocks, never in production: a folder; a file in it with the name of a node or worker holds
     the seconds by which the wall clock of that process is wrong, read each time it is asked."""

@@ -131,7 +131,7 @@ async def _worker(settings: Settings, life: Life) -> None:
             leases=NatsShardLeases(core.connection),
             now_s=core.clock.monotonic_s,
         )
-        metrics_port = stack.enter_context(serve_metrics("127.0.0.1", settings.worker.metrics_port))
+        metrics_port = stack.enter_context(serve_metrics(settings.worker.metrics_host, settings.worker.metrics_port))
         log.info("worker works", port=metrics_port, worker_id=worker_id)
         async with asyncio.TaskGroup() as group:
             working = group.create_task(worker.run(), name="worker")

@@ -16,6 +16,7 @@ Json = dict[str, Any]
 
 _TYPES: Final = "type.googleapis.com/envoy"
 _BUFFER: Final = "envoy.filters.http.buffer"
+_LOOPBACK: Final = "127.0.0.1"
 _KIB: Final = 1024
 _REQUEST_MAX_BYTES: Final = 256 * _KIB
 _RESPONSE_MAX_BYTES: Final = 4 * 1024 * _KIB
@@ -28,7 +29,10 @@ _UNTRUSTED_HEADERS: Final = ("forwarded", "x-real-ip", "x-request-id", "grpc-pre
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvoyPlan:
-    """What differs between one Envoy and another."""
+    """What differs between one Envoy and another.
+
+    `node_hosts` are names, one for each port, looked up again and again; without them all nodes are on the loopback.
+    """
 
     port: int
     admin_port: int
@@ -36,6 +40,8 @@ class EnvoyPlan:
     cors_origins: Sequence[str]
     descriptor_path: Path
     access_log_path: Path
+    listen_host: str = _LOOPBACK
+    node_hosts: Sequence[str] = ()
 
 
 def render(plan: EnvoyPlan) -> Json:
@@ -45,8 +51,8 @@ def render(plan: EnvoyPlan) -> Json:
         "static_resources": {
             "listeners": [_listener(plan)],
             "clusters": [
-                _cluster("unary", plan.node_ports, max_requests=4_096),
-                _cluster("streams", plan.node_ports, max_requests=20_000),
+                _cluster("unary", plan, max_requests=4_096),
+                _cluster("streams", plan, max_requests=20_000),
             ],
         },
         "overload_manager": {
@@ -61,8 +67,8 @@ def render(plan: EnvoyPlan) -> Json:
     }
 
 
-def _address(port: int) -> Json:
-    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+def _address(port: int, host: str = _LOOPBACK) -> Json:
+    return {"socket_address": {"address": host, "port_value": port}}
 
 
 def _typed(name: str, kind: str, **fields: Any) -> Json:
@@ -72,7 +78,7 @@ def _typed(name: str, kind: str, **fields: Any) -> Json:
 def _listener(plan: EnvoyPlan) -> Json:
     return {
         "name": "edge",
-        "address": _address(plan.port),
+        "address": _address(plan.port, plan.listen_host),
         "per_connection_buffer_limit_bytes": 32 * _KIB,
         "filter_chains": [{"filters": [_connection_manager(plan)]}],
     }
@@ -301,16 +307,18 @@ def _transcoder(plan: EnvoyPlan) -> Json:
     )
 
 
-def _cluster(name: str, ports: Sequence[int], *, max_requests: int) -> Json:
+def _cluster(name: str, plan: EnvoyPlan, *, max_requests: int) -> Json:
+    hosts = plan.node_hosts or [_LOOPBACK] * len(plan.node_ports)
+    nodes = [_address(port, host) for host, port in zip(hosts, plan.node_ports, strict=True)]
     return {
         "name": name,
-        "type": "STATIC",
+        "type": "STRICT_DNS" if plan.node_hosts else "STATIC",
         "connect_timeout": "1s",
         "lb_policy": "LEAST_REQUEST",
         "per_connection_buffer_limit_bytes": 32 * _KIB,
         "load_assignment": {
             "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(port)}} for port in ports]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": node}} for node in nodes]}],
         },
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
