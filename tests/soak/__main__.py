@@ -33,7 +33,6 @@ SENDS_PER_S = 56.0
 BURST = 50
 NODE_KILL_S, WORKER_KILL_S, NATS_KILL_S, STALL_S, CLIENT_CUT_S, CHANGE_S = 10.0, 45.0, 90.0, 30.0, 6.0, 5.0
 STALL_LENGTH_S = 3.0
-MAX_OUT = 3
 READY_S = 120.0
 MINIMA = {
     "kills_with_command_in_flight": 50,
@@ -58,7 +57,6 @@ class Tormentor:
         self._cast = cast
         self._journal = journal
         self._random = random.Random(seed)
-        self._out: list[tuple[str, int]] = []
 
     async def run(self, seconds: float, minima: dict[str, float]) -> None:
         """Breaks things for a while, for up to twice as long if too little came of it; everything flows again then."""
@@ -68,7 +66,7 @@ class Tormentor:
             (NATS_KILL_S, self._kill_nats),
             (STALL_S, self._stall_link),
             (CLIENT_CUT_S, self._cut_client),
-            (CHANGE_S, self._change_member),
+            (CHANGE_S, self._cast.change_someone),
         )
         async with asyncio.TaskGroup() as tasks:
             acting = [tasks.create_task(_every(period_s, act)) for period_s, act in acts]
@@ -132,19 +130,6 @@ class Tormentor:
                 link.silence()
         else:
             actor.proxy.cut(Cut(fault))
-
-    async def _change_member(self) -> None:
-        """Removes somebody; when three are out, lets the one in again who is out for longest."""
-        await self._cast.renew_owner()
-        if len(self._out) >= MAX_OUT:
-            topic, index = self._out.pop(0)
-            await self._cast.change("add", topic, index)
-            return
-        conversation = self._random.choice(self._cast.conversations)
-        index = self._random.choice(conversation.floaters)
-        if (conversation.topic, index) not in self._out:
-            await self._cast.change("remove", conversation.topic, index)
-            self._out.append((conversation.topic, index))
 
 
 async def _every(period_s: float, act: Callable[[], Awaitable[None]]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
 import grpc.aio
 from hubbub.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
 from hubbub.conversation.v1 import conversation_service_pb2, conversation_service_pb2_grpc
@@ -21,6 +22,7 @@ from tests.soak.records import Journal
 from tests.support.fault_proxy import FaultProxy
 
 PASSWORD = "soak-and-soak-again"
+MAX_OUT = 3
 BURST_S = 0.1
 IDLE_S, FINISH_S = 120.0, 180.0
 
@@ -87,22 +89,30 @@ class Cast:
         self.actors: list[Actor] = []
         self._stack = AsyncExitStack()
         self._epoch = 1
+        self._out: list[tuple[str, int]] = []
 
     async def register(self) -> None:
         """Makes the accounts and the conversations."""
         async with open_channel(self._port) as channel:
             auth = auth_service_pb2_grpc.AuthServiceStub(channel)
             for name in self._login_names:
-                request = auth_service_pb2.RegisterRequest(login_name=name, password=PASSWORD, display_name=name)
-                answer = await auth.Register(request, timeout=CALL_TIMEOUT_S)
-                self.user_ids.append(answer.credentials.user_id)
-            owner = auth_service_pb2.RegisterRequest(
-                login_name=self.owner.login_name, password=PASSWORD, display_name="Auditor"
-            )
-            await auth.Register(owner, timeout=CALL_TIMEOUT_S)
+                self.user_ids.append(await self._register_one(auth, name))
+            await self._register_one(auth, self.owner.login_name)
             await self.owner.renew(channel)
             for index in range(self._conversations):
                 self.conversations.append(await self._create(channel, index))
+
+    async def _register_one(self, auth: auth_service_pb2_grpc.AuthServiceStub, name: str) -> str:
+        registration = auth_service_pb2.RegisterRequest(login_name=name, password=PASSWORD, display_name=name)
+        try:
+            answer = await persist(lambda: auth.Register(registration, timeout=CALL_TIMEOUT_S))
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
+                raise
+            # A try whose answer was lost made the account.
+            login = auth_service_pb2.LoginRequest(login_name=name, password=PASSWORD)
+            return (await persist(lambda: auth.Login(login, timeout=CALL_TIMEOUT_S))).credentials.user_id
+        return answer.credentials.user_id
 
     async def _create(self, channel: grpc.aio.Channel, index: int) -> Conversation:
         half = self._clients // 2
@@ -114,7 +124,11 @@ class Cast:
         request.group.title = f"conversation {index}"
         request.group.user_ids.extend(self.user_ids[i] for i in (*raw, *sdk))
         stub = conversation_service_pb2_grpc.ConversationServiceStub(channel)
-        answer = await stub.CreateConversation(request, metadata=self.owner.metadata, timeout=CALL_TIMEOUT_S)
+
+        async def create() -> conversation_service_pb2.CreateConversationResponse:
+            return await stub.CreateConversation(request, metadata=self.owner.metadata, timeout=CALL_TIMEOUT_S)
+
+        answer = await persist(create)
         self._epoch = answer.view.head.cursor.epoch
         return Conversation(answer.view.conversation.conversation_id, (*raw, *sdk), (raw[-1], sdk[-1]))
 
@@ -241,6 +255,19 @@ class Cast:
         if self.owner.needs_renewal():
             async with open_channel(self._port) as channel:
                 await self.owner.renew(channel)
+
+    async def change_someone(self) -> None:
+        """Removes somebody; when three are out, lets the one in again who is out for longest."""
+        await self.renew_owner()
+        if len(self._out) >= MAX_OUT:
+            topic, index = self._out.pop(0)
+            await self.change("add", topic, index)
+            return
+        conversation = self._random.choice(self.conversations)
+        index = self._random.choice(conversation.floaters)
+        if (conversation.topic, index) not in self._out:
+            await self.change("remove", conversation.topic, index)
+            self._out.append((conversation.topic, index))
 
     async def change(self, op: str, topic: str, index: int) -> None:
         """Removes or adds a user, until it is done."""
