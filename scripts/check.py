@@ -98,6 +98,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "buf format": lambda: run("buf", "format", "--diff", "--exit-code", "--path", "proto/hubbub"),
     "buf breaking": breaking,
     "generated code": drift,
+    "dockerfile": lambda: run("hadolint", "Dockerfile"),
     "contract documents": lambda: run("python", "-m", "pytest", "-q", "tests/proto"),
 }
 
