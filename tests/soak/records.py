@@ -23,8 +23,8 @@ history     topic, position, number: end of the last ListMessages of a topic, wi
 denied      topic: the last ListMessages was refused, the client is no member
 kill        what (node | worker | nats), pid
 fault       what, link
-fault_begin n, kind, target: the n-th fault of a chaos run begins; totals as below
-fault_end   n, totals, effects: it is repaired; what it did to parts that clients do not see
+fault_begin n, fault, target, totals: the n-th fault of a chaos run; totals as below
+fault_end   n, repaired (when), totals, effects: what it did to parts that clients do not see
 quiet       clients were told to send nothing new
 change      op (add | remove), topic, user, state (begin | done), position (when done)
 counters    totals of the nodes' Prometheus counters over all their lives
