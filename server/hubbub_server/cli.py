@@ -8,11 +8,11 @@ import typer
 
 from hubbub_server import main, maintenance
 from hubbub_server.app.take_snapshots import UnknownEvents
-from hubbub_server.config import BadSettings, Settings, read_settings
+from hubbub_server.config import BadSettings, CqlSettings, Settings, read_settings
 from hubbub_server.domain.errors import StoreUnavailable, Unavailable
 from hubbub_server.supervisor.data_folder import DataFolder
-from hubbub_server.supervisor.programs import running_nats_url
-from hubbub_server.supervisor.up import CannotStart, UpPlan, run_up
+from hubbub_server.supervisor.programs import CannotStart, UpPlan, running_cql_port, running_nats_urls
+from hubbub_server.supervisor.up import run_up
 
 T = TypeVar("T")
 Running = Annotated[Path | None, typer.Option("--data", exists=True, help="Folder of a running `hubbub up`.")]
@@ -25,16 +25,24 @@ app.add_typer(log_app, name="log")
 @app.command()
 def up(
     nodes: Annotated[int, typer.Option(min=1, max=16, help="How many nodes.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="How many workers.")] = 1,
+    nats: Annotated[int, typer.Option(min=1, max=5, help="How many NATS servers; up to 3 keep each record.")] = 1,
+    cassandra: Annotated[int, typer.Option(min=0, max=3, help="How many, as the store; 0: as the settings say.")] = 0,
+    valkey: Annotated[bool, typer.Option("--valkey", help="Run Valkey as the registry of nodes.")] = False,
     data: Annotated[Path, typer.Option(help="Folder for everything that is kept.")] = Path("var"),
 ) -> None:
-    """Runs everything on this machine until Ctrl-C: nats-server, a worker, nodes, Envoy on 127.0.0.1:$HUBBUB_PORT."""
+    """Runs everything on this machine until Ctrl-C: servers, workers, nodes, Envoy on 127.0.0.1:$HUBBUB_PORT."""
     settings = _settings()
     plan = UpPlan(
         data=data,
         port=settings.port,
         nodes=nodes,
+        workers=workers,
+        nats=nats,
+        cassandra=cassandra,
+        valkey=valkey,
         cors_origins=settings.up.cors_origins,
-        nats_port=settings.up.nats_port,
+        nats_ports=settings.up.nats_ports,
         node_nats_servers=settings.up.node_nats_servers,
     )
     try:
@@ -127,8 +135,11 @@ def _try(data: Path | None, tool: Callable[[Settings], T]) -> T:
 
 
 def _settings_of_running(settings: Settings, folder: DataFolder) -> Settings:
-    nats = settings.nats.model_copy(update={"servers": [running_nats_url(folder)]})
+    nats = settings.nats.model_copy(update={"servers": running_nats_urls(folder)})
     store = settings.store.model_copy(update={"path": folder.store})
+    if cql_port := running_cql_port(folder):
+        cql = CqlSettings(port=cql_port)
+        store = store.model_copy(update={"kind": "cql", "cql": cql})
     return settings.model_copy(update={"nats": nats, "store": store})
 
 

@@ -138,11 +138,11 @@ class UpSettings(_Section):
 
     cors_origins: list[str] = ["http://localhost:5173"]
     """Origins of web pages that may call, exactly: scheme, host and port."""
-    nats_port: Port = 0
-    """Port of nats-server; 0 takes a free one."""
-    node_nats_servers: list[str] = []
-    """NATS addresses for node 1, 2 …, instead of the server itself, for tests with a proxy between; "{password}" in
-    one stands for the generated password."""
+    nats_ports: list[Port] = []
+    """Ports of the NATS servers; without one a server takes a free port."""
+    node_nats_servers: list[list[str]] = []
+    """NATS addresses for node 1, 2 …, instead of the servers themselves, for tests with a proxy between; "{password}"
+    in one stands for the generated password."""
 
 
 class Settings(BaseSettings):

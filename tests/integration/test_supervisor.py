@@ -43,7 +43,7 @@ def make_plan(program: str, *, stop_timeout_s: float = 5.0) -> ChildPlan:
 
 @asynccontextmanager
 async def kept_running(folder: Path, plan: ChildPlan) -> AsyncIterator[Child]:
-    child = Child(plan, log=folder / "thing.log", on_change=lambda: None)
+    child = Child(plan, log=folder / "thing.log", hold=folder / "hold", on_change=lambda: None)
     async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
         running = group.create_task(child.keep_running())
         try:
@@ -87,7 +87,7 @@ async def test_a_killed_program_runs_again_on_the_same_port(tmp_path: Path) -> N
 @pytest.mark.asyncio
 async def test_a_program_that_cannot_start_five_times_ends_it_with_the_tail_of_its_log(tmp_path: Path) -> None:
     plan = make_plan("import sys; sys.exit('the disk is on fire')")
-    child = Child(plan, log=tmp_path / "thing.log", on_change=lambda: None)
+    child = Child(plan, log=tmp_path / "thing.log", hold=tmp_path / "hold", on_change=lambda: None)
     async with asyncio.timeout(PATIENCE_S):
         with pytest.raises(ChildFailed, match="the disk is on fire"):
             await child.keep_running()
@@ -106,7 +106,7 @@ async def test_stopping_ends_the_program_and_it_stays_ended(tmp_path: Path) -> N
 
 @pytest.mark.asyncio
 async def test_stopping_while_the_program_is_being_made_ends_it_too(tmp_path: Path) -> None:
-    child = Child(make_plan(SERVER), log=tmp_path / "thing.log", on_change=lambda: None)
+    child = Child(make_plan(SERVER), log=tmp_path / "thing.log", hold=tmp_path / "hold", on_change=lambda: None)
     async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
         running = group.create_task(child.keep_running())
         await asyncio.sleep(0)  # one turn: it has begun
@@ -143,7 +143,8 @@ from pathlib import Path
 from hubbub_server.supervisor.child import Child
 from tests.integration.test_supervisor import SERVER, make_plan
 async def main():
-    child = Child(make_plan(SERVER), log=Path({str(tmp_path)!r}) / "thing.log", on_change=lambda: None)
+    folder = Path({str(tmp_path)!r})
+    child = Child(make_plan(SERVER), log=folder / "thing.log", hold=folder / "hold", on_change=lambda: None)
     asyncio.ensure_future(child.keep_running())
     await child.wait_ready()
     print(child.pid, flush=True)

@@ -1,7 +1,7 @@
-"""Starts a real CQL server for tests: Apache Cassandra from its Maven jars, one node on the loopback.
+"""Starts a real CQL server for tests: Apache Cassandra, one node on the loopback, as `hubbub up` starts it.
 
-The jars are fetched once into a cache folder outside the repository. A server takes about seven seconds to boot; it
-dies with its parent, keeps ports and data over `kill` and `start`, and is gone, data too, when its context ends.
+A server takes about seven seconds to boot; it dies with its parent, keeps ports and data over `kill` and `start`, and
+is gone, data too, when its context ends.
 """
 
 import os
@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,102 +21,13 @@ from cassandra.cluster import Cluster, Session
 
 from hubbub_server.adapters.cql.cluster import CqlEndpoint, new_cluster
 from hubbub_server.adapters.cql.schema import migrate
-from tests.support.services import die_with_parent, free_ports
+from hubbub_server.supervisor.cassandra_servers import DATACENTER, CassandraPlan, fetch_jars, prepare
+from tests.support.services import free_ports
 
 KEYSPACE: Final = "hubbub_test"
-VERSION: Final = "5.0.6"
-DATACENTER: Final = "datacenter1"
 _READY_TIMEOUT_S: Final = 180.0
 
 _TABLES: Final = ("events", "messages", "message_ids", "conversations", "user_topics", "applied_shards")
-
-_POM: Final = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
-<groupId>hubbub</groupId><artifactId>test-server</artifactId><version>1</version><packaging>pom</packaging>
-<dependencies><dependency><groupId>org.apache.cassandra</groupId><artifactId>cassandra-all</artifactId>
-<version>{VERSION}</version></dependency></dependencies></project>
-"""
-
-_YAML: Final = """
-cluster_name: hubbub-test
-num_tokens: 1
-initial_token: "-9223372036854775808"
-auto_bootstrap: false
-partitioner: org.apache.cassandra.dht.Murmur3Partitioner
-endpoint_snitch: SimpleSnitch
-# What was applied is acknowledged to the log, so it must survive the server (docs/RESOURCES.md).
-commitlog_sync: batch
-auto_snapshot: false
-listen_address: 127.0.0.1
-rpc_address: 127.0.0.1
-native_transport_port: {port}
-storage_port: {storage_port}
-seed_provider:
-  - class_name: org.apache.cassandra.locator.SimpleSeedProvider
-    parameters: [{{seeds: "127.0.0.1:{storage_port}"}}]
-data_file_directories: [{data}/data]
-commitlog_directory: {data}/commitlog
-saved_caches_directory: {data}/saved
-hints_directory: {data}/hints
-cdc_raw_directory: {data}/cdc
-"""
-
-_LOGBACK: Final = """<configuration><appender name="S" class="ch.qos.logback.core.ConsoleAppender"><encoder>
-<pattern>%d{HH:mm:ss.SSS} %-5level %logger{20} %msg%n</pattern></encoder></appender>
-<root level="INFO"><appender-ref ref="S"/></root></configuration>
-"""
-
-_EXPORTS: Final = (
-    *("java.base/jdk.internal.misc", "java.base/jdk.internal.ref", "java.base/sun.nio.ch"),
-    *("java.management.rmi/com.sun.jmx.remote.internal.rmi", "java.rmi/sun.rmi.registry"),
-    *("java.rmi/sun.rmi.server", "java.sql/java.sql", "jdk.attach/sun.tools.attach"),
-)
-_OPENS: Final = (
-    *("java.base/java.lang.module", "java.base/jdk.internal.loader", "java.base/jdk.internal.ref"),
-    *("java.base/jdk.internal.reflect", "java.base/jdk.internal.math", "java.base/jdk.internal.module"),
-    *("java.base/jdk.internal.util.jar", "jdk.management/com.sun.management.internal", "java.base/sun.nio.ch"),
-    *("java.base/java.io", "java.base/java.lang", "java.base/java.lang.reflect", "java.base/java.util"),
-    *("java.base/java.util.concurrent", "java.base/java.util.concurrent.atomic", "java.base/java.nio"),
-)
-_JVM: Final = (
-    *("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:MaxDirectMemorySize=256m"),
-    "-XX:TieredStopAtLevel=1",  # boots with less CPU
-    *(f"--add-exports={package}=ALL-UNNAMED" for package in _EXPORTS),
-    *(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENS),
-    "-Djava.security.manager=allow",  # from Java 18 on it must be asked for
-    "-Dcassandra-foreground=yes",
-    # One node: nobody to wait for.
-    "-Dcassandra.skip_wait_for_gossip_to_settle=0",
-    "-Dcassandra.ring_delay_ms=1",
-    "-Dcassandra.superuser_setup_delay_ms=0",
-)
-
-
-def missing_programs() -> str:
-    """Names the programs that a CQL server needs and that are not there; empty when all are."""
-    needed = ["java"] if _jars().exists() else ["java", "mvn"]
-    return " and ".join(name for name in needed if shutil.which(name) is None)
-
-
-def fetch_jars() -> Path:
-    """Returns the folder with the server's jars, fetching them with Maven the first time."""
-    jars = _jars()
-    if not jars.exists():
-        jars.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=jars.parent) as folder:
-            (Path(folder) / "pom.xml").write_text(_POM)
-            fetched = Path(folder) / "jars"
-            command = ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={fetched}"]
-            subprocess.run(command, cwd=folder, check=True, timeout=600)
-            try:
-                fetched.rename(jars)
-            except OSError:  # another run was faster
-                assert jars.exists()
-    return jars
-
-
-def _jars() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "hubbub" / f"cassandra-{VERSION}"
 
 
 class CassandraServer:
@@ -128,10 +40,7 @@ class CassandraServer:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._admin: Cluster | None = None
-        (folder / "cassandra.yaml").write_text(
-            _YAML.format(port=self.port, storage_port=storage_port, data=folder / "data")
-        )
-        (folder / "logback.xml").write_text(_LOGBACK)
+        self._plan = CassandraPlan(folder=folder, port=self.port, storage_port=storage_port)
 
     @property
     def pid(self) -> int:
@@ -143,22 +52,14 @@ class CassandraServer:
         """Starts the process, if it does not run; `wait_ready` tells when it serves. It dies with this thread."""
         if self._process is not None:
             return
-        jars = fetch_jars()
         command = [
-            *("java", *_JVM, f"-javaagent:{next(jars.glob('jamm-*.jar'))}"),
-            f"-Dcassandra.config=file://{self._folder / 'cassandra.yaml'}",
-            f"-Dlogback.configurationFile={self._folder / 'logback.xml'}",
-            f"-Dcassandra.storagedir={self._folder / 'data'}",
-            *("-cp", f"{self._folder}:{jars}/*", "org.apache.cassandra.service.CassandraDaemon"),
+            # Not a preexec_fn: to fork beside an open gRPC channel crashes the child now and then.
+            *(sys.executable, "-m", "hubbub_server.supervisor.leash", str(os.getpid())),
+            *prepare(self._plan, fetch_jars()),
         ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command,
-                cwd=self._folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, no lock
+                command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
     @property

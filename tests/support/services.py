@@ -217,9 +217,10 @@ class Services:
 
     def cassandra(self) -> "CassandraServer":
         """Returns the shared CQL server, running. Skips the test where Java or Maven are missing, fails it in CI."""
+        from hubbub_server.supervisor.cassandra_servers import missing_programs
         from tests.support import cassandra
 
-        if missing := cassandra.missing_programs():
+        if missing := missing_programs():
             (pytest.fail if os.environ.get("CI") else pytest.skip)(f"cql: no CQL server without {missing}")
         if self._cassandra is None:
             self._cassandra = self._stack.enter_context(cassandra.cassandra_server())

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hubbub_server.supervisor.data_folder import DataFolder
-from hubbub_server.supervisor.programs import plan_programs
+from hubbub_server.supervisor.programs import UpPlan, plan_programs
 
 
 def test_nats_syncs_before_it_acknowledges(tmp_path: Path) -> None:
@@ -11,6 +11,19 @@ def test_nats_syncs_before_it_acknowledges(tmp_path: Path) -> None:
     folder = DataFolder(tmp_path / "var")
     folder.make_secrets()
 
-    plan_programs(folder, port=8080, nodes=1, cors_origins=[], nats_port=0, node_nats_servers=[])
+    plan = UpPlan(
+        data=folder.path,
+        port=0,
+        nodes=1,
+        workers=1,
+        nats=3,
+        cassandra=0,
+        valkey=False,
+        cors_origins=[],
+        nats_ports=[],
+        node_nats_servers=[],
+    )
+    plan_programs(folder, plan, port=8080)
 
-    assert "sync_interval: always" in (folder.config / "nats.conf").read_text()
+    for name in ("nats-1", "nats-2", "nats-3"):
+        assert "sync_interval: always" in (folder.config / f"{name}.conf").read_text()
