@@ -43,6 +43,8 @@ def summarize(runs: Sequence[FinishedRun]) -> dict[str, Any]:
     """Packs the figures of all runs for docs/report.json."""
     problems = {name: _count(runs, rules) for name, rules in _CLASSES.items()}
     known = {rule for rules in _CLASSES.values() for rule in rules}
+    struck = {fault.kind for run in runs for fault in run.verdict.faults}
+    faults = {kind.name: _of_kind(runs, kind.name) for kind in CATALOGUE if kind.name in struck}
     others = {rule for run in runs for rule in run.verdict.problems} - known
     return {
         "runs": len(runs),
@@ -57,7 +59,8 @@ def summarize(runs: Sequence[FinishedRun]) -> dict[str, Any]:
         "messages": sum(round(run.verdict.figures.get("acknowledged", 0)) for run in runs),
         **problems,
         "other_problems": _count(runs, others),
-        "faults": {kind.name: _of_kind(runs, kind.name) for kind in CATALOGUE},
+        "kinds_that_hit": sum(figure["hit"] > 0 for figure in faults.values()),
+        "faults": faults,
         "sums": {name: sum(round(run.verdict.figures.get(name, 0)) for run in runs) for name in _SUMS},
     }
 

@@ -110,7 +110,7 @@ def _is_of(who: str, clients: set[str] | None) -> bool:
 
 
 def _grown(begun: Record, end: Record, name: str) -> int:
-    return round(end["totals"].get(name, 0) - begun["totals"].get(name, 0))
+    return int(end["totals"].get(name, 0) - begun["totals"].get(name, 0))
 
 
 def _tries(records: list[Record]) -> Iterator[_Try]:
