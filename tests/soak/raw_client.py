@@ -182,6 +182,7 @@ class RawClient:
                         self._kick.set()
                 case "quiet":
                     self._is_quiet = True
+                    self._outbox.hurry()
                 case "finish":
                     self._wanted = command["heads"]
                     await asyncio.sleep(CATCH_UP_S)
