@@ -17,7 +17,6 @@ _EXAMPLE = EnvoyPlan(
     node_ports=(50051, 50052, 50053),
     cors_origins=("http://localhost:5173",),
     descriptor_path=Path("proto/gen/hubbub.pb"),  # relative to the checkout
-    access_log_path=Path("/dev/stdout"),
 )
 _COMPOSE = replace(
     _EXAMPLE,

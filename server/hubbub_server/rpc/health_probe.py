@@ -4,7 +4,7 @@ A program of its own, because it is run every few seconds and must cost little: 
 """
 
 import sys
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -15,8 +15,9 @@ _TIMEOUT_S: Final = 3.0
 def is_serving(address: str) -> bool:
     """Tells whether the node at `address` says SERVING, within three seconds; blocks."""
     with grpc.insecure_channel(address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_S)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_S)
         except grpc.RpcError:
             return False
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -32,6 +32,7 @@ class EnvoyPlan:
     """What differs between one Envoy and another.
 
     `node_hosts` are names, one for each port, looked up again and again; without them all nodes are on the loopback.
+    Without `access_log_path` requests are logged to the standard output.
     """
 
     port: int
@@ -39,7 +40,7 @@ class EnvoyPlan:
     node_ports: Sequence[int]
     cors_origins: Sequence[str]
     descriptor_path: Path
-    access_log_path: Path
+    access_log_path: Path | None = None
     listen_host: str = _LOOPBACK
     node_hosts: Sequence[str] = ()
 
@@ -138,7 +139,7 @@ def _drop_untrusted_headers() -> Json:
     )
 
 
-def _access_log(path: Path) -> Json:
+def _access_log(path: Path | None) -> Json:
     """One JSON line a request: no authorization header, and no query, which may hold a name."""
     fields: Mapping[str, str] = {
         "time": "%START_TIME%",
@@ -155,12 +156,12 @@ def _access_log(path: Path) -> Json:
         "upstream": "%UPSTREAM_HOST%",
         "request_id": "%REQ(X-REQUEST-ID)%",
     }
-    return _typed(
-        "envoy.access_loggers.file",
-        "extensions.access_loggers.file.v3.FileAccessLog",
-        path=str(path),
-        log_format={"json_format": fields},
-    )
+    log_format = {"json_format": fields}
+    if path is None:  # not the file /dev/stdout, which only its owner may open
+        kind = "extensions.access_loggers.stream.v3.StdoutAccessLog"
+        return _typed("envoy.access_loggers.stdout", kind, log_format=log_format)
+    kind = "extensions.access_loggers.file.v3.FileAccessLog"
+    return _typed("envoy.access_loggers.file", kind, path=str(path), log_format=log_format)
 
 
 def _local_replies() -> Json:
