@@ -108,6 +108,9 @@ class RegisteredNode:
                 log.warning("registry of nodes away", reason=str(error))
             self._is_reachable = False
             return False
+        except Exception:
+            log.exception("registry of nodes failed")  # whatever is in it, the node serves on
+            return False
         if not self._is_reachable:
             log.info("registry of nodes is back")
         self._is_reachable = True

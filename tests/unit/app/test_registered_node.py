@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from hubbub_server.app.registered_node import RegisteredNode
-from hubbub_server.ports.node_registry import LEASE_S, NodeLife
+from hubbub_server.ports.node_registry import LEASE_S, NodeLife, NodeTable
 from tests.support.fakes.clock import FakeIds
 from tests.support.fakes.node_registry import FakeNodeRegistry, FakeRegistryServer
 from tests.support.virtual_time import run_in_virtual_time
@@ -239,6 +239,23 @@ def test_what_a_dead_settler_began_is_settled_by_another() -> None:
 
             assert early == []
             assert sorted(stage.settled) == [("a", "d.1"), ("a", "x.1")]
+
+    on_stage(play)
+
+
+def test_a_registry_that_holds_nonsense_does_not_end_the_node() -> None:
+    async def play(stage: Stage) -> None:
+        def nonsense() -> NodeTable:
+            raise ValueError("not what we wrote")
+
+        async with stage.nodes("a") as (a,):
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(stage.server, "read", nonsense)
+                await asyncio.sleep(LEASE_S)
+            await asyncio.sleep(LOOK_S)
+
+            assert a.life is not None
+            assert await stage.alive() == ["a"]
 
     on_stage(play)
 
