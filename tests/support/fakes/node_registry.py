@@ -1,9 +1,8 @@
-"""The registry of nodes in memory, on a clock of its own. `is_unavailable`: every call raises RegistryUnavailable."""
+"""The registry of nodes in memory, on a clock of its own. `error`, when there is one, is raised by every call."""
 
 import asyncio
 from collections.abc import Callable
 
-from hubbub_server.domain.errors import RegistryUnavailable
 from hubbub_server.ports.node_registry import LEASE_S, NodeLife, NodeTable
 
 
@@ -86,7 +85,7 @@ class FakeNodeRegistry:
     def __init__(self, server: FakeRegistryServer) -> None:
         """Takes what all nodes share."""
         self._server = server
-        self.is_unavailable = False
+        self.error: Exception | None = None
 
     async def begin(self, life: NodeLife) -> None:
         """Begins a life."""
@@ -114,7 +113,7 @@ class FakeNodeRegistry:
 
     async def _travel(self) -> FakeRegistryServer:
         await asyncio.sleep(0)
-        if self.is_unavailable:
-            raise RegistryUnavailable("not connected")
+        if self.error is not None:
+            raise self.error
         self._server.reach()
         return self._server
