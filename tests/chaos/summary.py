@@ -36,7 +36,7 @@ class FinishedRun:
 def _tell(fault: FaultReport) -> str:
     hits = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in fault.hits.items()) or "nothing hit"
     mark = "" if fault.counts else " DID NOT HIT"
-    return f"{fault.kind} ({fault.target}){mark}: {hits}, pause {fault.pause_s:g} s"
+    return f"{fault.kind} ({fault.target}){mark}: {hits}, nobody answered for {fault.pause_s:g} s, slowest send {fault.slowest_send_s:g} s"
 
 
 def summarize(runs: Sequence[FinishedRun]) -> dict[str, Any]:
