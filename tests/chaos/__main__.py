@@ -89,6 +89,7 @@ def main() -> int:
         "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "holds": holds,
         "seed": options.seed,
+        "runs_asked": options.runs,
         **figures,
         "disk": disk,
         "wall_s": round(time.monotonic() - begin, 1),
