@@ -36,7 +36,8 @@ class FinishedRun:
 def _tell(fault: FaultReport) -> str:
     hits = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in fault.hits.items()) or "nothing hit"
     mark = "" if fault.counts else " DID NOT HIT"
-    return f"{fault.kind} ({fault.target}){mark}: {hits}, nobody answered for {fault.pause_s:g} s, slowest send {fault.slowest_send_s:g} s"
+    pauses = f"nobody answered for {fault.pause_s:g} s, slowest send {fault.slowest_send_s:g} s"
+    return f"{fault.kind} ({fault.target}){mark}: {hits}, {pauses}"
 
 
 def summarize(runs: Sequence[FinishedRun]) -> dict[str, Any]:
