@@ -1,5 +1,6 @@
 """The sub-commands that the server adds to `hubbub`: up, node, nodes, worker, migrate, log. No logic."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -8,10 +9,10 @@ import typer
 
 from hubbub_server import main, maintenance
 from hubbub_server.app.take_snapshots import UnknownEvents
-from hubbub_server.config import BadSettings, CqlSettings, Settings, read_settings
+from hubbub_server.config import BadSettings, Settings, read_settings
 from hubbub_server.domain.errors import StoreUnavailable, Unavailable
 from hubbub_server.supervisor.data_folder import DataFolder
-from hubbub_server.supervisor.programs import CannotStart, UpPlan, running_cql_port, running_nats_urls
+from hubbub_server.supervisor.programs import CannotStart, UpPlan
 from hubbub_server.supervisor.up import run_up
 
 T = TypeVar("T")
@@ -88,12 +89,15 @@ def migrate() -> None:
 
 
 @app.command()
-def nodes() -> None:
+def nodes(data: Running = None) -> None:
     """Lists the nodes that live, as the registry in HUBBUB_REDIS__URL has them: state, name, address, life."""
-    settings = _settings()
-    if not settings.redis.url:
-        raise _refuse(ValueError("HUBBUB_REDIS__URL is not set: there is no registry"))
-    _try(None, lambda found: maintenance.run_nodes(found, _say))
+
+    def tell(settings: Settings) -> None:
+        if not settings.redis.url:
+            raise ValueError("HUBBUB_REDIS__URL is not set: there is no registry")
+        maintenance.run_nodes(settings, _say)
+
+    _try(data, tell)
 
 
 @log_app.command()
@@ -123,24 +127,14 @@ def register(root: typer.Typer) -> None:
 
 
 def _try(data: Path | None, tool: Callable[[Settings], T]) -> T:
-    settings = _settings()
     try:
         if data is not None:
-            settings = _settings_of_running(settings, DataFolder(data))
-        return tool(settings)
+            os.environ.update(DataFolder(data).read_settings())
+        return tool(_settings())
     except FileNotFoundError as error:
         raise _refuse(CannotStart(f"no instance runs on {data}")) from error
     except (Unavailable, UnknownEvents, ValueError) as error:
         raise _refuse(error) from error
-
-
-def _settings_of_running(settings: Settings, folder: DataFolder) -> Settings:
-    nats = settings.nats.model_copy(update={"servers": running_nats_urls(folder)})
-    store = settings.store.model_copy(update={"path": folder.store})
-    if cql_port := running_cql_port(folder):
-        cql = CqlSettings(port=cql_port)
-        store = store.model_copy(update={"kind": "cql", "cql": cql})
-    return settings.model_copy(update={"nats": nats, "store": store})
 
 
 def _say(line: str) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -23,10 +23,21 @@ PATIENCE_S = 30.0
 class Instance:
     """A running instance; `with` starts it, waits for "ready", and stops it by Ctrl-C."""
 
-    def __init__(self, data: Path, *, nodes: int = 1, port: int = 0, origin: str = "http://app.example") -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        nodes: int = 1,
+        port: int = 0,
+        origin: str = "http://app.example",
+        options: Sequence[str] = (),
+    ) -> None:
         self.data = data
         self.lines: list[str] = []
-        self._command = (sys.executable, "-m", "hubbub_server", "up", "--nodes", str(nodes), "--data", str(data))
+        self._command = (
+            *(sys.executable, "-m", "hubbub_server", "up", "--nodes", str(nodes), "--data", str(data)),
+            *options,
+        )
         self._environment = {
             **os.environ,
             "HUBBUB_PORT": str(port),
@@ -120,6 +131,13 @@ class Instance:
         pid = self.pid_of(name)
         os.kill(pid, signal.SIGKILL)
         return pid
+
+    def hold(self, name: str) -> Path:
+        """Kills a program and keeps it down until the file that is returned is gone."""
+        hold = self.data / "hold" / name
+        hold.touch()
+        self.kill(name)
+        return hold
 
     def pid_of(self, name: str) -> int:
         """The process id of a program that runs."""

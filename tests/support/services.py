@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from hubbub_server.supervisor.cassandra_servers import missing_programs
+
 if TYPE_CHECKING:
     from tests.support.cassandra import CassandraServer
     from tests.support.valkey import ValkeyServer
@@ -45,6 +47,12 @@ def free_ports(count: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
+
+
+def require_cassandra() -> None:
+    """Skips the test where Java or Maven are missing, fails it in CI."""
+    if missing := missing_programs():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"cql: no CQL server without {missing}")
 
 
 class NatsServer:
@@ -216,12 +224,10 @@ class Services:
         return self._nats[size]
 
     def cassandra(self) -> "CassandraServer":
-        """Returns the shared CQL server, running. Skips the test where Java or Maven are missing, fails it in CI."""
-        from hubbub_server.supervisor.cassandra_servers import missing_programs
+        """Returns the shared CQL server, running; see `require_cassandra`."""
         from tests.support import cassandra
 
-        if missing := missing_programs():
-            (pytest.fail if os.environ.get("CI") else pytest.skip)(f"cql: no CQL server without {missing}")
+        require_cassandra()
         if self._cassandra is None:
             self._cassandra = self._stack.enter_context(cassandra.cassandra_server())
         return self._cassandra

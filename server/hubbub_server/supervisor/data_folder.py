@@ -38,6 +38,7 @@ class DataFolder:
         self.cassandra = self.path / "cassandra"
         self.secrets = self.path / "secrets"
         self.config = self.path / "config"
+        self._settings = self.config / "settings.json"
         self.logs = self.path / "log"
         self._hold = self.path / "hold"
         self._run = self.path / "run.json"
@@ -94,6 +95,16 @@ class DataFolder:
         """Reads run.json. Raises FileNotFoundError while no instance runs."""
         run: dict[str, Any] = json.loads(self._run.read_text())
         return run
+
+    def write_settings(self, environment: Mapping[str, str]) -> None:
+        """Keeps the settings that all programs of the instance share."""
+        self.write(self._settings, json.dumps(environment, indent=2) + "\n")
+
+    def read_settings(self) -> dict[str, str]:
+        """Reads the settings of the running instance, as environment. Raises FileNotFoundError while none runs."""
+        self.read_run()
+        environment: dict[str, str] = json.loads(self._settings.read_text())
+        return environment
 
     def write(self, path: Path, content: str | bytes) -> None:
         """Replaces a file in one step, mode 0600: readers see the old content or the new."""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import envoy
 from hubbub_server.supervisor import descriptors
@@ -74,6 +74,7 @@ def plan_programs(folder: DataFolder, plan: UpPlan, *, port: int) -> Programs:
     own = _environment(folder, plan, urls, cassandra)
     if plan.valkey:
         own |= {"HUBBUB_REDIS__URL": _valkey_url(folder, valkey_port)}
+    folder.write_settings(own)
     node_urls = [[url.replace("{password}", password) for url in each] for each in plan.node_nats_servers]
     return Programs(
         servers=[[*nats, *valkey, *cassandra[:1]], cassandra[1:]],
@@ -93,21 +94,6 @@ def plan_programs(folder: DataFolder, plan: UpPlan, *, port: int) -> Programs:
         ],
         envoy=_envoy(folder, port=port, admin_port=admin_port, node_ports=grpc_ports, cors_origins=plan.cors_origins),
     )
-
-
-def running_nats_urls(folder: DataFolder) -> list[str]:
-    """Returns where the NATS servers of the running instance are, with their password. Raises FileNotFoundError."""
-    password = folder.read_secret("nats_password")
-    return [nats_url(password, each["client_port"]) for each in _running(folder, "nats")]
-
-
-def running_cql_port(folder: DataFolder) -> int:
-    """Returns the port of CQL of the running instance; 0: it has no Cassandra. Raises FileNotFoundError."""
-    return next((int(each["cql_port"]) for each in _running(folder, "cassandra")), 0)
-
-
-def _running(folder: DataFolder, role: str) -> list[dict[str, Any]]:
-    return [process for process in folder.read_run()["processes"] if process["role"] == role]
 
 
 def _refuse_another_log(folder: DataFolder, size: int) -> None:
