@@ -158,6 +158,12 @@ def test_as_many_seeds_in_a_row_as_there_are_kinds_meet_each_kind() -> None:
         assert met == set(CATALOGUE)
 
 
+def test_in_every_other_round_faults_are_alone() -> None:
+    kinds = len(CATALOGUE)
+    assert {len(plan_run(seed)) for seed in range(kinds)} == {1}
+    assert {len(plan_run(seed)) for seed in range(kinds, 2 * kinds)} == {1, 2, 3}  # "everything" is always alone
+
+
 def test_faults_of_one_run_break_different_parts() -> None:
     for seed in range(300):
         parts = [fault.kind.part for fault in plan_run(seed)]
