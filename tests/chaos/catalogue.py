@@ -82,7 +82,7 @@ CATALOGUE: Final = (
     Kind("nats power cut of one", Part.NATS, 0, 3, _TRAFFIC),
     Kind("nats power cut of all", Part.NATS, 0, 3, _TRAFFIC),
     Kind("nats disk full", Part.NATS, 3, 6, (Hit.DISK_ERRORS,)),
-    Kind("cql killed", Part.CQL, 0, 3, (Hit.RECORDS_WAITED,)),
+    Kind("cql killed", Part.CQL, 4, 8, (Hit.RECORDS_WAITED,)),
     Kind("cql frozen", Part.CQL, 4, 10, (Hit.RECORDS_WAITED,)),
     Kind("redis killed", Part.REDIS, 3, 6, (Hit.LEASES_LOST, Hit.REGISTRY_FAILURES)),
     Kind("redis flushed", Part.REDIS, 0, 0, (Hit.LEASES_LOST,)),
