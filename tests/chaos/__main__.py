@@ -80,7 +80,11 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="hubbub-chaos-"))
     print(f"chaos: seeds from {options.seed}, {options.runs} counted runs, files in {folder}", flush=True)
     begin = time.monotonic()
-    runs, disk = asyncio.run(chaos(folder, options.seed, options.runs, only))
+    try:
+        runs, disk = asyncio.run(chaos(folder, options.seed, options.runs, only))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print(f"chaos stopped, files in {folder}")
+        return 130
     figures = summarize(runs)
     holds = figures["runs_counted"] >= options.runs and not figures["failed_seeds"]
     result: dict[str, Any] = {

@@ -92,8 +92,9 @@ async def run_once(stage: Stage, folder: Path, seed: int, planned: Sequence[Plan
             wrong = await _play(await stage.ready(), stage, journal, folder, seed, planned)
     except Exception as error:  # whatever it was, the run failed and its files are worth keeping
         (folder / "error.txt").write_text(traceback.format_exc())
-        wrong = [f"the run broke off, see error.txt: {error!r}"]
-    journal.close()
+        return RunVerdict({"run": [f"it broke off, see error.txt: {error!r}"]}, {}, [])
+    finally:
+        journal.close()
     return judge(read_records(folder), wrong)
 
 
