@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from hubbub_server.app.read_history import PageSide
 from hubbub_server.domain.commands import AddMembers, Changed, CreateGroup, RemoveMember, SendMessage, Sent
@@ -15,6 +16,7 @@ from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.user_topic import UserTopicState
 from tests.support.real_node import RealInstance, RealNode
 from tests.support.services import ready_nats_cluster
+from tests.support.waiting import until
 from tests.unit.domain.builders import ALICE, BOB, CAROL, send, uuid7
 
 pytestmark = pytest.mark.asyncio
@@ -107,3 +109,19 @@ async def test_what_a_stopped_worker_has_not_handled_stays_in_the_log(instance: 
     await trim_all(instance)
     async with instance.node() as node:
         assert await numbers(node, ROOMS[0]) == list(range(1, 21))
+
+
+async def test_store_that_a_trimmed_log_cannot_fill_stops_its_shards(instance: RealInstance) -> None:
+    """G1: the store was lost after a trim: a person is asked, and nothing is projected behind the hole."""
+    async with instance.node() as node:
+        for room in ROOMS:
+            await node.submit(room, CreateGroup(creator_id=ALICE, title="tea", user_ids=(BOB,)))
+        await trim_all(instance)
+        for room in ROOMS:
+            await sent(node, room, now(ALICE, 1))
+        await trim_all(instance)
+        instance.settings.store.path.rename(instance.settings.store.path.with_suffix(".away"))
+        with capture_logs() as logs:
+            async with instance.worker(kept_s=0):
+                await until(lambda: {line["shard"] for line in logs if line["event"] == "shard stopped"} == {0, 1})
+        assert sum(line["event"] == "shard starts over" for line in logs) <= 2

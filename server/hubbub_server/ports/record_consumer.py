@@ -68,7 +68,7 @@ class RecordConsumer(Protocol):
         """Says that the fetched records are still worked on, so that they are not delivered again meanwhile."""
 
     async def acknowledged(self) -> int:
-        """Returns the sequence of the last acknowledged record; less than that of the first record when none is."""
+        """Returns the sequence of the last acknowledged record, or of the last one that was trimmed; 0: neither."""
 
     async def lag(self) -> int:
         """Returns how many records of the shard are not acknowledged."""
@@ -81,9 +81,9 @@ class RecordConsumers(Protocol):
         """Opens the durable consumer of a role on a shard, creating it at the first record there is if it is new."""
 
     async def acknowledged(self, *, role: str, shard: int) -> int:
-        """Returns the sequence of the last record that a role acknowledged on a shard, open or not, as above.
+        """Returns the sequence of the last record that a role acknowledged on a shard, open or not.
 
-        Raises LogUnavailable.
+        Less than that of the first record when it acknowledged none that is there. Raises LogUnavailable.
         """
 
     async def forget(self, *, role: str, shard: int) -> None:

@@ -106,11 +106,16 @@ class Trimmer:
         return Prepared(epoch=bounds.epoch, below_sequence=below)
 
     async def trim(self, prepared: Prepared) -> None:
-        """Removes what was prepared, unless the log is another one by now. Raises LogUnavailable."""
+        """Removes what was prepared, if that is still the law: log and store may be others by now.
+
+        Raises:
+            LogUnavailable, StoreUnavailable: that cannot be known now; or (the first) whether it was removed.
+        """
         bounds = await self._log_shards.read_bounds(self._shard)
-        if bounds.epoch == prepared.epoch and bounds.first_sequence < prepared.below_sequence:
-            await self._log_shards.trim(self._shard, below_sequence=prepared.below_sequence)
-            self._trimmed.inc(prepared.below_sequence - bounds.first_sequence)
+        below = min(prepared.below_sequence, await self._find_end(bounds))
+        if bounds.epoch == prepared.epoch and bounds.first_sequence < below and self._is_held():
+            await self._log_shards.trim(self._shard, below_sequence=below)
+            self._trimmed.inc(below - bounds.first_sequence)
 
     async def _find_end(self, bounds: ShardBounds) -> int:
         """Returns the first sequence that must stay."""

@@ -30,6 +30,7 @@ class FakeRecordConsumers:
     @asynccontextmanager
     async def open(self, *, role: str, shard: int) -> AsyncIterator["FakeRecordConsumer"]:
         self.check_available()
+        self.create(role, shard)
         yield FakeRecordConsumer(self, role, shard)
 
     async def acknowledged(self, *, role: str, shard: int) -> int:
@@ -41,6 +42,11 @@ class FakeRecordConsumers:
         await asyncio.sleep(0)
         self.check_available()
         self.server.ack_floors.pop((role, shard), None)
+
+    def create(self, role: str, shard: int) -> None:
+        """Makes a durable consumer if there is none: as on a server, its floor is right before the first record."""
+        records, last = self.server.records[shard], self.server.last_sequences[shard]
+        self.server.ack_floors.setdefault((role, shard), records[0].sequence - 1 if records else last)
 
     def floor(self, role: str, shard: int) -> int:
         """Returns the last acknowledged sequence."""
@@ -66,7 +72,8 @@ class FakeRecordConsumer:
         while True:
             self._consumers.check_available()
             if self._key not in self._consumers.server.ack_floors:  # new, or the shard was recreated
-                self._consumers.server.ack_floors[self._key] = self._delivered = 0
+                self._consumers.create(*self._key)
+                self._delivered = self._consumers.floor(*self._key)
             self._consumers.changed.clear()
             if found := self._next(max_records):
                 self._delivered = found[-1].sequence

@@ -7,6 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from hubbub_server.ports.projection import ProjectionBatch, ShardRow
+from hubbub_server.workers.roles import ROLES
 from tests.support.fakes.store import FakeStore
 from tests.support.waiting import until
 from tests.unit.domain.builders import BOB
@@ -223,7 +224,56 @@ async def test_store_that_the_log_cannot_fill_stops_the_shard(stage: Stage) -> N
     assert await stage.store.read_applied(room) is None
     (alarm,) = [line for line in logs if line["log_level"] == "error"]
     assert "up to 0" in alarm["reason"]
-    assert "has 3" in alarm["reason"]
+    assert "begins with 3" in alarm["reason"]
+    assert [line["event"] for line in logs].count("shard starts over") == 1
+
+
+async def test_older_copy_of_the_store_from_before_another_log_that_was_trimmed_stops_the_shard(stage: Stage) -> None:
+    """The sequences of two logs tell nothing of one another: what was trimmed may be what the store has not."""
+    stage.server.recreate(0)
+    room = stage.make_group(0)
+    stage.send(room, 1, 2, 3)
+    stage.server.trim(0, below_sequence=3)
+    await stage.store.apply(ProjectionBatch(shard=ShardRow(shard=0, epoch=1, sequence=1_000)))
+
+    async with stage.working():
+        await until(lambda: gauge("stopped", "projector", 0) == 1)
+
+    assert await stage.store.read_applied(room) is None
+
+
+async def test_new_epoch_of_a_log_that_was_trimmed_wholly_goes_on(stage: Stage) -> None:
+    """C19: its next record follows what the store has, whatever epoch that is of."""
+    room = stage.make_group(0)
+    stage.send(room, 1)
+    async with stage.working():
+        await stage.until_caught_up(0, 1)
+    stage.server.trim(0, below_sequence=4)
+    stage.server.set_epoch(0, 2)
+    for role in ROLES:
+        await stage.consumers.forget(role=role, shard=0)
+    stage.writer.states[room] = replace(stage.writer.states[room], epoch=2)
+    stage.send(room, 2)
+
+    async with stage.working():
+        await stage.until_caught_up(0)
+
+    assert await stage.stored_numbers(room) == [1, 2]
+    assert await stage.store.read_shard(0) == ShardRow(shard=0, epoch=2, sequence=4)
+
+
+async def test_record_of_an_epoch_that_is_over_takes_nothing_back(stage: Stage) -> None:
+    """A node that had not heard of the new epoch appended behind it: the store is as far as the log."""
+    late, room = stage.make_group(0), stage.make_group(0)
+    stage.server.set_epoch(0, 2)
+    stage.writer.states[room] = replace(stage.writer.states[room], epoch=2)
+    stage.send(room, 1)
+    async with stage.working():
+        await stage.until_caught_up(0)
+        stage.send(late, 1)
+        await stage.until_caught_up(0)
+
+    assert await stage.store.read_shard(0) == ShardRow(shard=0, epoch=2, sequence=stage.server.last_sequences[0])
 
 
 async def test_recreated_log_goes_on_from_its_first_record(stage: Stage) -> None:

@@ -236,6 +236,34 @@ async def test_log_that_was_made_anew_meanwhile_is_left_alone(stage: TrimStage) 
     assert stage.sequences == [1, 2, 3, 4]
 
 
+async def test_store_that_was_put_back_meanwhile_can_still_be_filled(stage: TrimStage) -> None:
+    """G1: what was handled when it was prepared is not handled any more."""
+    stage.send(stage.make_group(SHARD), 1, 2)
+    await stage.work()
+    stage.now_s = KEPT_S + 1
+    prepared = await stage.trimmer().prepare()
+    stage.store = FakeStore()
+    await stage.store.apply(ProjectionBatch(shard=ShardRow(shard=SHARD, epoch=1, sequence=2)))
+
+    await stage.trimmer().trim(prepared)
+
+    assert stage.sequences == [3, 4]
+
+
+async def test_shard_that_was_lost_while_the_last_look_was_taken_is_not_trimmed(stage: TrimStage) -> None:
+    """G8: a worker that was frozen and woken does not act on what it knew before."""
+    stage.send(stage.make_group(SHARD), 1)
+    await stage.work()
+    stage.now_s = KEPT_S + 1
+    trimmer = stage.trimmer()
+    prepared = await trimmer.prepare()
+    stage.is_held = False
+
+    await trimmer.trim(prepared)
+
+    assert stage.sequences == [1, 2, 3]
+
+
 async def test_snapshot_of_an_older_epoch_does_not_count(stage: TrimStage) -> None:
     """C19: it speaks of another log."""
     stage.make_group(SHARD)

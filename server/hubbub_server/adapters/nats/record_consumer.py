@@ -104,6 +104,8 @@ class NatsRecordConsumer:
         self._shard = shard
         self._path = f"{stream_name(shard)}.{role}"
         self._created = ""
+        self._before_first = 0
+        """What was acknowledged, or trimmed, when this was opened. A new consumer says the latter on R1 only."""
         self._next = 1
         """Sequence of the record to return next."""
         self._unacked: dict[int, tuple[str, str]] = {}
@@ -196,7 +198,8 @@ class NatsRecordConsumer:
             stream = await self._connection.retry(partial(read_stream, self._connection, self._shard))
             floor: int = info["ack_floor"]["stream_seq"]
             self._created = info["created"]
-            self._next = max(floor + 1, stream.first_sequence)
+            self._before_first = max(floor, stream.first_sequence - 1)
+            self._next = self._before_first + 1
             self._unacked.clear()
         elif met_hole:
             await self._require_next_exists()
@@ -264,7 +267,7 @@ class NatsRecordConsumer:
 
     async def acknowledged(self) -> int:
         """Returns the sequence of the last acknowledged record."""
-        return int((await self._read_info())["ack_floor"]["stream_seq"])
+        return max(self._before_first, int((await self._read_info())["ack_floor"]["stream_seq"]))
 
     async def lag(self) -> int:
         """Returns how many records of the shard are not acknowledged."""
