@@ -68,22 +68,25 @@ class ShardLoop:
         self._applied = metrics.worker_applied_records.labels(role.role)
 
     async def run(self, tasks: asyncio.TaskGroup) -> None:
-        """Runs until it is cancelled or the lease is lost, or stops the shard for good after raising the alarm.
+        """Runs until it is cancelled or the lease is lost. When the shard cannot go on, it keeps the alarm until then.
 
         `tasks` owns what runs beside it and ends with it.
         """
         self._stopped.set(0)
         try:
+            await self._run_or_stop(tasks)
+        except LeaseLost:
+            log.warning("lease lost", role=self._role.role, shard=self._shard)
+        finally:
+            self._say_no_more()
+
+    async def _run_or_stop(self, tasks: asyncio.TaskGroup) -> None:
+        try:
             await self._run(tasks)
         except (RecordLost, ShardHalted, LetterTooLarge, TooManyDeadTopics) as error:
             self._stopped.set(1)
             log.error("shard stopped", role=self._role.role, shard=self._shard, reason=str(error))
-        except LeaseLost:
-            log.warning("lease lost", role=self._role.role, shard=self._shard)
-            self._say_no_more()
-        except asyncio.CancelledError:
-            self._say_no_more()
-            raise
+            await asyncio.get_running_loop().create_future()  # a person is waited for, who starts the worker again
 
     def _say_no_more(self) -> None:
         """Takes back what the metrics say of this unit: it is for the next worker to tell."""

@@ -211,6 +211,16 @@ async def test_alarm_is_over_once_the_cause_is(stage: Stage) -> None:
     assert await stage.stored_numbers(room) == [1]
 
 
+async def test_alarm_goes_with_the_unit(stage: Stage) -> None:
+    """Who takes the unit raises it again; a worker that has it no more must not keep on alarming."""
+    stage.send(stage.make_group(0), 1)
+    stage.consumers.lost.add((0, 3))
+    async with stage.working():
+        await until(lambda: gauge("stopped", "projector", 0) == 1)
+
+    assert gauge("stopped", "projector", 0) == 0
+
+
 async def test_store_that_the_log_cannot_fill_stops_the_shard(stage: Stage) -> None:
     """The store was lost, and the log has been trimmed: a person is asked."""
     room = stage.make_group(0)
