@@ -110,7 +110,9 @@ class Engine:
 
     def remove(self) -> None:
         """Kills what runs and removes the namespaces."""
-        for process in self._processes.values():
+        for name, process in self._processes.items():
+            if pid := self._pid(name):  # the first of its namespace, with which all others go
+                run("kill", "-KILL", pid, is_checked=False)
             process.kill()
             process.wait()
         for name in (_SWITCH, *map(_netns, self.services)):
@@ -191,7 +193,7 @@ class Engine:
         environment = dict(service.get("environment", {}))
         environment.pop("HUBBUB_STORE__CQL__TABLETS", None)  # Cassandra has none
         program = [*service.get("entrypoint", ["hubbub"]), *service["command"]]
-        unshare = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child"]
+        unshare = ["unshare", "--mount", "--uts", "--pid", "--fork"]
         return [*unshare, "sh", "-c", _ENTER, "sh", str(folder), name, *as_nobody(environment, program)]
 
     def _command_of_store(self, folder: Path) -> list[str]:
