@@ -320,10 +320,13 @@ class ActiveTopic:
         Raises:
             LogUnavailable, StoreUnavailable: they cannot be had.
         """
+        known = self.head.cursor
         try:
             loaded = (await self._loader.load(self.topic_id, from_store=True)).state
         except TopicDamaged as error:
             raise StoreUnavailable("the store has not caught up with this conversation") from error
+        if (loaded.epoch, loaded.position) < (known.epoch, known.position):
+            raise StoreUnavailable("the store does not know this conversation, and the log has it no more")
         state = self.state
         if (
             isinstance(state, ConversationState)

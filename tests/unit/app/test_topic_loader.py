@@ -29,6 +29,7 @@ from tests.support.app_node import (
     send,
     until,
 )
+from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import AppendFault, FakeTopicLog, LiveFault
 from tests.support.fakes.topic_states import FakeTopicStates
 from tests.support.loaders import fake_loader
@@ -193,6 +194,21 @@ async def test_nothing_proves_that_a_topic_never_was_while_the_states_are_of_ano
     async with stage.node() as node:
         with pytest.raises(StoreUnavailable):
             await create_group(node, BOB)
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+async def test_store_that_lost_a_trimmed_topic_cannot_deny_its_ids(keep: int) -> None:
+    """G3: neither store nor log knows what was said; only the snapshot knows that something was."""
+    stage = Stage()
+    await filled(stage)
+    await stage.project()
+    await stage.snapshot()
+    stage.trim(keep=keep)
+    stage.store = FakeStore()
+    async with stage.node() as node:
+        with pytest.raises(StoreUnavailable):
+            await node.send(send(ALICE, 1))
+        assert (await node.send(fresh(stage, BOB, 6))).message_number == 6
 
 
 async def test_lost_records_are_not_taken_for_trimmed_ones() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.documents import Documents, DocumentTooLarge
 from hubbub_server.adapters.nats.records import state_stream_name, topic_of_subject
-from hubbub_server.adapters.nats.streams import read_state_stream, write_epoch
+from hubbub_server.adapters.nats.streams import read_state_stream, read_stream_info, write_epoch
 from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.domain.ids import TopicId, shard_of
 from hubbub_server.ports.topic_states import Snapshot, SnapshotCodec, SnapshotTooLarge, SnapshotUndecodable
@@ -53,7 +53,7 @@ class NatsTopicStates:
         topics: list[TopicId] = []
         while True:
             query: dict[str, Any] = {"subjects_filter": ">", "offset": len(topics)}
-            content = await self._connection.retry(partial(self._connection.call, f"STREAM.INFO.{name}", query))
+            content = await self._connection.retry(partial(read_stream_info, self._connection, name, query))
             subjects = content["state"].get("subjects") or {}
             topics += map(topic_of_subject, subjects)
             if not subjects or len(topics) >= content.get("total", 0):
