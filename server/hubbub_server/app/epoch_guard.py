@@ -123,8 +123,10 @@ class EpochGuard:
         if self._on_refused is None:
             return
         try:
-            await self._on_refused(shard)
-            await self._look_at(shard, again=True)
+            await self._look_at(shard, again=True)  # others call for help too: theirs may have come meanwhile
+            if self._verdicts[shard]:
+                await self._on_refused(shard)
+                await self._look_at(shard, again=True)
         except (LogUnavailable, StoreUnavailable) as error:
             log.warning("shard still refused", shard=shard, reason=str(error))
         except Exception:

@@ -87,11 +87,13 @@ class NewEpoch:
         topics = {*await self._states.list_topics(shard), *await self._stored_topics(shard)}
         losses: dict[TopicId, list[Loss]] = {}
         seen = 0
-        while (last := (await self._log_shards.read_bounds(shard)).last_sequence) > seen or topics:
-            topics |= await self._topics_in_log(shard, seen, last)
+        while (bounds := await self._log_shards.read_bounds(shard)).last_sequence > seen or topics:
+            topics |= await self._topics_in_log(shard, seen, bounds.last_sequence)
             for topic_id in topics:
                 losses[topic_id] = await self._settle(topic_id, epoch)
-            topics, seen = set(), last
+            topics, seen = set(), bounds.last_sequence
+        if bounds.epoch != epoch:
+            raise LogUnavailable("somebody else has begun another epoch meanwhile")
         await self._states.declare_complete(shard, epoch)
         return NewEpochReport(
             shard=shard, epoch=epoch, topics=len(losses), losses=[loss for each in losses.values() for loss in each]

@@ -237,6 +237,18 @@ async def test_help_is_called_for_a_refused_shard_and_it_is_looked_at_at_once(st
         assert helped == [SHARD]
 
 
+async def test_shard_that_another_worker_helped_meanwhile_is_not_helped_again(stage: Stage) -> None:
+    """Two workers see the same and begin one epoch, not two."""
+    await stage.fill()
+    stage.server.recreate(SHARD)
+    helped: list[int] = []
+    async with stage.guarded(help_with=helped) as guarded:
+        assert SHARD in guarded.guard.refused()
+        stage.server.complete_epochs[SHARD] = stage.server.epochs[SHARD]
+        await until(lambda: guarded.guard.refused() == {})
+    assert helped == []
+
+
 async def test_help_that_fails_is_called_again(stage: Stage) -> None:
     await stage.fill()
     stage.server.recreate(SHARD)

@@ -1,5 +1,6 @@
 """Another epoch: what is stored anywhere is kept, positions go on above it, old cursors are worth nothing."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -188,6 +189,39 @@ async def test_record_of_a_node_that_had_not_heard_is_kept(stage: Stage) -> None
     async with stage.node() as node:
         new = await node.send(send(BOB, 7))
         assert (new.message_number, new.cursor.epoch, new.cursor.position) == (7, 2, 10)
+
+
+async def test_two_who_begin_an_epoch_at_once_leave_a_shard_that_goes_on(stage: Stage) -> None:
+    """G1, G2: two workers noticed the same."""
+    await stage.fill()
+    await stage.project()
+    stage.server.recreate(SHARD)
+    reports = await asyncio.gather(stage.begin(), stage.begin())
+    async with stage.node() as node:
+        new = await node.send(send(BOB, 6))
+    assert [report.epoch for report in reports] == [2, 2]
+    assert (new.message_number, new.cursor.epoch, new.cursor.position) == (6, 2, 9)
+    assert stage.server.complete_epochs[SHARD] == stage.server.epochs[SHARD] == 2
+
+
+async def test_states_are_not_complete_for_an_epoch_that_is_over_already(stage: Stage) -> None:
+    """G2: who is late declares nothing, or the newer epoch would be refused for ever."""
+    await stage.fill()
+    await stage.project()
+    stage.server.recreate(SHARD)
+    tool = stage.new_epoch()
+    settle = tool._settle
+
+    async def overtaken(topic_id: TopicId, epoch: int) -> list[Loss]:
+        losses = await settle(topic_id, epoch)
+        stage.server.set_epoch(SHARD, 3)
+        stage.server.complete_epochs[SHARD] = 3
+        return losses
+
+    tool._settle = overtaken  # type: ignore[method-assign]
+    with pytest.raises(LogUnavailable):
+        await tool.begin(SHARD)
+    assert stage.server.complete_epochs[SHARD] == 3
 
 
 async def test_members_are_those_of_the_newest_state(stage: Stage) -> None:
