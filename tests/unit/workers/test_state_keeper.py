@@ -1,12 +1,16 @@
 """The state keeper: a snapshot at each occasion, none in between, and nothing that holds up the shard."""
 
 from dataclasses import replace
+from itertools import count
 
 import pytest
 
 from hubbub_server.domain.commands import AddMembers
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.ids import TopicId
+from hubbub_server.workers.backoff import Backoff
+from hubbub_server.workers.shard_loop import LeaseLost
+from hubbub_server.workers.state_keeper import StateKeeper
 from tests.support.waiting import until
 from tests.unit.domain.builders import ALICE, BOB, CAROL
 from tests.unit.workers.stage import Stage
@@ -118,3 +122,35 @@ async def test_log_that_is_away_is_waited_for(stage: Stage) -> None:
         assert stage.server.states == {}
         stage.log.heal()
         await until(lambda: room in stage.server.states)
+
+
+async def test_lease_that_is_lost_while_many_snapshots_wait_ends_them_all_as_one(stage: Stage) -> None:
+    """The loop knows LeaseLost; a group of them would end the worker, and with it all other shards."""
+    rooms = [stage.make_group(0) for _ in range(5)]
+    keeper = StateKeeper(0, snapshots=stage.snapshots, backoff=Backoff(first_s=0.001, max_s=0.002))
+    looks = count(1)
+
+    async def keep_alive() -> None:
+        if next(looks) > 1:
+            raise LeaseLost
+
+    stage.log.cut()
+
+    with pytest.raises(LeaseLost):
+        await keeper.replay([stage.server.by_topic[room][0] for room in rooms], keep_alive)
+
+
+async def test_record_without_facts_marks_its_topic_for_the_state_keeper_and_the_others_get_snapshots(
+    stage: Stage,
+) -> None:
+    """G8: the same rule for every role."""
+    bad, room = stage.make_group(0), stage.make_group(0)
+    stage.send(bad, 1)
+    stage.consumers.unreadable.add((0, stage.server.last_sequences[0]))
+
+    async with stage.working():
+        await stage.until_caught_up(0)
+        dead = await stage.letters.topics(role="state", shard=0)
+
+    assert set(dead) == {bad}
+    assert await position(stage, room) == 2
