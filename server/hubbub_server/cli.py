@@ -71,9 +71,10 @@ def worker(context: typer.Context) -> None:
 @worker_app.command()
 def replay(
     topic: Annotated[str | None, typer.Option(help="Only this conversation or user id.")] = None,
+    data: Running = None,
 ) -> None:
     """Handles dead letters again, with this version of the program; workers may run. Exits with 1 if some stay."""
-    maintenance.run_replay(_settings(), topic)
+    _try(data, lambda settings: maintenance.run_replay(settings, topic))
 
 
 app.add_typer(worker_app, name="worker")

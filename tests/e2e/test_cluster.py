@@ -27,8 +27,7 @@ TAKEN_OVER_S = 30.0
 def cluster(tmp_path: Path) -> Iterator[Instance]:
     """What `make cluster` starts."""
     require_cassandra()
-    options = ("--workers", "2", "--nats", "3", "--cassandra", "1", "--valkey")
-    with Instance(tmp_path / "var", nodes=3, options=options) as running:
+    with Instance(tmp_path / "var", options=options_of_make_cluster()) as running:
         yield running
 
 
@@ -58,6 +57,14 @@ def test_cluster_goes_on_without_one_of_each_and_keeps_what_was_said(cluster: In
         assert again.texts(room) == said
     assert tool(cluster, "nodes").count("alive") == 3
     tool(cluster, "log", "verify")  # fails where log and store differ
+
+
+def options_of_make_cluster() -> list[str]:
+    """Reads what `make cluster` says to `hubbub up`, besides the folder."""
+    makefile = (Path(__file__).resolve().parents[2] / "Makefile").read_text()
+    found = re.search(r"^cluster:.*\n.*hubbub up (.*) --data", makefile, re.MULTILINE)
+    assert found is not None
+    return found[1].split()
 
 
 def is_sent(sender: Person, room: str, client_message_id: str, text: str) -> bool:
