@@ -24,7 +24,7 @@ from tests.chaos.summary import FinishedRun, summarize
 
 # So many runs more than asked for may not count, and so many may fail, before it is enough.
 SPARE_RUNS, SPARE_SHARE = 3, 0.5
-MAX_FAILED = 5
+MAX_FAILED = 3
 
 
 async def chaos(folder: Path, seed: int, counted: int, only: list[str]) -> tuple[list[FinishedRun], str]:
