@@ -1,17 +1,20 @@
 """What only real NATS servers show of consumers: strangers in the log, holes, deliveries to nobody."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
 from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
-from hubbub_server.ports.record_consumer import RecordLost, UnreadableRecord
+from hubbub_server.domain.errors import LogUnavailable
+from hubbub_server.ports.record_consumer import RecordConsumer, RecordLost, UnreadableRecord
 from tests.contract.test_record_consumer import WAIT_S, append, fetch_exactly, new_role, skip_to_end
 from tests.support.fault_proxy import Cut, Direction, FaultProxy
 from tests.support.log_records import new_topic
 from tests.support.logs import SHARDS, NatsLogSetup
 from tests.support.services import Services, ready_nats_cluster
+from tests.support.waiting import RECOVERY_TIMEOUT_S, until_it_answers
 
 pytestmark = pytest.mark.asyncio
 
@@ -105,3 +108,53 @@ async def test_what_was_sent_over_a_link_that_broke_comes_again(services: Servic
         proxy.flow()
 
         assert await fetch_exactly(consumer, 5) == appended
+
+
+async def until_caught_up(consumer: RecordConsumer) -> None:
+    """Fetches, as a worker does when nothing new comes, until nothing waits for an acknowledgement."""
+    async with asyncio.timeout(RECOVERY_TIMEOUT_S):
+        while await until_it_answers(consumer.lag):
+            with suppress(LogUnavailable):
+                assert await consumer.fetch(max_records=10, wait_s=0.05) == []
+
+
+async def test_acknowledgement_that_the_server_forgot_is_repeated(services: Services) -> None:
+    """C87: a server that is killed may lose it. Nothing may follow in the shard; it must not look behind for ever."""
+    setup = NatsLogSetup(services.nats(1))
+    role = new_role()
+    async with (
+        setup.node() as log,
+        setup.connection() as connection,
+        NatsRecordConsumers(connection).open(role=role, shard=0) as consumer,
+    ):
+        await skip_to_end(consumer)
+        appended = await append(log, 5)
+        await consumer.ack((await fetch_exactly(consumer, 5))[-1])
+        assert await consumer.lag() == 0
+        await connection.call(f"CONSUMER.RESET.LOG_0.{role}", {"seq": appended[1].sequence})
+        assert await consumer.lag() == 4
+
+        await until_caught_up(consumer)
+        assert await consumer.acknowledged() == appended[-1].sequence
+
+
+async def test_acknowledgement_that_was_not_confirmed_is_repeated(services: Services) -> None:
+    """C87: the log was away when a worker was done with the last records of a shard."""
+    setup = NatsLogSetup(services.nats(1))
+    async with (
+        setup.node() as log,
+        FaultProxy(setup.cluster.servers[0].port) as proxy,
+        setup.connection([f"nats://127.0.0.1:{proxy.port}"]) as connection,
+        NatsRecordConsumers(connection).open(role=new_role(), shard=0) as consumer,
+    ):
+        await skip_to_end(consumer)
+        appended = await append(log, 5)
+        fetched = await fetch_exactly(consumer, 5)
+        proxy.refuse()
+        proxy.cut(Cut.RST)
+        with pytest.raises(LogUnavailable):
+            await consumer.ack(fetched[-1])
+        proxy.flow()
+
+        await until_caught_up(consumer)
+        assert await consumer.acknowledged() == appended[-1].sequence

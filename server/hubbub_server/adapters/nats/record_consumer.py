@@ -15,7 +15,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +110,10 @@ class NatsRecordConsumer:
         """Sequence of the record to return next."""
         self._unacked: dict[int, tuple[str, str]] = {}
         """Record id and where to acknowledge, by sequence, of what was returned."""
+        self._done = 0
+        """Sequence of the last record that was to be acknowledged, confirmed or not."""
+        self._forgotten = ""
+        """Where to acknowledge what came again although it is done."""
         self._buffer: deque[Msg] = deque()
         self._inbox: Subscription | None = None
         self._inbox_subject = ""
@@ -124,7 +128,10 @@ class NatsRecordConsumer:
         end_s = loop.time() + wait_s
         while True:
             self._arrived.clear()
-            if records := self._take(max_records):
+            records = self._take(max_records)
+            if self._forgotten:
+                await self._acknowledge_again()
+            if records:
                 return records
             if self._is_broken:
                 await asyncio.sleep(_RESTART_PAUSE_S)
@@ -152,8 +159,20 @@ class NatsRecordConsumer:
                 records.append(record)
                 self._unacked[sequence] = (_record_id(record), message.reply)
                 self._next += 1
+            elif sequence <= self._done:
+                self._forgotten = message.reply
+                self._unacked.pop(sequence, None)
             self._buffer.popleft()
         return records
+
+    async def _acknowledge_again(self) -> None:
+        """Repeats an acknowledgement that was not confirmed, or that servers forgot when they were killed.
+
+        Without it a shard in which nothing follows would look behind for ever, and would not be trimmed.
+        """
+        reply, self._forgotten = self._forgotten, ""
+        with suppress(LogUnavailable):  # then it comes again
+            await self._connection.publish(reply, b"+ACK")
 
     async def _pull(self) -> None:
         query = {"batch": _PULL_RECORDS, "expires": int(_PULL_FOR_S * _NANOSECONDS), "max_bytes": _PULL_BYTES}
@@ -200,6 +219,7 @@ class NatsRecordConsumer:
             self._created = info["created"]
             self._before_first = max(floor, stream.first_sequence - 1)
             self._next = self._before_first + 1
+            self._done = self._before_first
             self._unacked.clear()
         elif met_hole:
             await self._require_next_exists()
@@ -255,6 +275,7 @@ class NatsRecordConsumer:
         record_id, reply = self._unacked.get(record.sequence, ("", ""))
         if not reply or record_id != _record_id(record):
             raise LogUnavailable(f"record {record.sequence} does not wait for an acknowledgement, or is of a lost log")
+        self._done = max(self._done, record.sequence)
         await self._connection.retry(partial(self._connection.request, reply, b"+ACK"))
         for sequence in tuple(self._unacked):
             if sequence <= record.sequence:
