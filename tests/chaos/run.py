@@ -28,7 +28,7 @@ CONVERSATIONS: Final = 4
 MEMBERS: Final = 4
 SENDS_PER_S: Final = 36.0
 CHANGE_S: Final = 4.0
-READY_S, FAULT_S, RUN_S = 60.0, 180.0, 480.0
+READY_S, FAULT_S, RUN_S = 60.0, 240.0, 600.0
 
 
 class Stage:

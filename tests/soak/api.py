@@ -17,7 +17,7 @@ from tests.soak.frames import milliseconds
 from tests.soak.records import Journal, digest
 
 CALL_TIMEOUT_S = 6.0
-GIVE_UP_S = 90.0
+GIVE_UP_S = 180.0
 _PASSING = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
