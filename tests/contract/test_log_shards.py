@@ -140,3 +140,52 @@ async def test_another_epoch_is_noticed_by_nodes(log_setup: LogSetup) -> None:
             assert head is not None
             assert (await shards.read_bounds(1)).epoch == epoch + 1
         await shards.set_epoch(1, epoch)
+
+
+async def test_trimmed_log_lost_nothing(log_setup: LogSetup) -> None:
+    async with log_setup.node() as log, log_setup.shards() as shards:
+        appended = await append(log, *[new_topic(shard=SHARD)] * 3)
+        await shards.accept_losses(SHARD)
+        await shards.trim(SHARD, below_sequence=appended[1].sequence)
+        assert (await shards.read_bounds(SHARD)).lost_sequence is None
+        await shards.trim(SHARD, below_sequence=appended[2].sequence + 1)
+        assert (await shards.read_bounds(SHARD)).lost_sequence is None
+        await append(log, new_topic(shard=SHARD))
+        assert (await shards.read_bounds(SHARD)).lost_sequence is None
+
+
+async def test_record_that_is_gone_and_was_not_trimmed_is_lost(log_setup: LogSetup) -> None:
+    """G1: until somebody accepts it; then the next one is."""
+    async with log_setup.node() as log, log_setup.shards() as shards:
+        appended = await append(log, *[new_topic(shard=SHARD)] * 4)
+        await shards.accept_losses(SHARD)
+        await log_setup.lose(SHARD, appended[1].sequence)
+        assert (await shards.read_bounds(SHARD)).lost_sequence == appended[1].sequence
+        await shards.accept_losses(SHARD)
+        assert (await shards.read_bounds(SHARD)).lost_sequence is None
+        more = await append(log, *[new_topic(shard=SHARD)] * 3)
+        await log_setup.lose(SHARD, more[1].sequence)
+        assert (await shards.read_bounds(SHARD)).lost_sequence == more[1].sequence
+        await shards.accept_losses(SHARD)
+
+
+async def test_oldest_records_that_were_not_trimmed_are_lost(log_setup: LogSetup) -> None:
+    """G1, G2: a server that misses a block file says "nothing before 63" as one does whose log was trimmed."""
+    async with log_setup.node() as log, log_setup.shards() as shards:
+        await shards.accept_losses(SHARD)
+        appended = await append(log, *[new_topic(shard=SHARD)] * 4)
+        await shards.trim(SHARD, below_sequence=appended[1].sequence)
+        await log_setup.lose_below(SHARD, appended[3].sequence)
+        bounds = await shards.read_bounds(SHARD)
+        assert (bounds.first_sequence, bounds.lost_sequence) == (appended[3].sequence, appended[1].sequence)
+        await shards.accept_losses(SHARD)
+        assert (await shards.read_bounds(SHARD)).lost_sequence is None
+
+
+async def test_epoch_never_goes_back(log_setup: LogSetup) -> None:
+    """Of two that begin one, the one who is late must not undo the other's."""
+    async with log_setup.shards() as shards:
+        epoch = (await shards.read_bounds(SHARD)).epoch
+        await shards.set_epoch(SHARD, epoch + 2)
+        await shards.set_epoch(SHARD, epoch + 1)
+        assert (await shards.read_bounds(SHARD)).epoch == epoch + 2

@@ -211,10 +211,18 @@ async def test_damage_is_named_and_gone_on_from_by_command(instance: RealInstanc
 
     code, lines = await hubbub_log(instance, "verify")
     assert (code, lines) == (1, "topic croom, position 5: the log lost them, the store has them\n")
+    async with instance.node() as node:
+        with pytest.raises(ShardRefused):
+            await sent(node, now(BOB, 99))
     code, lines = await hubbub_log(instance, "new-epoch")
-    assert (code, lines) == (0, "")
-    code, lines = await hubbub_log(instance, "new-epoch", "--shard", str(SHARD))
-    assert (code, lines) == (0, f"shard {SHARD}: epoch 2, 2 topics; nodes notice within 30 s\n")
+    assert (code, lines.splitlines()) == (
+        0,
+        [
+            f"shard {SHARD} is refused: its log lost record 3, perhaps more",
+            f"shard {SHARD}: epoch 2, 2 topics; nodes notice within 30 s",
+        ],
+    )
+    assert await hubbub_log(instance, "new-epoch") == (0, "")
 
     async with instance.node() as node:
         assert (await sent(node, now(BOB, 100))).cursor.position == 9

@@ -22,5 +22,5 @@ def fake_loader(server: FakeLogServer, log: FakeTopicLog, store: FakeStore) -> T
 class OpenGuard:
     """A CommitGuard of a log that nobody doubts."""
 
-    async def ensure(self, shard: int) -> None:
+    async def ensure(self, shard: int, *, is_fresh: bool = False) -> None:
         """Lets every commit pass."""

@@ -81,6 +81,12 @@ class LogSetup(Protocol):
     async def recreate(self, shard: int) -> None:
         """Loses a shard with everything in it and makes it anew."""
 
+    async def lose(self, shard: int, sequence: int) -> None:
+        """Loses one record that nobody trimmed."""
+
+    async def lose_below(self, shard: int, sequence: int) -> None:
+        """Loses the oldest records, which nobody trimmed, as a server does that finds a block file no more."""
+
 
 class FakeFaultyNode:
     """FaultyNode of the fake: faults are announced to the log before the append that they hit."""
@@ -142,6 +148,12 @@ class FakeLogSetup:
 
     async def recreate(self, shard: int) -> None:
         self._server.recreate(shard)
+
+    async def lose(self, shard: int, sequence: int) -> None:
+        self._server.lose(shard, sequence)
+
+    async def lose_below(self, shard: int, sequence: int) -> None:
+        self._server.lose(shard, *range(1, sequence))
 
 
 class NatsFaultyNode:
@@ -242,6 +254,14 @@ class NatsLogSetup:
             self.epochs[shard] = log.epoch(shard)
             await connection.call(f"STREAM.DELETE.{stream_name(shard)}")
             await self.ensure_streams(connection)
+
+    async def lose(self, shard: int, sequence: int) -> None:
+        async with self.connection() as connection:
+            await connection.call(f"STREAM.MSG.DELETE.{stream_name(shard)}", {"seq": sequence, "no_erase": True})
+
+    async def lose_below(self, shard: int, sequence: int) -> None:
+        async with self.connection() as connection:
+            await connection.call(f"STREAM.PURGE.{stream_name(shard)}", {"seq": sequence})
 
 
 def _must_not_close() -> None:

@@ -98,6 +98,8 @@ class ActiveTopic:
         self.sequence = 0
         self.subscribers: set[Subscriber] = set()
         self.is_loaded = False
+        self.is_trusted = False
+        """Whether the shard was looked at after the state was loaded; set by who commits."""
         self._log = log
         self._loader = loader
         self._directory = directory
@@ -146,6 +148,7 @@ class ActiveTopic:
             self._keep(record)
         self._confirmed_at_s = self._clock.monotonic_s()
         self.is_loaded = True
+        self.is_trusted = False
         self._tell_reset()
 
     async def refresh(self) -> None:
@@ -228,6 +231,7 @@ class ActiveTopic:
             self.apply(record)
         if self.state.position == loaded.state.position:
             self.sequence = loaded.sequence
+        self.is_trusted = False
         self._confirmed_at_s = self._clock.monotonic_s()
         return self.state.position >= loaded.state.position
 

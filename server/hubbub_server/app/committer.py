@@ -112,8 +112,8 @@ class _Batch:
 class CommitGuard(Protocol):
     """Knows which shards may be committed to; see app/epoch_guard.py."""
 
-    async def ensure(self, shard: int) -> None:
-        """Returns when a shard may be committed to. Raises LogUnavailable when it may not."""
+    async def ensure(self, shard: int, *, is_fresh: bool = False) -> None:
+        """Returns when a shard may be committed to; `is_fresh`: as of now. Raises LogUnavailable when it may not."""
 
 
 class Committer:
@@ -275,9 +275,10 @@ class Committer:
 
     async def _commit(self, batch: _Batch) -> None:
         state = self._topic.state
-        await self._guard.ensure(self._topic.shard)
+        await self._guard.ensure(self._topic.shard, is_fresh=not self._topic.is_trusted)
         if self._topic.state is not state:  # it moved while the guard looked
             return
+        self._topic.is_trusted = True
         record = self._new_record(batch)
         expectation = self._topic.sequence
         for pending, _ in batch.decided:

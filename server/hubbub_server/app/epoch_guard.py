@@ -2,8 +2,10 @@
 
 Theory of operation. A log that was restored from an older copy, lost its newest records, or was lost and made anew
 looks like any other; commits to it would take positions that were given before. So each shard is compared at start,
-after each reconnect and every 30 s: the epoch of its log is the one for which its states are complete, and its last
-sequence is not below what states and store have seen of this epoch, nor below what this process has seen. A shard that
+after each reconnect and every 30 s: the epoch of its log is the one for which its states are complete, its last
+sequence is not below what states and store have seen of this epoch, nor below what this process has seen, and the log
+has every record that was not trimmed. A topic that was loaded is committed to only after another look at its log: a
+server that lost records may have become the leader since the last one, and have told the state. A shard that
 fails twice in a row (a deposed leader may answer once) is refused until `hubbub log new-epoch` has made states and log
 one again. While the store is down it has no say: states and log are enough to notice all but a restore of both.
 """
@@ -71,6 +73,8 @@ class EpochGuard:
         self._highest = [(0, 0)] * shards
         """Largest (epoch, last sequence) that this process has seen."""
         self._looking = [asyncio.Lock() for _ in range(shards)]
+        self._fresh_looks = [0] * shards
+        """How many looks began because a topic was loaded."""
         self._look_now = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -88,8 +92,8 @@ class EpochGuard:
         self._task.cancel()
         await self._tasks.__aexit__(None, None, None)
 
-    async def ensure(self, shard: int) -> None:
-        """Returns when a shard may be committed to; waits for a look if one is due.
+    async def ensure(self, shard: int, *, is_fresh: bool = False) -> None:
+        """Returns when a shard may be committed to; waits for a look if one is due, or `is_fresh`: for one from now.
 
         Raises:
             ShardRefused: it may not, until a person has decided.
@@ -97,6 +101,8 @@ class EpochGuard:
         """
         if self._verdicts[shard] is None:
             await self._look_at(shard)
+        elif is_fresh and not self._verdicts[shard]:
+            await self._look_afresh(shard)
         if verdict := self._verdicts[shard]:
             raise ShardRefused(f"shard {shard} takes no commits: {verdict}", retry_after_s=_RETRY_AFTER_S)
 
@@ -152,6 +158,21 @@ class EpochGuard:
             self._verdicts[shard] = verdict
             metrics.refused_shards.labels(shard).set(bool(verdict))
 
+    async def _look_afresh(self, shard: int) -> None:
+        """Looks at the log alone, which is quick, and at all if something is odd. One look for all who wait for one."""
+        due = self._fresh_looks[shard] + 1  # one that is under way began before we asked
+        async with self._looking[shard]:
+            if self._fresh_looks[shard] >= due:
+                return
+            self._fresh_looks[shard] += 1
+            highest = self._highest[shard]
+            bounds = await self._log_shards.read_bounds(shard)
+            here = (bounds.epoch, bounds.last_sequence)
+            if bounds.epoch == highest[0] and here >= highest and bounds.lost_sequence is None:
+                self._highest[shard] = here
+                return
+        await self._look_at(shard, again=True)
+
     async def _judge(self, shard: int) -> str:
         """Says what is wrong with a shard; "" for nothing. The log is read last: it can only have grown."""
         stored = await self._read_store(shard)
@@ -165,6 +186,8 @@ class EpochGuard:
             return f"its log ends at {here}, the store has applied {(stored.epoch, stored.sequence)}"
         if newest is not None and (newest.state.epoch, newest.sequence) > here:
             return f"its log ends at {here}, a state is of {(newest.state.epoch, newest.sequence)}"
+        if bounds.lost_sequence is not None:
+            return f"its log lost record {bounds.lost_sequence}, perhaps more"
         if self._highest[shard] > here:
             return f"its log ends at {here}, it had {self._highest[shard]}"
         self._highest[shard] = here

@@ -5,8 +5,9 @@ becomes the topic's snapshot in the new epoch. So positions and message numbers 
 and a cursor of before gets a Reset. Records that are nowhere are named; the state goes on without them.
 
 Order: the log's epoch first, so that nodes that still commit do it where this will see it; then the snapshots, until no
-record has come meanwhile; last it is declared that they are complete, and commits are taken again. Stopped anywhere in
-between it is run again.
+record has come meanwhile; last the log is taken for whole as it is, and it is declared that the states are complete:
+commits are taken again. Stopped anywhere in between it is run again. Two at once, as workers in development may be, do
+the same work twice: snapshots only get newer, epochs only higher, and whoever is overtaken stops.
 """
 
 from collections.abc import Iterable, Sequence
@@ -52,7 +53,7 @@ class NewEpochReport:
 
 
 class NewEpoch:
-    """Begins epochs, one at a time. The store must be up."""
+    """Begins epochs. The store must be up."""
 
     def __init__(
         self,
@@ -88,12 +89,15 @@ class NewEpoch:
         losses: dict[TopicId, list[Loss]] = {}
         seen = 0
         while (bounds := await self._log_shards.read_bounds(shard)).last_sequence > seen or topics:
+            if await self._states.complete_epoch(shard) >= epoch:
+                break  # somebody else was faster, and commits go on
             topics |= await self._topics_in_log(shard, seen, bounds.last_sequence)
             for topic_id in topics:
                 losses[topic_id] = await self._settle(topic_id, epoch)
             topics, seen = set(), bounds.last_sequence
         if bounds.epoch != epoch:
             raise LogUnavailable("somebody else has begun another epoch meanwhile")
+        await self._log_shards.accept_losses(shard)
         await self._states.declare_complete(shard, epoch)
         return NewEpochReport(
             shard=shard, epoch=epoch, topics=len(losses), losses=[loss for each in losses.values() for loss in each]

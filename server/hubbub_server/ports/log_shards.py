@@ -9,11 +9,15 @@ from hubbub_server.ports.topic_log import LogRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardBounds:
-    """What a shard's log holds: the first sequence is one more than the last when it holds nothing."""
+    """What a shard's log holds: the first sequence is one more than the last when it holds nothing.
+
+    `lost_sequence` is the first that has no record though it was given to one that nobody trimmed; None: there is none.
+    """
 
     epoch: int
     first_sequence: int
     last_sequence: int
+    lost_sequence: int | None = None
 
 
 class LogShards(Protocol):
@@ -36,7 +40,13 @@ class LogShards(Protocol):
         """
 
     async def trim(self, shard: int, *, below_sequence: int) -> None:
-        """Removes all records with a smaller sequence, for ever. Idempotent; sequences go on as before."""
+        """Removes all records with a smaller sequence, for ever. Idempotent; sequences go on as before.
+
+        How far was trimmed is noted first: what is gone beyond that was lost.
+        """
+
+    async def accept_losses(self, shard: int) -> None:
+        """Has the log taken for whole as it is now: `lost_sequence` is None until more is lost. Idempotent."""
 
     async def set_epoch(self, shard: int, epoch: int) -> None:
-        """Begins another epoch: what nodes commit from when they notice (30 s) carries it."""
+        """Begins another epoch: what nodes commit from when they notice (30 s) carries it. Never goes back to one."""

@@ -79,4 +79,4 @@ class TopicStates(Protocol):
         """Reads the snapshot that was written last in a shard; None when there is none."""
 
     async def declare_complete(self, shard: int, epoch: int) -> None:
-        """Says that the states of a shard are complete for an epoch."""
+        """Says that the states of a shard are complete for an epoch, unless they are for it or a later one."""

@@ -113,6 +113,8 @@ class Trimmer:
         """
         bounds = await self._log_shards.read_bounds(self._shard)
         below = min(prepared.below_sequence, await self._find_end(bounds))
+        if bounds.lost_sequence is not None:
+            return  # trimming would hide it
         if bounds.epoch == prepared.epoch and bounds.first_sequence < below and self._is_held():
             await self._log_shards.trim(self._shard, below_sequence=below)
             self._trimmed.inc(below - bounds.first_sequence)

@@ -22,7 +22,14 @@ class FakeLogShards:
     def _bounds(self, shard: int) -> ShardBounds:
         records, last = self._server.records[shard], self._server.last_sequences[shard]
         first = records[0].sequence if records else last + 1
-        return ShardBounds(epoch=self._server.epochs[shard], first_sequence=first, last_sequence=last)
+        there = {record.sequence for record in records}
+        lost = (sequence for sequence in range(self._server.whole_from[shard], last + 1) if sequence not in there)
+        return ShardBounds(
+            epoch=self._server.epochs[shard],
+            first_sequence=first,
+            last_sequence=last,
+            lost_sequence=next(lost, None),
+        )
 
     async def read_records(self, shard: int, *, after_sequence: int, up_to_sequence: int) -> Sequence[LogRecord]:
         return await self._log.request(
@@ -42,6 +49,14 @@ class FakeLogShards:
 
     async def trim(self, shard: int, *, below_sequence: int) -> None:
         await self._log.request(lambda: self._server.trim(shard, below_sequence=below_sequence))
+
+    async def accept_losses(self, shard: int) -> None:
+        def accept() -> None:
+            bounds = self._bounds(shard)
+            is_whole = len(self._server.records[shard]) == bounds.last_sequence + 1 - bounds.first_sequence
+            self._server.whole_from[shard] = bounds.first_sequence if is_whole else bounds.last_sequence + 1
+
+        await self._log.request(accept)
 
     async def set_epoch(self, shard: int, epoch: int) -> None:
         await self._log.request(lambda: self._server.set_epoch(shard, epoch))

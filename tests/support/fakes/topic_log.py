@@ -73,6 +73,7 @@ class FakeLogServer:
         self.states: dict[TopicId, bytes] = {}
         self.newest_states: dict[int, TopicId] = {}
         self.complete_epochs = [1] * shards
+        self.whole_from = [1] * shards
         self.records: list[list[LogRecord]] = [[] for _ in range(shards)]
         self.last_sequences = [0] * shards
         self.by_topic: dict[TopicId, list[LogRecord]] = {}
@@ -137,6 +138,7 @@ class FakeLogServer:
     def recreate(self, shard: int) -> None:
         """Loses a shard and makes a new one with the next epoch; all nodes notice at once. Its states are kept."""
         self.epochs[shard] += 1
+        self.whole_from[shard] = 1
         self.records[shard] = []
         self.last_sequences[shard] = 0
         self.by_topic = {t: log for t, log in self.by_topic.items() if shard_of(t, self.shards) != shard}
@@ -147,7 +149,7 @@ class FakeLogServer:
 
     def set_epoch(self, shard: int, epoch: int) -> None:
         """Begins another epoch in the same log; all nodes notice at once."""
-        self.epochs[shard] = epoch
+        self.epochs[shard] = max(epoch, self.epochs[shard])
         for node in self.nodes:
             node.disturb()
 
@@ -161,8 +163,16 @@ class FakeLogServer:
         for node in self.nodes:
             node.disturb()
 
+    def lose(self, shard: int, *sequences: int) -> None:
+        """Loses records as a damaged disk does: nothing else changes."""
+        self.records[shard] = [r for r in self.records[shard] if r.sequence not in sequences]
+        for topic_id, log in self.by_topic.items():
+            if shard_of(topic_id, self.shards) == shard:
+                log[:] = [r for r in log if r.sequence not in sequences]
+
     def trim(self, shard: int, *, below_sequence: int) -> None:
         """Removes the records of a shard below a sequence."""
+        self.whole_from[shard] = max(self.whole_from[shard], below_sequence)
         self.records[shard] = [r for r in self.records[shard] if r.sequence >= below_sequence]
         for topic_id, log in self.by_topic.items():
             if shard_of(topic_id, self.shards) == shard:

@@ -54,7 +54,8 @@ class FakeTopicStates:
         return None if topic_id is None else await self.read(topic_id)
 
     async def declare_complete(self, shard: int, epoch: int) -> None:
-        await self._log.request(lambda: self._server.complete_epochs.__setitem__(shard, epoch))
+        epochs = self._server.complete_epochs
+        await self._log.request(lambda: epochs.__setitem__(shard, max(epoch, epochs[shard])))
 
 
 def _place(snapshot: Snapshot) -> tuple[int, int]:

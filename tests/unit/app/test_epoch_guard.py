@@ -278,3 +278,44 @@ async def test_node_with_a_refused_shard_commits_nothing_to_it(stage: Stage) -> 
             with pytest.raises(ShardRefused):
                 await hub.submit(GROUP, send(ALICE, 2), timeout_s=5)
         assert log.appends == 0
+
+
+@pytest.mark.parametrize("lost", [(1,), (2,), (1, 2)])
+async def test_log_that_lost_records_is_refused_whatever_its_last_sequence_says(
+    stage: Stage, lost: tuple[int, ...]
+) -> None:
+    """G1, G2: a server that misses a block file still says how far it was; nobody trimmed."""
+    await stage.fill()
+    stage.server.lose(SHARD, *lost)
+    async with stage.guarded() as guarded:
+        with pytest.raises(ShardRefused, match="lost"):
+            await guarded.guard.ensure(SHARD)
+
+
+async def test_state_from_a_leader_that_lost_records_is_not_committed_on(stage: Stage) -> None:
+    """G1, G2: it became the leader a moment ago, no look is due, and its log looks as if it had been trimmed."""
+    await stage.fill()
+    async with stage.guarded() as guarded:
+        log = stage.server.connect()
+        async with TopicHub(
+            log=log,
+            guard=guarded.guard,
+            loader=fake_loader(stage.server, log, stage.store),
+            directory=stage.store,
+            messages=stage.store,
+            codec=CODEC,
+            clock=stage.clock,
+            ids=stage.ids,
+        ) as hub:
+            stage.server.lose(SHARD, 1, 2)
+            with pytest.raises(ShardRefused, match="lost"):
+                await hub.submit(GROUP, send(ALICE, 2), timeout_s=5)
+        assert log.appends == 0
+
+
+async def test_many_topics_that_are_loaded_at_once_share_looks(stage: Stage) -> None:
+    await stage.fill()
+    async with stage.guarded() as guarded:
+        looks = guarded.shards.looks
+        await asyncio.gather(*(guarded.guard.ensure(SHARD, is_fresh=True) for _ in range(100)))
+        assert guarded.shards.looks == looks + 2

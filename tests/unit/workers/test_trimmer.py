@@ -236,6 +236,19 @@ async def test_log_that_was_made_anew_meanwhile_is_left_alone(stage: TrimStage) 
     assert stage.sequences == [1, 2, 3, 4]
 
 
+async def test_log_that_lost_records_is_not_trimmed(stage: TrimStage) -> None:
+    """G1: a trim would hide it: what is gone below it counts as trimmed."""
+    stage.send(stage.make_group(SHARD), 1, 2)
+    await stage.work()
+    stage.now_s = KEPT_S + 1
+    prepared = await stage.trimmer().prepare()
+    stage.server.lose(SHARD, 2)
+
+    await stage.trimmer().trim(prepared)
+
+    assert stage.sequences == [1, 3, 4]
+
+
 async def test_store_that_was_put_back_meanwhile_can_still_be_filled(stage: TrimStage) -> None:
     """G1: what was handled when it was prepared is not handled any more."""
     stage.send(stage.make_group(SHARD), 1, 2)

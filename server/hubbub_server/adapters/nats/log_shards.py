@@ -11,7 +11,13 @@ from hubbub_server.adapters.nats.direct_get import MAX_BYTES, Stale
 from hubbub_server.adapters.nats.errors import ApiRefusal, map_errors
 from hubbub_server.adapters.nats.log_reader import read_message, read_stored
 from hubbub_server.adapters.nats.records import stream_name
-from hubbub_server.adapters.nats.streams import StreamFacts, read_stream, read_stream_info, write_epoch
+from hubbub_server.adapters.nats.streams import (
+    read_stream_info,
+    read_whole_stream,
+    write_epoch,
+    write_trimmed,
+    write_whole,
+)
 from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.ports.log_shards import ShardBounds
 from hubbub_server.ports.topic_log import LogRecord
@@ -29,8 +35,13 @@ class NatsLogShards:
 
     async def read_bounds(self, shard: int) -> ShardBounds:
         """Reads what a shard holds now."""
-        facts = await self._read_facts(shard)
-        return ShardBounds(epoch=facts.epoch, first_sequence=facts.first_sequence, last_sequence=facts.last_sequence)
+        facts = await self._connection.retry(partial(read_whole_stream, self._connection, shard))
+        return ShardBounds(
+            epoch=facts.epoch,
+            first_sequence=facts.first_sequence,
+            last_sequence=facts.last_sequence,
+            lost_sequence=facts.lost_sequence,
+        )
 
     async def read_records(self, shard: int, *, after_sequence: int, up_to_sequence: int) -> Sequence[LogRecord]:
         """Reads records of all topics in order, none left out."""
@@ -72,7 +83,8 @@ class NatsLogShards:
         return record.sequence if record else int(content["state"]["last_seq"]) + 1
 
     async def trim(self, shard: int, *, below_sequence: int) -> None:
-        """Purges by sequence, never by subject."""
+        """Notes how far, then purges by sequence, never by subject."""
+        await write_trimmed(self._connection, shard, below_sequence)
         name = stream_name(shard)
 
         async def purge() -> None:
@@ -80,12 +92,13 @@ class NatsLogShards:
 
         await self._connection.retry(purge)
 
+    async def accept_losses(self, shard: int) -> None:
+        """Notes in the stream's metadata from where on it is whole."""
+        await write_whole(self._connection, shard)
+
     async def set_epoch(self, shard: int, epoch: int) -> None:
         """Writes the epoch into the stream's metadata."""
         await write_epoch(self._connection, stream_name(shard), epoch)
-
-    async def _read_facts(self, shard: int) -> StreamFacts:
-        return await self._connection.retry(partial(read_stream, self._connection, shard))
 
     async def _get(self, shard: int, query: dict[str, Any]) -> LogRecord | None:
         try:

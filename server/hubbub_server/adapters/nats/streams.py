@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 _EPOCH = "hubbub-epoch"
 _SHARDS = "hubbub-shards"
+_WHOLE_FROM = "hubbub-whole-from"
 _RETRY_PAUSE_S = 0.1
 
 
@@ -28,17 +29,24 @@ _RETRY_PAUSE_S = 0.1
 class StreamFacts:
     """What a stream says: its epoch, and the sequences of its first and last record.
 
-    The first is one more than the last when there is none: 1 and 0 in a new stream.
+    The first is one more than the last when there is none: 1 and 0 in a new stream. `lost_sequence` is the first one
+    above what was trimmed that has no message, None if each has; only said when the details were asked for.
     """
 
     epoch: int
     first_sequence: int
     last_sequence: int
+    lost_sequence: int | None
 
 
 async def read_stream(connection: NatsConnection, shard: int) -> StreamFacts:
     """Asks the leader of a shard's log once. Raises LogUnavailable."""
     return _facts(await read_stream_info(connection, stream_name(shard)))
+
+
+async def read_whole_stream(connection: NatsConnection, shard: int) -> StreamFacts:
+    """Asks the leader of a shard's log once, also for what it lost. Raises LogUnavailable."""
+    return _facts(await read_stream_info(connection, stream_name(shard), {"deleted_details": True}))
 
 
 async def read_stream_info(
@@ -60,14 +68,46 @@ async def read_state_stream(connection: NatsConnection, shard: int) -> StreamFac
 
 
 async def write_epoch(connection: NatsConnection, name: str, epoch: int) -> None:
-    """Gives a stream another epoch. Repeats itself for five seconds, then raises LogUnavailable."""
+    """Gives a stream a higher epoch. Repeats itself for five seconds, then raises LogUnavailable.
 
-    async def attempt() -> None:
-        config = (await read_stream_info(connection, name))["config"]
-        config["metadata"] = {**(config.get("metadata") or {}), _EPOCH: str(epoch)}
+    One that has that epoch or a higher one stays as it is: somebody who is late must not take it back.
+    """
+
+    def raised(content: Mapping[str, Any]) -> dict[str, str]:
+        return {_EPOCH: str(max(epoch, _facts(content).epoch))}
+
+    await connection.retry(partial(_write_metadata, connection, name, raised))
+
+
+async def write_trimmed(connection: NatsConnection, shard: int, below_sequence: int) -> None:
+    """Notes that messages below a sequence may be gone. Repeats itself for five seconds, then raises LogUnavailable."""
+
+    def raised(content: Mapping[str, Any]) -> dict[str, str]:
+        return {_WHOLE_FROM: str(max(below_sequence, _whole_from(content)))}
+
+    await connection.retry(partial(_write_metadata, connection, stream_name(shard), raised))
+
+
+async def write_whole(connection: NatsConnection, shard: int) -> None:
+    """Notes that a log is whole as it is. Repeats itself for five seconds, then raises LogUnavailable."""
+
+    def as_it_is(content: Mapping[str, Any]) -> dict[str, str]:
+        facts, has_holes = _facts(content), bool(content["state"].get("num_deleted"))
+        return {_WHOLE_FROM: str(facts.last_sequence + 1 if has_holes else facts.first_sequence)}
+
+    await connection.retry(partial(_write_metadata, connection, stream_name(shard), as_it_is))
+
+
+async def _write_metadata(
+    connection: NatsConnection, name: str, change: Callable[[Mapping[str, Any]], dict[str, str]]
+) -> None:
+    """Changes metadata of a stream; two that do it at the same instant may undo each other: look afterwards."""
+    content = await read_stream_info(connection, name)
+    config = content["config"]
+    before = config.get("metadata") or {}
+    config["metadata"] = before | change(content)
+    if config["metadata"] != before:
         await connection.call(f"STREAM.UPDATE.{name}", config)
-
-    await connection.retry(attempt)
 
 
 async def ensure_stream(connection: NatsConnection, config: Mapping[str, Any]) -> None:
@@ -196,7 +236,19 @@ def _facts(content: Mapping[str, Any]) -> StreamFacts:
     except (KeyError, ValueError) as error:
         raise LogUnavailable(f"{content['config']['name']} has no epoch: it was not made by hubbub") from error
     state = content["state"]
-    return StreamFacts(epoch=epoch, first_sequence=max(state["first_seq"], 1), last_sequence=state["last_seq"])
+    first, whole_from = max(state["first_seq"], 1), _whole_from(content)
+    lost = [sequence for sequence in state.get("deleted") or () if sequence >= whole_from]
+    return StreamFacts(
+        epoch=epoch,
+        first_sequence=first,
+        last_sequence=state["last_seq"],
+        lost_sequence=whole_from if first > whole_from else min(lost, default=None),
+    )
+
+
+def _whole_from(content: Mapping[str, Any]) -> int:
+    """Returns the sequence from which on nothing was trimmed or given up."""
+    return int(_metadata(content).get(_WHOLE_FROM, "1"))
 
 
 def _metadata(content: Mapping[str, Any]) -> Mapping[str, str]:
