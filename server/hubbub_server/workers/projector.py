@@ -98,6 +98,7 @@ class Projector:
     async def _apply(self, batch: ProjectionBatch, keep_alive: KeepAlive) -> None:
         while True:
             try:
+                await self._check_store_is_the_same()
                 await self._projection.apply(batch)
             except StoreUnavailable as error:
                 await self._wait_for_store(error)
@@ -105,6 +106,13 @@ class Projector:
             else:
                 self._backoff.reset()
                 return
+
+    async def _check_store_is_the_same(self) -> None:
+        """Notices an older copy that was put in the place of the store: this batch would hide what it lacks."""
+        row = await self._projection.read_shard(self._shard)
+        here = (row.epoch, row.sequence) if row else (0, 0)
+        if here < (self._stored.epoch, self._stored.sequence):
+            self._start_over(f"the store has the shard up to {here}, it had {self._stored.sequence}")
 
     async def _wait_for_store(self, error: StoreUnavailable) -> None:
         log.warning("store unavailable", shard=self._shard, reason=str(error))

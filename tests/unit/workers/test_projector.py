@@ -1,6 +1,7 @@
 """The projector: waits for its store, survives crashes, stops at poison, and passes over nothing."""
 
 import asyncio
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from structlog.testing import capture_logs
 from hubbub_server.ports.projection import ProjectionBatch, ShardRow
 from hubbub_server.workers.roles import ROLES
 from tests.support.fakes.store import FakeStore
-from tests.support.waiting import until
+from tests.support.waiting import until, until_found
 from tests.unit.domain.builders import BOB
 from tests.unit.workers.stage import Stage, gauge
 
@@ -156,6 +157,26 @@ async def test_store_without_what_was_acknowledged_is_made_again(stage: Stage) -
     assert await stage.stored_numbers(room) == [1, 2, 3]
     assert [line["event"] for line in logs].count("shard starts over") == 2
     assert gauge("stopped", "projector", 0) == 0
+
+
+async def test_older_copy_that_is_put_in_the_place_of_the_store_is_filled(stage: Stage) -> None:
+    """G1: while the worker runs, which knows from memory how far the store was."""
+    room = stage.make_group(0)
+    stage.send(room, 1)
+    async with stage.working():
+        await stage.until_caught_up(0)
+        older = deepcopy(vars(stage.store))
+        stage.send(room, 2, 3)
+        await stage.until_caught_up(0)
+        vars(stage.store).update(older)
+        stage.send(room, 4)
+
+        async def is_filled() -> bool | None:
+            return await stage.stored_numbers(room) == [1, 2, 3, 4] or None
+
+        await until_found(is_filled)
+
+    assert await stage.stored_numbers(room) == [1, 2, 3, 4]
 
 
 async def test_older_copy_of_the_store_is_filled_although_the_log_was_recreated_since(stage: Stage) -> None:
