@@ -97,6 +97,13 @@ class NatsServer:
             self._process.wait()
             self._process = None
 
+    def stop(self) -> None:
+        """Ends it as an operator does, with SIGTERM: it writes what it knows, and trusts that when it starts again."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait()
+        self._process = None
+
     def freeze(self) -> None:
         """Stops it with SIGSTOP: connections stay open, nothing answers."""
         self._process_signal(signal.SIGSTOP)
