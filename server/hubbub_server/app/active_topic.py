@@ -14,7 +14,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from hubbub_server.app.frames import Events
-from hubbub_server.app.topic_loader import LoadedTopic, TopicDamaged, TopicLoader, decode_events, fold
+from hubbub_server.app.topic_loader import (
+    READ_MAX_BYTES,
+    TAIL_MAX_RECORDS,
+    LoadedTopic,
+    TopicDamaged,
+    TopicLoader,
+    decode_events,
+    fold,
+)
 from hubbub_server.domain import topic as domain
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.cursor import Cursor, TopicHead
@@ -28,9 +36,7 @@ from hubbub_server.ports.record_codec import RecordCodec
 from hubbub_server.ports.topic_directory import TopicDirectory
 from hubbub_server.ports.topic_log import LogRecord, TopicLog
 
-_TAIL_MAX_RECORDS: Final = 128
 _TAIL_MAX_BYTES: Final = 256 * 1024
-_READ_MAX_BYTES: Final = 128 * 1024  # folding what comes at once must not hold up the loop for long
 _CONFIRMED_FOR_S: Final = 60.0
 _WINDOW_CAPACITY: Final = 4096
 _SHRUNK_IDS: Final = 64
@@ -198,7 +204,7 @@ class ActiveTopic:
                 self.topic_id,
                 after_sequence=before,
                 up_to_sequence=head.sequence,
-                max_bytes=_READ_MAX_BYTES,
+                max_bytes=READ_MAX_BYTES,
             ):
                 self.apply(record)
             if self.sequence == before:  # what follows in this log does not continue our state
@@ -281,7 +287,7 @@ class ActiveTopic:
     def _keep(self, record: LogRecord) -> None:
         self._tail.append(record)
         self._tail_bytes += len(record.body)
-        while len(self._tail) > _TAIL_MAX_RECORDS or self._tail_bytes > _TAIL_MAX_BYTES:
+        while len(self._tail) > TAIL_MAX_RECORDS or self._tail_bytes > _TAIL_MAX_BYTES:
             self._tail_bytes -= len(self._tail.popleft().body)
         if (
             isinstance(self.state, ConversationState)

@@ -14,7 +14,7 @@ import structlog
 
 from hubbub_server.app.active_topic import ActiveTopic, Subscriber
 from hubbub_server.app.committer import CommitGuard, Committer, Pending
-from hubbub_server.app.topic_loader import TopicLoader
+from hubbub_server.app.topic_loader import TopicDamaged, TopicLoader
 from hubbub_server.domain.commands import Answer, Command
 from hubbub_server.domain.cursor import TopicHead
 from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable, Unavailable
@@ -32,7 +32,6 @@ _CHECK_AGAIN_S: Final = 1.0
 _MAX_KEPT_BYTES: Final = 256 * 1024 * 1024
 _BOUND_MEMORY_S: Final = 10.0
 _TOPICS_A_TURN: Final = 1_000
-_DAMAGED_RETRY_S: Final = 30.0
 
 log = structlog.get_logger()
 
@@ -193,14 +192,15 @@ class TopicHub:
         """Returns the topic with a state that has everything that was acknowledged before the call.
 
         Raises:
-            LogUnavailable, StoreUnavailable: that cannot be had now, or (a record is poison) with this program.
+            LogUnavailable, StoreUnavailable: that cannot be had now.
+            TopicDamaged: it cannot be had with this program (a record is poison), or records are lost.
         """
         topic = self.topic(topic_id)
         try:
             await topic.refresh()
         except ValueError as error:
             log.error("topic damaged", topic_id=topic_id, reason=str(error))
-            raise LogUnavailable("a record of this topic cannot be read", retry_after_s=_DAMAGED_RETRY_S) from error
+            raise TopicDamaged("a record of this topic cannot be read") from error
         return topic
 
     def loaded(self, topic_id: TopicId) -> ActiveTopic | None:

@@ -23,8 +23,9 @@ from hubbub_server.ports.topic_directory import TopicDirectory
 from hubbub_server.ports.topic_log import LogRecord, TopicLog
 from hubbub_server.ports.topic_states import Snapshot, TopicStates
 
-_READ_MAX_BYTES: Final = 128 * 1024  # folding what comes at once must not hold up the loop for long
-_TAIL_MAX_RECORDS: Final = 128
+READ_MAX_BYTES: Final = 128 * 1024
+"""Read at once: folding it must not hold up the loop for long."""
+TAIL_MAX_RECORDS: Final = 128
 _PLACES: Final = 1024
 _TRIES: Final = 3
 
@@ -64,7 +65,7 @@ class _Base:
 
 
 class TopicDamaged(LogUnavailable):
-    """Log and what is stored do not fit together, again and again: records are lost."""
+    """Log and what is stored do not fit together, again and again: records are lost, or cannot be read."""
 
     def __init__(self, text: str) -> None:
         """Says what does not fit."""
@@ -127,11 +128,11 @@ class TopicLoader:
 
     async def _fold_tail(self, topic_id: TopicId, epoch: int, base: _Base, head: LogRecord | None) -> LoadedTopic:
         state, read = base.state, base.begin
-        tail: deque[LogRecord] = deque(maxlen=_TAIL_MAX_RECORDS)
+        tail: deque[LogRecord] = deque(maxlen=TAIL_MAX_RECORDS)
         places = deque([read], maxlen=_PLACES)
         while head is not None and read.sequence < head.sequence:
             for record in await self._log.read_range(
-                topic_id, after_sequence=read.sequence, up_to_sequence=head.sequence, max_bytes=_READ_MAX_BYTES
+                topic_id, after_sequence=read.sequence, up_to_sequence=head.sequence, max_bytes=READ_MAX_BYTES
             ):
                 if record.facts.last_position <= base.begin.position:  # of an older epoch, and stored
                     read = Place(read.position, record.sequence)

@@ -4,8 +4,8 @@ The committing node writes these effects at once (app/effects.py); it may die in
 event in the log and submits the same command again: what is there already, or newer, stays (domain/user_topic.py).
 """
 
-import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -20,9 +20,9 @@ from hubbub_server.ports.record_consumer import PoisonRecord
 from hubbub_server.ports.topic_log import LogRecord
 from hubbub_server.workers.backoff import Backoff
 from hubbub_server.workers.shard_role import Batch, KeepAlive
+from hubbub_server.workers.side_by_side import side_by_side
 
 _MEMBERSHIP_KINDS: Final = frozenset({MembersAdded.__name__, MemberRemoved.__name__})
-_AT_ONCE: Final = 16
 _TIMEOUT_S: Final = 10.0
 
 log = structlog.get_logger()
@@ -60,21 +60,13 @@ class Relay:
                 continue
             for decoded in decode_record(self._codec, self._shard, record):
                 try:
-                    await self._submit(_commands(decoded.event), keep_alive)
+                    commands = _commands(decoded.event)
+                    await side_by_side(partial(self._submit_until_done, keep_alive), commands, keep_alive)
                 except ValueError as exc:
                     raise PoisonRecord(shard=self._shard, sequence=record.sequence, reason=str(exc)) from exc
 
-    async def _submit(self, commands: Sequence[tuple[UserId, RecordMembership]], keep_alive: KeepAlive) -> None:
-        for start in range(0, len(commands), _AT_ONCE):
-            await keep_alive()
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for user_id, command in commands[start : start + _AT_ONCE]:
-                        group.create_task(self._submit_until_done(user_id, command, keep_alive))
-            except ExceptionGroup as errors:
-                raise errors.exceptions[0] from errors  # the loop knows no groups of them
-
-    async def _submit_until_done(self, user_id: UserId, command: RecordMembership, keep_alive: KeepAlive) -> None:
+    async def _submit_until_done(self, keep_alive: KeepAlive, each: tuple[UserId, RecordMembership]) -> None:
+        user_id, command = each
         while True:
             try:
                 await self._hub.submit(user_id, command, timeout_s=_TIMEOUT_S)

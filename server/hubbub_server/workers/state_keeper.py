@@ -4,8 +4,8 @@ This does what it can: a topic that cannot be read now is left for its next occa
 strength of it; the trimmer looks for itself (workers/trimmer.py).
 """
 
-import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import structlog
@@ -19,10 +19,10 @@ from hubbub_server.ports.topic_log import LogRecord, RecordFacts
 from hubbub_server.ports.topic_states import SnapshotTooLarge
 from hubbub_server.workers.backoff import Backoff
 from hubbub_server.workers.shard_role import Batch, KeepAlive
+from hubbub_server.workers.side_by_side import side_by_side
 
 _EVERY_POSITIONS: Final = 64
 _ACCESS_KINDS: Final = frozenset({MembersAdded.__name__, MemberRemoved.__name__})
-_AT_ONCE: Final = 16
 
 log = structlog.get_logger()
 
@@ -47,16 +47,9 @@ class StateKeeper:
     async def replay(self, records: Sequence[LogRecord], keep_alive: KeepAlive) -> None:
         """Takes one snapshot of each topic of `records`."""
         topics = list(dict.fromkeys(record.facts.topic_id for record in records))
-        for start in range(0, len(topics), _AT_ONCE):
-            await keep_alive()
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for topic_id in topics[start : start + _AT_ONCE]:
-                        group.create_task(self._take(topic_id, keep_alive))
-            except ExceptionGroup as errors:
-                raise errors.exceptions[0] from errors  # the loop knows no groups of them
+        await side_by_side(partial(self._take, keep_alive), topics, keep_alive)
 
-    async def _take(self, topic_id: TopicId, keep_alive: KeepAlive) -> None:
+    async def _take(self, keep_alive: KeepAlive, topic_id: TopicId) -> None:
         while True:
             try:
                 await self._snapshots.take(topic_id)
