@@ -37,6 +37,21 @@ class Finding:
         return f"topic {self.topic_id}, {span}: {self.what}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostRecord:
+    """The server that leads a shard's log lost this record, and perhaps more."""
+
+    shard: int
+    sequence: int
+
+    def __str__(self) -> str:
+        """Reads like "shard 3: the leader of its log lost record 21, …"."""
+        return (
+            f"shard {self.shard}: the leader of its log lost record {self.sequence}, perhaps more; "
+            "what other servers have still is not named below"
+        )
+
+
 @dataclass(slots=True)
 class _Seen:
     """What the log has of a topic: spans of positions in order, not touching, and the sequence of the newest record."""
@@ -74,13 +89,15 @@ class VerifyLog:
         self._codec = codec
         self._shards = shards
 
-    async def compare(self, shard: int) -> AsyncIterator[Finding]:
+    async def compare(self, shard: int) -> AsyncIterator[Finding | LostRecord]:
         """Compares one shard. The order of the findings says nothing.
 
         Raises:
             LogUnavailable, StoreUnavailable: it cannot be read now.
         """
         bounds = await self._log_shards.read_bounds(shard)
+        if bounds.lost_sequence is not None:
+            yield LostRecord(shard=shard, sequence=bounds.lost_sequence)
         seen: dict[TopicId, _Seen] = {}
         async for records in self._read_log(shard, bounds):
             for record in records:
@@ -140,7 +157,7 @@ class VerifyLog:
         )
         begin, end = (seen.spans[0][0], seen.spans[-1][1]) if seen.spans else (head, 0)
         if applied is not None and _is_newest_lost(applied, bounds, seen):
-            end = head
+            begin, end = 1 if bounds.lost_sequence == 1 else begin, head
         found = {
             "neither log nor store has them": _outside([*seen.spans, *stored], (1, head)),
             "the log lost them, the store has them": _within(_outside(seen.spans, (begin, end)), stored),
@@ -175,7 +192,8 @@ class VerifyLog:
 
 def _is_newest_lost(applied: AppliedRow, bounds: ShardBounds, seen: _Seen) -> bool:
     """Tells whether the newest record that the store has applied was not trimmed, and yet is not in the log."""
-    is_trimmed = applied.epoch != bounds.epoch or applied.sequence < bounds.first_sequence
+    whole_from = bounds.first_sequence if bounds.lost_sequence is None else bounds.lost_sequence
+    is_trimmed = applied.epoch != bounds.epoch or applied.sequence < min(whole_from, bounds.first_sequence)
     return not is_trimmed and seen.sequence < applied.sequence
 
 

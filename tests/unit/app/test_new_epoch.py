@@ -10,7 +10,7 @@ from hubbub.chat.v1 import event_pb2
 from hubbub_server.app.frames import CaughtUp, Reset
 from hubbub_server.app.new_epoch import Loss, NewEpoch, NewEpochReport
 from hubbub_server.app.take_snapshots import TakeSnapshots, UnknownEvents
-from hubbub_server.app.verify_log import VerifyLog
+from hubbub_server.app.verify_log import Finding, VerifyLog
 from hubbub_server.domain.commands import AddMembers
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.cursor import Cursor
@@ -70,7 +70,7 @@ class Stage(AppCluster):
             codec=CODEC,
             shards=2,
         )
-        return sorted([str(finding) async for finding in tool.compare(SHARD)])
+        return sorted([str(finding) async for finding in tool.compare(SHARD) if isinstance(finding, Finding)])
 
     def log_of_group(self) -> list[LogRecord]:
         return self.server.by_topic[GROUP]
