@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import httpx
 
-READY_S = 90.0
+READY_S = 180.0
 STOP_S = 30.0
 PATIENCE_S = 30.0
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,6 @@ from hubbub_server.supervisor.ports import find_free, is_free
 DATACENTER: Final = "datacenter1"
 _VERSION: Final = "5.0.6"
 _FETCH_TIMEOUT_S: Final = 900.0
-_START_TIMEOUT_S: Final = 180.0
 _TOKENS: Final = 2**64
 
 _POM: Final = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
@@ -132,11 +132,16 @@ def prepare(plan: CassandraPlan, jars: Path) -> list[str]:
     ]
 
 
-def plan_cassandra(folder: DataFolder, size: int, jars: Path) -> list[ChildPlan]:
-    """Returns how to start `size` servers; the first must be ready before the others start."""
+def plan_cassandra(folder: DataFolder, size: int, taken_ports: Collection[int]) -> list[ChildPlan]:
+    """Returns how to start `size` servers; the first must be ready before the others start. May fetch the jars.
+
+    Raises:
+        NoCassandra: it cannot be run here.
+    """
     if not size:
         return []
-    port, storage_port = _kept_ports(folder)
+    jars = fetch_jars()
+    port, storage_port = _kept_ports(folder, taken_ports)
     plans = []
     for index, name in enumerate(names_of("cassandra", size)):
         data = folder.cassandra / name
@@ -151,7 +156,6 @@ def plan_cassandra(folder: DataFolder, size: int, jars: Path) -> list[ChildPlan]
                 ready_port=port,  # it opens last, when the server is ready for clients
                 ready_path="",
                 stop_timeout_s=15,
-                start_timeout_s=_START_TIMEOUT_S,
                 host=server.host,
                 data=data,
             )
@@ -159,14 +163,14 @@ def plan_cassandra(folder: DataFolder, size: int, jars: Path) -> list[ChildPlan]
     return plans
 
 
-def _kept_ports(folder: DataFolder) -> list[int]:
+def _kept_ports(folder: DataFolder, taken: Collection[int]) -> list[int]:
     """Returns the ports of the last start if they are free: servers find each other again by them."""
     kept = folder.cassandra / "ports.json"
     if kept.exists():
         ports: list[int] = json.loads(kept.read_text())
-        if all(map(is_free, ports)):
+        if all(is_free(port) and port not in taken for port in ports):
             return ports
-    ports = find_free(2)
+    ports = find_free(2, besides=taken)
     folder.write(kept, json.dumps(ports))
     return ports
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 _FAILED_STARTS_MAX: Final = 5
-_START_TIMEOUT_S: Final = 60.0
+_START_TIMEOUT_S: Final = 120.0
 _HOLD_LOOK_INTERVAL_S: Final = 0.1
 _PROBE_INTERVAL_S: Final = 0.05
 _PROBE_TIMEOUT_S: Final = 1.0

@@ -3,14 +3,14 @@
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import envoy
 from hubbub_server.supervisor import descriptors
-from hubbub_server.supervisor.cassandra_servers import DATACENTER, fetch_jars, plan_cassandra
+from hubbub_server.supervisor.cassandra_servers import DATACENTER, plan_cassandra
 from hubbub_server.supervisor.child import ChildPlan, names_of
 from hubbub_server.supervisor.data_folder import DataFolder
 from hubbub_server.supervisor.envoy_config import EnvoyPlan, render
@@ -62,12 +62,14 @@ def plan_programs(folder: DataFolder, plan: UpPlan, *, port: int) -> Programs:
         OSError: there are not enough free ports.
     """
     _refuse_another_log(folder, plan.nats)
-    client_ports = [*plan.nats_ports[: plan.nats], *find_free(plan.nats - len(plan.nats_ports[: plan.nats]))]
-    worker_ports, grpc_ports, metrics_ports, nats_ports, (admin_port, valkey_port) = _free_ports(
-        plan.workers, plan.nodes, plan.nodes, 2 * plan.nats, 2
+    taken = [port, *plan.nats_ports]
+    cassandra = plan_cassandra(folder, plan.cassandra, taken)
+    taken += [each for server in cassandra for each in server.ports.values()]
+    client_ports, nats_ports, worker_ports, grpc_ports, metrics_ports, (admin_port, valkey_port) = _free_ports(
+        (plan.nats, 2 * plan.nats, plan.workers, plan.nodes, plan.nodes, 2), besides=taken
     )
+    client_ports = [*plan.nats_ports, *client_ports][: plan.nats]
     nats = plan_nats(folder, client_ports, nats_ports)
-    cassandra = plan_cassandra(folder, plan.cassandra, fetch_jars()) if plan.cassandra else []
     valkey = [_valkey(folder, valkey_port)] if plan.valkey else []
     password = folder.read_secret("nats_password")
     urls = [nats_url(password, each) for each in client_ports]
@@ -104,8 +106,8 @@ def _refuse_another_log(folder: DataFolder, size: int) -> None:
         raise CannotStart(f"{folder.path} was made with {made_with}; give --data another folder, or as many servers")
 
 
-def _free_ports(*counts: int) -> list[list[int]]:
-    found = iter(find_free(sum(counts)))
+def _free_ports(counts: Sequence[int], *, besides: Collection[int]) -> list[list[int]]:
+    found = iter(find_free(sum(counts), besides=besides))
     return [[next(found) for _ in range(count)] for count in counts]
 
 

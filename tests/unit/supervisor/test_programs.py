@@ -97,6 +97,21 @@ def test_nodes_have_the_addresses_of_nats_that_they_are_given(
     assert found == [[f"nats://hubbub:{password}@127.0.0.1:{port}"] for port in (1, 4242)]
 
 
+def test_ports_that_are_given_are_not_given_twice(
+    folder: DataFolder, jars: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hubbub_server.supervisor.ports._FIRST", 20_000)
+    monkeypatch.setattr("hubbub_server.supervisor.ports._LAST", 20_060)
+    taken = [20_000 + number for number in range(30)]
+    plan = replace(ALONE, nats=3, nats_ports=taken[1:], cassandra=1, valkey=True)
+
+    programs = plan_programs(folder, plan, port=taken[0])
+
+    every = [*programs.servers[0], *programs.workers, *programs.nodes]
+    found = [port for each in every for port in each.ports.values()] + [programs.envoy.ports["admin"]]
+    assert set(found) & set(taken) == set(taken[1:4])  # those are NATS's
+
+
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1)])
 def test_a_log_is_not_begun_anew_by_another_number_of_servers(
     folder: DataFolder, plan_with: Callable[..., Programs], before: int, after: int
