@@ -27,8 +27,13 @@ SPARE_RUNS, SPARE_SHARE = 3, 0.5
 MAX_FAILED = 3
 
 
-async def chaos(folder: Path, seed: int, counted: int, only: list[str]) -> tuple[list[FinishedRun], str]:
-    """Plays runs until enough counted or too many did not; returns them, and the kind of disk that was used."""
+async def chaos(
+    folder: Path, seed: int, counted: int, only: list[str], *, keeps: bool
+) -> tuple[list[FinishedRun], str]:
+    """Plays runs until enough counted or too many did not; returns them, and the kind of disk that was used.
+
+    `keeps` says whether files of runs that hold are kept too.
+    """
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -40,26 +45,31 @@ async def chaos(folder: Path, seed: int, counted: int, only: list[str]) -> tuple
                 break
             if sum(not run.verdict.holds for run in runs) >= MAX_FAILED:
                 break
-            runs.append(await _one(stage, folder, seed + number, only))
+            run = await _one(stage, folder, seed + number, only)
+            runs.append(run)
+            if run.verdict.holds and not keeps:
+                shutil.rmtree(_place(folder, run.seed))
     return runs, new_disk.__name__
 
 
 async def _one(stage: Stage, folder: Path, seed: int, only: list[str]) -> FinishedRun:
     begin = time.monotonic()
-    place = folder / f"run-{seed}"
+    place = _place(folder, seed)
     await asyncio.to_thread(place.mkdir)
     verdict = await run_once(stage, place, seed, plan_only(only, seed) if only else plan_run(seed))
     run = FinishedRun(seed, time.monotonic() - begin, verdict)
     print(run.line(), flush=True)
-    if verdict.holds:
-        shutil.rmtree(place)
-    else:
+    if not verdict.holds:
         await stage.clear()
         for rule, found in verdict.problems.items():
             for problem in found[:5]:
                 print(f"    {rule}: {problem}")
         print(f"    files: {place} and {folder / 'stage'}; again: {_command(seed, 1, only)}", flush=True)
     return run
+
+
+def _place(folder: Path, seed: int) -> Path:
+    return folder / f"run-{seed}"
 
 
 def _command(seed: int, runs: int, only: list[str]) -> str:
@@ -73,15 +83,17 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=4, help="how many runs must count")
     parser.add_argument("--only", default="", help="kinds of faults, with commas between; every run has all of them")
     parser.add_argument("--out", type=Path, help="write the figures as JSON to this file")
+    parser.add_argument("--folder", type=Path, help="keep the files of all runs here, a new folder")
     options = parser.parse_args()
     only = [name.strip() for name in options.only.split(",") if name.strip()]
     if unknown := set(only) - {kind.name for kind in CATALOGUE}:
         parser.error(f"no such fault: {', '.join(unknown)}")
-    folder = Path(tempfile.mkdtemp(prefix="hubbub-chaos-"))
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="hubbub-chaos-"))
+    folder.mkdir(parents=True, exist_ok=True)
     print(f"chaos: seeds from {options.seed}, {options.runs} counted runs, files in {folder}", flush=True)
     begin = time.monotonic()
     try:
-        runs, disk = asyncio.run(chaos(folder, options.seed, options.runs, only))
+        runs, disk = asyncio.run(chaos(folder, options.seed, options.runs, only, keeps=bool(options.folder)))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print(f"chaos stopped, files in {folder}")
         return 130
@@ -103,7 +115,7 @@ def main() -> int:
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=2) + "\n")
-    if not figures["failed_seeds"]:
+    if not figures["failed_seeds"] and not options.folder:
         shutil.rmtree(folder)
     print("chaos holds" if holds else "chaos FAILED")
     return 0 if holds else 1
