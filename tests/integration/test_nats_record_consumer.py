@@ -8,7 +8,7 @@ import pytest
 from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
 from hubbub_server.domain.errors import LogUnavailable
-from hubbub_server.ports.record_consumer import RecordConsumer, RecordLost, UnreadableRecord
+from hubbub_server.ports.record_consumer import AnyRecord, RecordConsumer, RecordLost, UnreadableRecord
 from tests.contract.test_record_consumer import WAIT_S, append, fetch_exactly, new_role, skip_to_end
 from tests.support.fault_proxy import Cut, Direction, FaultProxy
 from tests.support.log_records import new_topic
@@ -158,3 +158,28 @@ async def test_acknowledgement_that_was_not_confirmed_is_repeated(services: Serv
 
         await until_caught_up(consumer)
         assert await consumer.acknowledged() == appended[-1].sequence
+
+
+async def test_durable_consumer_that_somebody_deleted_is_made_again_and_misses_nothing(services: Services) -> None:
+    """C85: a worker that only waits would be silent for ever. What it had done comes again, which changes nothing."""
+    setup = NatsLogSetup(services.nats(1))
+    role = new_role()
+    async with (
+        setup.node() as log,
+        setup.connection() as connection,
+        NatsRecordConsumers(connection).open(role=role, shard=0) as consumer,
+    ):
+        await skip_to_end(consumer)
+        before = await append(log, 3)
+        await consumer.ack((await fetch_exactly(consumer, 3))[-1])
+        await connection.call(f"CONSUMER.DELETE.LOG_0.{role}")
+        after = await append(log, 3)
+
+        fetched: list[AnyRecord] = []
+        async with asyncio.timeout(RECOVERY_TIMEOUT_S):
+            while not fetched or fetched[-1] != after[-1]:
+                with suppress(LogUnavailable):
+                    fetched += await consumer.fetch(max_records=100, wait_s=WAIT_S)
+        assert fetched[-6:] == [*before, *after]
+        await consumer.ack(fetched[-1])
+        assert await consumer.lag() == 0
