@@ -217,7 +217,7 @@ async def test_damage_is_named_and_gone_on_from_by_command(instance: RealInstanc
         with pytest.raises(LogUnavailable):
             await sent(node, now(BOB, 99))
     code, lines = await hubbub_log(instance, "new-epoch")
-    assert (code, lines.splitlines()) == (
+    assert (code, lines.splitlines()[-2:]) == (  # before that, what the guard logged
         0,
         [
             f"shard {SHARD} is refused: its log lost record 3, perhaps more",

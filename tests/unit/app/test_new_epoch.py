@@ -367,4 +367,5 @@ async def test_topic_that_the_log_lost_wholly_is_named_by_its_head(stage: Stage)
     stage.lose(*range(len(stage.log_of_group())))
     stage.server.records[SHARD] = []
     stage.server.last_sequences[SHARD] = 3
+    stage.server.whole_from[SHARD] = 2
     assert await stage.verify() == ["topic cgroup, position 8: the log lost them, the store has them"]
