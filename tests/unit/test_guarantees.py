@@ -51,6 +51,12 @@ def test_every_folder_that_the_guarantees_name_has_tests() -> None:
         assert [*(TESTS.parent / folder).glob("**/test_*.py"), *(TESTS.parent / folder).glob("*.patch")], folder
 
 
+def test_every_mutant_that_the_guarantees_name_is_there() -> None:
+    named = re.findall(r"`(G\d-[a-z-]+)`", GUARANTEES.read_text())
+    assert named
+    assert not set(named) - {path.stem for path in (TESTS / "mutants").glob("*.patch")}
+
+
 def test_every_fault_of_chaos_stands_in_one_row_of_the_matrix() -> None:
     rows = [line.split("|") for line in GUARANTEES.read_text().splitlines() if line.startswith("| ")]
     named = [fault for row in rows if len(row) == MATRIX_COLUMNS + 2 for fault in row[7].strip().split(", ")]
