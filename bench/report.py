@@ -18,6 +18,7 @@ EXPECTED = (
     "chaos",
     "exact_reads",
     "mutants",
+    "contracts",
     "slow_readers",
     "web_stream",
     "serial_commit",

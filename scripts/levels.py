@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree
 
+from bench.figure import write_figure
+
 LEVELS = ("unit", "contract", "rpc", "scenario", "integration", "e2e")
 ADAPTERS = ("fake", "sqlite", "cql", "nats-r1", "nats-r3", "valkey")
 OUTCOMES = {"failure": "failed", "error": "failed", "skipped": "skipped"}
@@ -66,23 +68,49 @@ def show(cell: Counter[str]) -> str:
     return "" if not cell else f"{cell['passed']}" + (f"/{others}" if others else "")
 
 
-def main(junit_paths: Sequence[str]) -> int:
-    """Prints the tables and the totals; 1 when something failed, or a level or an adapter did not run."""
-    outcomes = read(junit_paths)
+def find_missing(outcomes: Outcomes) -> list[str]:
+    """Names the levels and adapters that did not run, and the contracts that were skipped on one."""
     levels, contracts = by_level(outcomes), by_adapter(outcomes)
+    passed = {adapter for (_, adapter), counts in contracts.items() if counts["passed"]}
+    return [
+        *(name for name in LEVELS if not levels.get(name, Counter())["passed"]),
+        *(name for name in ADAPTERS if name not in passed),
+        *(f"{contract} on {name}" for (contract, name), counts in sorted(contracts.items()) if counts["skipped"]),
+    ]
+
+
+def judge(outcomes: Outcomes) -> int:
+    """Prints the tables and the totals; 1 when something failed, or a level or an adapter did not run."""
+    levels = by_level(outcomes)
     for name in dict.fromkeys((*LEVELS, *levels)):
         counts = levels.get(name, Counter())
         print(f"{name:12} {counts['passed']:5} passed {counts['failed']:4} failed {counts['skipped']:4} skipped")
-    print_matrix(contracts)
-    passed = {adapter for (_, adapter), counts in contracts.items() if counts["passed"]}
-    missing = [name for name in LEVELS if not levels.get(name, Counter())["passed"]]
-    missing += [name for name in ADAPTERS if name not in passed]
-    missing += [f"{contract} on {name}" for (contract, name), counts in sorted(contracts.items()) if counts["skipped"]]
-    if missing:
+    print_matrix(by_adapter(outcomes))
+    if missing := find_missing(outcomes):
         print(f"did not run: {', '.join(missing)}")
     total = sum(levels.values(), Counter())
     print(f"{total['passed']} passed, {total['failed']} failed")
     return 1 if missing or total["failed"] else 0
+
+
+def write_matrix(outcomes: Outcomes) -> None:
+    """Keeps contract × adapter for the report."""
+    passed: dict[str, dict[str, int]] = {}
+    contracts = by_adapter(outcomes)
+    for (contract, adapter), counts in sorted(contracts.items()):
+        passed.setdefault(contract, {})[adapter] = counts["passed"]
+    failed = sum(counts["failed"] for counts in contracts.values())
+    figures = {"passed": passed, "failed": failed}
+    write_figure(
+        "contracts", "make test, python -m scripts.levels", figures, holds=not failed and not find_missing(outcomes)
+    )
+
+
+def main(junit_paths: Sequence[str]) -> int:
+    """Keeps the matrix, prints everything, the totals last; returns the exit code."""
+    outcomes = read(junit_paths)
+    write_matrix(outcomes)
+    return judge(outcomes)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def judged(folder: Path, *runs: Mapping[tuple[str, str], str]) -> int:
         )
         paths.append(folder / f"{index}.xml")
         paths[-1].write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
-    return levels.main([str(path) for path in paths])
+    return levels.judge(levels.read(str(path) for path in paths))
 
 
 def test_run_of_every_level_on_every_adapter_is_good(tmp_path: Path) -> None:
