@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 from hubbub_server.adapters.nats.connection import NatsConnection
+from hubbub_server.adapters.nats.errors import ApiRefusal
 from hubbub_server.adapters.nats.log_shards import NatsLogShards
 from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
 from hubbub_server.adapters.nats.records import EXPECTED_SEQUENCE, encode_facts, header_block_bytes, stream_name
@@ -25,7 +26,7 @@ from tests.support.fakes.topic_log import AppendFault, FakeLogServer, FakeTopicL
 from tests.support.fakes.topic_states import FakeTopicStates
 from tests.support.fault_proxy import Cut, Direction, FaultProxy
 from tests.support.services import NatsCluster, Services
-from tests.support.waiting import RECOVERY_TIMEOUT_S
+from tests.support.waiting import RECOVERY_TIMEOUT_S, until_it_answers
 
 SHARDS = 2
 APPEND_TIMEOUT_S = 0.5
@@ -252,7 +253,15 @@ class NatsLogSetup:
     async def recreate(self, shard: int) -> None:
         async with self.connection() as connection, NatsTopicLog(connection, shards=SHARDS) as log:
             self.epochs[shard] = log.epoch(shard)
-            await connection.call(f"STREAM.DELETE.{stream_name(shard)}")
+
+            async def delete() -> None:
+                try:
+                    await connection.call(f"STREAM.DELETE.{stream_name(shard)}")
+                except ApiRefusal as refusal:
+                    if not refusal.is_no_stream:  # deleted by a call whose answer was late
+                        raise
+
+            await until_it_answers(delete)
             await self.ensure_streams(connection)
 
     async def lose(self, shard: int, sequence: int) -> None:
