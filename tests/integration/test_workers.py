@@ -30,6 +30,7 @@ from tests.integration.test_projector_restart import (
     worker_settings,
     working,
 )
+from tests.support.real_node import RealInstance
 from tests.support.services import NatsCluster, ready_nats_cluster
 from tests.support.waiting import until_found, until_it_answers
 from tests.unit.domain.builders import ALICE, send
@@ -292,3 +293,15 @@ async def test_a_replay_with_a_program_that_can_read_them_stores_what_was_put_as
         assert (line["role"], line["topic_id"], line["records"], line["reason"]) == ("projector", room, 2, "")
         assert code == 0
         assert await letters.topics(role="projector", shard=shard) == {}
+
+
+@pytest.mark.parametrize("servers", [1, 3])
+async def test_workers_that_start_at_once_make_one_log(tmp_path: Path, servers: int) -> None:
+    """G1: whoever comes second finds the streams, of the same epoch, and no shard is refused."""
+    async with ready_nats_cluster(servers) as cluster:
+        instance = RealInstance(cluster, tmp_path / "store.db")
+        await asyncio.gather(*(instance.make() for _ in range(4)))
+        async with instance.node() as node:
+            states = node.core.states
+            assert node.guard.refused() == {}
+            assert [await states.complete_epoch(shard) for shard in range(SHARDS)] == [1] * SHARDS
