@@ -172,6 +172,9 @@ class Settings(BaseSettings):
     """See WorkerSettings."""
     up: UpSettings = UpSettings()
     """See UpSettings."""
+    clock_shifts: Path | None = None
+    """For tests of wrong clocks, never in production: a folder; a file in it with the name of a node or worker holds
+    the seconds by which the wall clock of that process is wrong, read each time it is asked."""
 
     @classmethod
     def settings_customise_sources(
@@ -190,10 +193,6 @@ class Settings(BaseSettings):
             secrets_nested_delimiter="__",
         )
         return init_settings, env_settings, files
-
-    clock_shifts: Path | None = None
-    """For tests of wrong clocks, never in production: a folder; a file in it with the name of a node or worker holds
-    the seconds by which the wall clock of that process is wrong, read each time it is asked."""
 
 
 class BadSettings(Exception):
