@@ -1,4 +1,4 @@
-"""Starts and asks listener processes."""
+"""Starts and asks client processes: listeners and sessions."""
 
 import asyncio
 import json
@@ -9,16 +9,22 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.listeners import ListenerPlan
+from bench.sessions import SessionsPlan
 
-_ANSWER_S = 180.0
+_ANSWER_S = 700.0
 
 
-class ListenerProcess:
+class ClientProcess:
     """One running process."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         """Takes a process that was just started."""
         self._process = process
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
 
     async def ask(self, **command: Any) -> dict[str, Any]:
         """Sends a command and returns the answer."""
@@ -32,26 +38,41 @@ class ListenerProcess:
         async with asyncio.timeout(_ANSWER_S):
             line = await self._process.stdout.readline()
         if not line:
-            raise RuntimeError("a listener process ended")
+            raise RuntimeError("a client process ended")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
 
 @asynccontextmanager
-async def listening(plans: Sequence[ListenerPlan]) -> AsyncIterator[list[ListenerProcess]]:
+async def listening(plans: Sequence[ListenerPlan]) -> AsyncIterator[list[ClientProcess]]:
     """Runs processes whose streams are all open; ends them at the end."""
+    async with _running("bench.listeners", plans) as processes:
+        yield processes
+
+
+@asynccontextmanager
+async def in_session(plans: Sequence[SessionsPlan]) -> AsyncIterator[list[ClientProcess]]:
+    """Runs processes whose clients are all connected; ends them at the end."""
+    async with _running("bench.sessions", plans) as processes:
+        yield processes
+
+
+@asynccontextmanager
+async def _running(
+    module: str, plans: Sequence[ListenerPlan] | Sequence[SessionsPlan]
+) -> AsyncIterator[list[ClientProcess]]:
     processes: list[asyncio.subprocess.Process] = []
     try:
         for plan in plans:
             processes.append(
                 await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "bench.listeners", json.dumps(asdict(plan))),
+                    *(sys.executable, "-m", module, json.dumps(asdict(plan))),
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
-                    limit=1 << 26,
+                    limit=1 << 28,
                 )
             )
-        running = [ListenerProcess(process) for process in processes]
+        running = [ClientProcess(process) for process in processes]
         for each in running:
             await each.hear()
         yield running

@@ -45,6 +45,7 @@ def up(
         cors_origins=settings.up.cors_origins,
         nats_ports=settings.up.nats_ports,
         node_nats_servers=settings.up.node_nats_servers,
+        nodes_leave_at_once=settings.up.nodes_leave_at_once,
     )
     try:
         run_up(plan, say=_say)

@@ -143,6 +143,9 @@ class UpSettings(_Section):
     node_nats_servers: list[list[str]] = []
     """NATS addresses for node 1, 2 …, instead of the servers themselves, for tests with a proxy between; "{password}"
     in one stands for the generated password."""
+    nodes_leave_at_once: bool = True
+    """Whether a node that is told to end hurries, as Ctrl-C wants it; False: it takes the times of NodeSettings, as in
+    production, so that a node can be restarted under its clients."""
 
 
 class Settings(BaseSettings):

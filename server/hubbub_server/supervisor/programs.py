@@ -19,6 +19,9 @@ from hubbub_server.supervisor.ports import find_free
 
 _REPLICAS_MAX: Final = 3
 _KEYSPACE: Final = "hubbub"
+_STOP_S: Final = 8.0
+_STOP_SLOWLY_S: Final = 30.0
+"""Longer than a node announces, drains and stops."""
 
 
 class CannotStart(Exception):
@@ -39,6 +42,7 @@ class UpPlan:
     cors_origins: Sequence[str]
     nats_ports: Sequence[int]
     node_nats_servers: Sequence[Sequence[str]]
+    nodes_leave_at_once: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +95,7 @@ def plan_programs(folder: DataFolder, plan: UpPlan, *, port: int) -> Programs:
                 environment=own | {"HUBBUB_NATS__SERVERS": json.dumps((node_urls[index : index + 1] or [urls])[0])},
                 grpc_port=grpc_ports[index],
                 metrics_port=metrics_ports[index],
+                leaves_at_once=plan.nodes_leave_at_once,
             )
             for index in range(plan.nodes)
         ],
@@ -173,19 +178,29 @@ def _worker(name: str, *, environment: Mapping[str, str], metrics_port: int) -> 
     return _python("worker", name, {**environment, **settings}, {"metrics": metrics_port})
 
 
-def _node(number: int, *, environment: Mapping[str, str], grpc_port: int, metrics_port: int) -> ChildPlan:
+def _node(
+    number: int, *, environment: Mapping[str, str], grpc_port: int, metrics_port: int, leaves_at_once: bool
+) -> ChildPlan:
     name = f"node-{number}"
     settings = {
         "HUBBUB_NODE__NAME": name,
         "HUBBUB_NODE__PORT": str(grpc_port),
         "HUBBUB_NODE__METRICS_PORT": str(metrics_port),
-        "HUBBUB_NODE__ANNOUNCE_S": "0",
-        "HUBBUB_NODE__DRAIN_TIMEOUT_S": "3",
     }
-    return _python("node", name, {**environment, **settings}, {"grpc": grpc_port, "metrics": metrics_port})
+    if leaves_at_once:
+        settings |= {"HUBBUB_NODE__ANNOUNCE_S": "0", "HUBBUB_NODE__DRAIN_TIMEOUT_S": "3"}
+    return _python(
+        "node",
+        name,
+        {**environment, **settings},
+        {"grpc": grpc_port, "metrics": metrics_port},
+        stop_timeout_s=_STOP_S if leaves_at_once else _STOP_SLOWLY_S,
+    )
 
 
-def _python(role: str, name: str, environment: Mapping[str, str], ports: Mapping[str, int]) -> ChildPlan:
+def _python(
+    role: str, name: str, environment: Mapping[str, str], ports: Mapping[str, int], *, stop_timeout_s: float = _STOP_S
+) -> ChildPlan:
     return ChildPlan(
         role=role,
         name=name,
@@ -194,7 +209,7 @@ def _python(role: str, name: str, environment: Mapping[str, str], ports: Mapping
         ports=ports,
         ready_port=ports["metrics"],
         ready_path="/metrics",
-        stop_timeout_s=8,
+        stop_timeout_s=stop_timeout_s,
     )
 
 

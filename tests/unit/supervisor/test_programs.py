@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hubbub_server.config import NodeSettings
 from hubbub_server.supervisor.cassandra_servers import CassandraPlan, NoCassandra, fetch_jars, prepare
 from hubbub_server.supervisor.data_folder import DataFolder
 from hubbub_server.supervisor.programs import CannotStart, Programs, UpPlan, plan_programs
@@ -24,6 +25,7 @@ ALONE = UpPlan(
     cors_origins=[],
     nats_ports=[],
     node_nats_servers=[],
+    nodes_leave_at_once=True,
 )
 
 
@@ -166,3 +168,15 @@ def test_what_maven_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     with pytest.raises(NoCassandra, match="no route to the registry"):
         fetch_jars()
+
+
+def test_nodes_hurry_when_stopped_unless_they_are_to_leave_as_in_production(
+    plan_with: Callable[..., Programs],
+) -> None:
+    """C81: without the time to be noticed a balancer sends clients back to the node that they come from."""
+    own = ("HUBBUB_NODE__ANNOUNCE_S", "HUBBUB_NODE__DRAIN_TIMEOUT_S")
+    hurried, slow = plan_with().nodes[0], plan_with(nodes_leave_at_once=False).nodes[0]
+    assert [hurried.environment[name] for name in own] == ["0", "3"]
+    assert not set(own) & set(slow.environment)
+    settings = NodeSettings()
+    assert slow.stop_timeout_s >= settings.announce_s + settings.drain_timeout_s + settings.stop_grace_s
