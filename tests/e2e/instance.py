@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +14,10 @@ from typing import Any, Self
 
 import httpx
 
+from tests.support.waiting import wait_until
+
 READY_S = 180.0
 STOP_S = 30.0
-PATIENCE_S = 30.0
 
 
 class Instance:
@@ -199,14 +199,6 @@ class Person:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._client.close()
-
-
-def wait_until(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-    """Waits until a condition holds, or fails."""
-    deadline_s = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def lives(pid: int) -> bool:

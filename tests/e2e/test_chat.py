@@ -12,7 +12,8 @@ from typing import Any, Self
 
 import pytest
 
-from tests.e2e.instance import PATIENCE_S, Instance, wait_until
+from tests.e2e.instance import Instance
+from tests.support.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 

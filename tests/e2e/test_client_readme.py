@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.instance import PATIENCE_S, Instance
+from tests.e2e.instance import Instance
+from tests.support.waiting import PATIENCE_S
 
 README = Path(__file__).parents[2] / "clients/python/README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)

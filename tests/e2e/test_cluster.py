@@ -11,7 +11,8 @@ import httpx
 import pytest
 from uuid_utils import uuid7
 
-from tests.e2e.instance import READY_S, Instance, Person, wait_until
+from tests.e2e.instance import READY_S, Instance, Person
+from tests.support.waiting import wait_until
 from tests.support.services import require_cassandra
 
 pytestmark = pytest.mark.timeout(300)

@@ -18,7 +18,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from hubbub.chat.v1 import chat_service_pb2, frame_pb2
 from hubbub.conversation.v1 import conversation_service_pb2
 
-from tests.e2e.instance import Instance, Person, wait_until
+from tests.e2e.instance import Instance, Person
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.e2e.instance import PATIENCE_S, Instance, wait_until
+from tests.e2e.instance import Instance
+from tests.support.waiting import PATIENCE_S, wait_until
 
 LINES = 10
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")

@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.instance import READY_S, Instance, Person, lives, wait_until
+from tests.e2e.instance import READY_S, Instance, Person, lives
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,9 +25,9 @@ from hubbub.user.v1 import user_service_pb2
 from hubbub_server.supervisor import descriptors, ports
 from hubbub_server.supervisor.envoy_config import EnvoyPlan, render
 from hubbub_server.supervisor.programs import envoy_path
+from tests.support.waiting import PATIENCE_S, wait_until
 
 ORIGIN = "http://app.example"
-PATIENCE_S = 20.0
 BODY_MAX_BYTES = 256 * 1024
 
 
@@ -71,8 +71,9 @@ class Node:
         response = chat_service_pb2.SubscribeResponse()
         response.frame.welcome.session_id = "s1"
         yield response.SerializeToString()
-        while context.is_active():
-            time.sleep(0.01)
+        ended = threading.Event()
+        if context.add_callback(ended.set):  # False: it has ended already
+            ended.wait()
 
 
 @dataclass
@@ -139,13 +140,6 @@ def answers(url: str) -> bool:
         return httpx.get(url, timeout=1).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def wait_until(condition: Any) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not happen"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Waiting for a condition instead of for a time."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ from hubbub_server.domain.errors import LogUnavailable
 T = TypeVar("T")
 
 RECOVERY_TIMEOUT_S = 30.0
+PATIENCE_S = 30.0
 _POLL_S = 0.005
 
 
@@ -35,3 +37,11 @@ async def until_it_answers(call: Callable[[], Awaitable[T]]) -> T:
                 return await call()
             except LogUnavailable:
                 await asyncio.sleep(_POLL_S)
+
+
+def wait_until(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    """As `until`, for tests without a loop. Raises AssertionError."""
+    deadline_s = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not happen in time"
+        time.sleep(0.02)
