@@ -101,7 +101,7 @@ def holes_in_streams(run: Run) -> Iterator[str]:
             key = (record.get("stream", 0), record.get("topic", ""))
             match record["k"]:
                 case "ended":
-                    last = {k: v for k, v in last.items() if k[1] != record["topic"]}
+                    last.pop(key, None)
                 case "head" if record["via"] == "heads":
                     last.setdefault(key, (record["position"], False))
                 case "event" if record["via"] == "live":

@@ -91,9 +91,9 @@ class Topics:
         self.cursors[topic] = head.cursor.position
         self.epochs[topic] = head.cursor.epoch
 
-    def ended(self, topic: str) -> None:
-        """The user is no member."""
-        self._journal.write("ended", topic=topic)
+    def ended(self, topic: str, stream: int) -> None:
+        """The user is no member; told on a stream, or by Sync (0)."""
+        self._journal.write("ended", stream=stream, topic=topic)
         self.mine.discard(topic)
         self.heads[topic] = self.cursors.get(topic, 0)
 
@@ -285,7 +285,7 @@ class RawClient:
             case "reset":
                 self._topics.jump("reset", frame.reset.head)
             case "topic_ended":
-                self._topics.ended(frame.topic_ended.topic_id)
+                self._topics.ended(frame.topic_ended.topic_id, connection.number)
             case "goodbye":
                 self._journal.write("goodbye", reason=frame_pb2.GoodbyeReason.Name(frame.goodbye.reason))
 
@@ -425,7 +425,7 @@ class RawClient:
             case "reset":
                 self._topics.jump("reset", frame.reset.head)
             case "topic_ended":
-                self._topics.ended(frame.topic_ended.topic_id)
+                self._topics.ended(frame.topic_ended.topic_id, 0)
 
     async def _reads(self) -> None:
         while True:

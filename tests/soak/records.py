@@ -11,7 +11,7 @@ head        stream, topic, epoch, position, number, via (heads | heartbeat | cau
 event       via (live | sync), stream, topic, epoch, position, number, id, sender, content, bytes, commit_ms, what,
             users
 gap, reset  topic, from, position: the cursor jumps
-ended       topic: TopicEnded
+ended       stream (0: told by Sync), topic: TopicEnded
 goodbye     reason
 heartbeat   live: whether the node hears the log; lagging: told to read faster
 attempt     topic, id, try, content, prev: a send leaves

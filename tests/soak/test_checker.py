@@ -88,7 +88,7 @@ def good_story() -> list[Record]:
             )
             for who in USERS:
                 story.deliver(who, removal)
-            story.write("bob", "ended", topic=TOPIC)
+            story.write("bob", "ended", stream=1, topic=TOPIC)
         story.send("ann", f"m{index}", prev=f"m{index - 1}" if index > 1 else "")
         event = story.commit("message_sent", message_id=f"m{index}", sender="u1")
         story.ack("ann", event)
@@ -234,6 +234,12 @@ def a_removed_user_got_it_by_sync(records: list[Record]) -> None:
     records.insert(records.index(find(records, "bob", "ended")) + 1, event)
 
 
+def a_stream_goes_on_after_it_told_the_end(records: list[Record]) -> None:
+    removal = find(records, "bob", "event", position=6)
+    records.remove(removal)
+    records.insert(records.index(find(records, "bob", "ended")) + 1, removal)
+
+
 def a_removed_user_lists_messages(records: list[Record]) -> None:
     drop(records, "bob", "denied")
     records.append({"t": 99.0, "who": "bob", "k": "history", "topic": TOPIC, "position": 8, "number": 5})
@@ -299,6 +305,7 @@ BAD: dict[Callable[[list[Record]], None], str] = {
     a_reader_lists_less_than_it_saw: "live_is_not_history",
     a_removed_user_got_the_next_event: "read_after_removal",
     a_removed_user_got_it_by_sync: "read_after_removal",
+    a_stream_goes_on_after_it_told_the_end: "holes_in_streams",
     a_removed_user_lists_messages: "read_after_removal",
     a_removed_user_posted: "posted_without_membership",
     a_message_that_nobody_sent: "invented",
@@ -357,6 +364,16 @@ def test_a_read_that_says_it_may_lack_something_may() -> None:
     records = good_story()
     a_read_misses_what_was_acknowledged(records)
     find(records, "ann", "page")["confirmed"] = False
+    assert check(records).holds
+
+
+def test_an_end_that_sync_told_first_ends_no_stream() -> None:
+    records = good_story()
+    removal = find(records, "bob", "event", position=6)
+    by_sync = {**removal, "via": "sync", "stream": 0}
+    ended = {**find(records, "bob", "ended"), "stream": 0}
+    place = records.index(removal)
+    records[place:place] = [by_sync, ended]
     assert check(records).holds
 
 
