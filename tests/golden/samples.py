@@ -163,6 +163,7 @@ ERRORS: Final[Mapping[str, BaseException]] = {
     "LogUnavailable": errors.LogUnavailable("the log is away", retry_after_s=30),
     "OutcomeUnknown": errors.OutcomeUnknown("no answer came in time"),
     "StoreUnavailable": errors.StoreUnavailable("the store is away", retry_after_s=0.0),
+    "RegistryUnavailable": errors.RegistryUnavailable("the registry cannot be reached", retry_after_s=1),
     "DeadlinePassed": errors.DeadlinePassed("the time of the call ran out"),
     "NodeDraining": errors.NodeDraining("this node is leaving", retry_after_s=0.1),
     "LogFull": LogFull("the log is full", retry_after_s=5),
