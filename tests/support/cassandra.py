@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,7 +21,8 @@ from cassandra.cluster import Cluster, Session
 from hubbub_server.adapters.cql.cluster import CqlEndpoint, new_cluster
 from hubbub_server.adapters.cql.schema import migrate
 from hubbub_server.supervisor.cassandra_servers import DATACENTER, CassandraPlan, fetch_jars, prepare
-from tests.support.services import free_ports
+from hubbub_server.supervisor.leash import leashed
+from hubbub_server.supervisor.ports import find_free
 
 KEYSPACE: Final = "hubbub_test"
 _READY_TIMEOUT_S: Final = 180.0
@@ -35,7 +35,7 @@ class CassandraServer:
 
     def __init__(self, folder: Path) -> None:
         """Writes the configuration into `folder`, where data and log will be too."""
-        self.port, storage_port = free_ports(2)
+        self.port, storage_port = find_free(2)
         self.log = folder / "cassandra.log"
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
@@ -52,11 +52,7 @@ class CassandraServer:
         """Starts the process, if it does not run; `wait_ready` tells when it serves. It dies with this thread."""
         if self._process is not None:
             return
-        command = [
-            # Not a preexec_fn: to fork beside an open gRPC channel crashes the child now and then.
-            *(sys.executable, "-m", "hubbub_server.supervisor.leash", str(os.getpid())),
-            *prepare(self._plan, fetch_jars()),
-        ]
+        command = leashed(*prepare(self._plan, fetch_jars()))
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log

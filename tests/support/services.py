@@ -5,11 +5,9 @@ context ends.
 """
 
 import asyncio
-import ctypes
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +19,8 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 from hubbub_server.supervisor.cassandra_servers import missing_programs
+from hubbub_server.supervisor.leash import leashed
+from hubbub_server.supervisor.ports import find_free
 
 if TYPE_CHECKING:
     from tests.support.cassandra import CassandraServer
@@ -28,25 +28,6 @@ if TYPE_CHECKING:
 
 NATS_SERVER = Path(sys.executable).parent / "nats-server"
 _READY_TIMEOUT_S = 20.0
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
-
-
-def die_with_parent() -> None:
-    """Makes the kernel kill this process when its parent dies; to be called between fork and exec."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def free_ports(count: int) -> list[int]:
-    """Returns ports that were free a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def require_cassandra() -> None:
@@ -83,11 +64,10 @@ class NatsServer:
         """Starts the process; `wait_ready` tells when it serves."""
         assert self._process is None
         self._process = subprocess.Popen(
-            [NATS_SERVER, "-c", self._config, "-l", self.log],
+            leashed(NATS_SERVER, "-c", self._config, "-l", self.log),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, no lock
         )
 
     def kill(self) -> None:
@@ -173,7 +153,7 @@ class NatsCluster:
 def nats_cluster(size: int) -> Iterator[NatsCluster]:
     """Starts `size` (1 or 3) servers in a folder of their own; does not wait for them."""
     folder = Path(tempfile.mkdtemp(prefix="hubbub-nats-"))
-    client_ports, route_ports = _split(free_ports(2 * size), size)
+    client_ports, route_ports = _split(find_free(2 * size), size)
     routes = ", ".join(f"nats://127.0.0.1:{port}" for port in route_ports)
     servers = [
         NatsServer(

