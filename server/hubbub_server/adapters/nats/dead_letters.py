@@ -22,7 +22,7 @@ from hubbub_server.adapters.nats.records import (
     parse_header_block,
     topic_of_subject,
 )
-from hubbub_server.adapters.nats.streams import read_stream_info
+from hubbub_server.adapters.nats.streams import ensure_stream, get_message, read_stream_info, stream_config
 from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.domain.ids import TopicId
 from hubbub_server.ports.dead_letters import DeadTopic, Letter, LettersMoved, LetterTooLarge, place_of
@@ -45,26 +45,7 @@ class NatsDeadLetters:
 
     async def ensure(self, *, replicas: int) -> None:
         """Makes the stream if it is missing. Raises LogUnavailable."""
-        config = {
-            "name": _STREAM,
-            "subjects": ["dead.>"],
-            "retention": "limits",
-            "storage": "file",
-            "discard": "new",
-            "num_replicas": replicas,
-            "max_bytes": -1,
-            "max_msgs": -1,
-            "max_consumers": -1,
-        }
-
-        async def make() -> None:
-            try:
-                await self._connection.call(f"STREAM.CREATE.{_STREAM}", config)
-            except ApiRefusal as refusal:
-                if not refusal.is_other_stream:  # it is there, with settings that an operator changed
-                    raise
-
-        await self._connection.retry(make)
+        await ensure_stream(self._connection, stream_config(_STREAM, "dead.>", replicas=replicas))
 
     async def topics(self, *, role: str, shard: int) -> Mapping[TopicId, DeadTopic]:
         """Returns the dead topics."""
@@ -130,14 +111,7 @@ class NatsDeadLetters:
         return int(_own(first, _SEQUENCE)) if first is not None else None
 
     async def _read_stored(self, query: Mapping[str, Any]) -> dict[str, Any] | None:
-        try:
-            content = await self._connection.retry(partial(self._connection.call, f"STREAM.MSG.GET.{_STREAM}", query))
-        except ApiRefusal as refusal:
-            if refusal.is_no_message:
-                return None
-            raise
-        message: dict[str, Any] = content["message"]
-        return message
+        return await self._connection.retry(partial(get_message, self._connection, _STREAM, query))
 
 
 def _subject(role: str, shard: int, topic: str) -> str:

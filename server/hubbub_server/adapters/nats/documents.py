@@ -13,7 +13,7 @@ from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.direct_get import MAX_SUBJECTS, read_latest
 from hubbub_server.adapters.nats.errors import ApiRefusal
 from hubbub_server.adapters.nats.records import EXPECTED_SEQUENCE, SEQUENCE, header_block_bytes
-from hubbub_server.adapters.nats.streams import read_stream_info
+from hubbub_server.adapters.nats.streams import get_message, read_stream_info
 from hubbub_server.domain.errors import LogUnavailable
 
 _DIRECT_TRIES = 3
@@ -49,15 +49,9 @@ class Documents:
         return await self._read({"last_by_subj": f"{self._prefix}>"})
 
     async def _read(self, query: Mapping[str, str]) -> Document | None:
-        try:
-            content = await self._connection.retry(
-                partial(self._connection.call, f"STREAM.MSG.GET.{self._stream}", query)
-            )
-        except ApiRefusal as refusal:
-            if refusal.is_no_message:
-                return None
-            raise
-        message = content["message"]
+        message = await self._connection.retry(partial(get_message, self._connection, self._stream, query))
+        if message is None:
+            return None
         return Document(value=base64.b64decode(message.get("data", "")), revision=message["seq"])
 
     async def write(self, key: str, value: bytes, *, revision: int, ttl_s: int = 0) -> bool:

@@ -2,7 +2,7 @@
 
 from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.documents import Documents
-from hubbub_server.adapters.nats.streams import ensure_stream
+from hubbub_server.adapters.nats.streams import ensure_stream, stream_config
 
 
 def open_bucket(connection: NatsConnection, name: str) -> Documents:
@@ -12,17 +12,8 @@ def open_bucket(connection: NatsConnection, name: str) -> Documents:
 
 async def ensure_bucket(connection: NatsConnection, name: str, *, replicas: int, can_expire: bool) -> None:
     """Makes a bucket if it is missing. `can_expire` allows `ttl_s` in writes. Raises LogUnavailable."""
-    config = {
-        "name": f"KV_{name}",
-        "subjects": [f"$KV.{name}.>"],
-        "retention": "limits",
-        "storage": "file",
-        "discard": "new",
-        "num_replicas": replicas,
+    config = stream_config(f"KV_{name}", f"$KV.{name}.>", replicas=replicas) | {
         "max_msgs_per_subject": 1,
-        "max_bytes": -1,
-        "max_msgs": -1,
-        "max_consumers": -1,
         "allow_direct": True,
         "allow_rollup_hdrs": True,
         "allow_msg_ttl": can_expire,

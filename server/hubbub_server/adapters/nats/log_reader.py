@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 
 from hubbub_server.adapters.nats.connection import RETRY_FOR_S, NatsConnection
 from hubbub_server.adapters.nats.direct_get import MAX_BYTES, MAX_SUBJECTS, Stale, read_latest
-from hubbub_server.adapters.nats.errors import ApiRefusal, map_errors
+from hubbub_server.adapters.nats.errors import map_errors
 from hubbub_server.adapters.nats.records import (
     SEQUENCE,
     RecordUnreadable,
@@ -27,7 +27,7 @@ from hubbub_server.adapters.nats.records import (
     stream_name,
     topic_of_subject,
 )
-from hubbub_server.adapters.nats.streams import read_stream
+from hubbub_server.adapters.nats.streams import get_message, read_stream
 from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.domain.ids import TopicId, shard_of
 from hubbub_server.ports.topic_log import LogRecord, RecordHead
@@ -91,14 +91,8 @@ class LogReader:
         return {t: RecordHead(facts=head.facts, sequence=head.sequence) for t, head in heads.items()}
 
     async def _read_subject(self, shard: int, sequence: int) -> str | None:
-        try:
-            content = await self._connection.call(f"STREAM.MSG.GET.{stream_name(shard)}", {"seq": sequence})
-        except ApiRefusal as refusal:
-            if refusal.is_no_message:
-                return None
-            raise
-        subject: str = content["message"]["subject"]
-        return subject
+        message = await get_message(self._connection, stream_name(shard), {"seq": sequence})
+        return message["subject"] if message else None
 
     async def read_range(
         self, topic_id: TopicId, *, after_sequence: int, up_to_sequence: int, max_bytes: int
@@ -153,13 +147,8 @@ class LogReader:
 
     async def _read_from_leader(self, topic_id: TopicId, query: Mapping[str, Any]) -> LogRecord | None:
         stream = self._stream(topic_id)
-        try:
-            content = await self._connection.retry(lambda: self._connection.call(f"STREAM.MSG.GET.{stream}", query))
-        except ApiRefusal as refusal:
-            if refusal.is_no_message:
-                return None
-            raise
-        return read_stored(content["message"])
+        message = await self._connection.retry(partial(get_message, self._connection, stream, query))
+        return read_stored(message) if message else None
 
     def _stream(self, topic_id: TopicId) -> str:
         return stream_name(shard_of(topic_id, self._shards))

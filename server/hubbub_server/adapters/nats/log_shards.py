@@ -8,10 +8,11 @@ from typing import Any
 
 from hubbub_server.adapters.nats.connection import RETRY_FOR_S, NatsConnection
 from hubbub_server.adapters.nats.direct_get import MAX_BYTES, Stale
-from hubbub_server.adapters.nats.errors import ApiRefusal, map_errors
+from hubbub_server.adapters.nats.errors import map_errors
 from hubbub_server.adapters.nats.log_reader import read_message, read_stored
 from hubbub_server.adapters.nats.records import stream_name
 from hubbub_server.adapters.nats.streams import (
+    get_message,
     read_stream_info,
     read_whole_stream,
     write_epoch,
@@ -101,15 +102,8 @@ class NatsLogShards:
         await write_epoch(self._connection, stream_name(shard), epoch)
 
     async def _get(self, shard: int, query: dict[str, Any]) -> LogRecord | None:
-        try:
-            content = await self._connection.retry(
-                partial(self._connection.call, f"STREAM.MSG.GET.{stream_name(shard)}", query)
-            )
-        except ApiRefusal as refusal:
-            if refusal.is_no_message:
-                return None
-            raise
-        return read_stored(content["message"])
+        message = await self._connection.retry(partial(get_message, self._connection, stream_name(shard), query))
+        return read_stored(message) if message else None
 
 
 def _read_time(text: str) -> datetime:

@@ -25,7 +25,7 @@ from nats.js.api import Header
 from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.errors import ApiRefusal
 from hubbub_server.adapters.nats.records import RecordUnreadable, decode_facts, stream_name, topic_of_subject
-from hubbub_server.adapters.nats.streams import read_stream
+from hubbub_server.adapters.nats.streams import get_message, read_stream
 from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.ports.record_consumer import AnyRecord, RecordLost, UnreadableRecord
 from hubbub_server.ports.topic_log import LogRecord
@@ -72,14 +72,17 @@ class NatsRecordConsumers:
 
     async def acknowledged(self, *, role: str, shard: int) -> int:
         """Returns the acknowledged floor of a role, without touching what an open consumer does."""
-        path = f"CONSUMER.INFO.{stream_name(shard)}.{role}"
-        try:
-            info = await self._connection.retry(partial(self._connection.call, path))
-        except ApiRefusal as refusal:
-            if refusal.is_no_consumer:
-                return 0
-            raise
-        return int(info["ack_floor"]["stream_seq"])
+
+        async def read() -> int:
+            try:
+                info = await self._connection.call(f"CONSUMER.INFO.{stream_name(shard)}.{role}")
+            except ApiRefusal as refusal:
+                if refusal.is_no_consumer:
+                    return 0
+                raise
+            return int(info["ack_floor"]["stream_seq"])
+
+        return await self._connection.retry(read)
 
     async def forget(self, *, role: str, shard: int) -> None:
         """Deletes the durable consumer, if there is one."""
@@ -247,15 +250,9 @@ class NatsRecordConsumer:
 
     async def _require_next_exists(self) -> None:
         """Asks the leader for the record that was skipped; one that was lost, not trimmed, is never passed over."""
-        query = {"seq": self._next}
-        try:
-            await self._connection.retry(
-                partial(self._connection.call, f"STREAM.MSG.GET.{stream_name(self._shard)}", query)
-            )
-        except ApiRefusal as refusal:
-            if refusal.is_no_message:
-                raise RecordLost(shard=self._shard, sequence=self._next) from refusal
-            raise
+        name, query = stream_name(self._shard), {"seq": self._next}
+        if await self._connection.retry(partial(get_message, self._connection, name, query)) is None:
+            raise RecordLost(shard=self._shard, sequence=self._next)
 
     async def _renew_inbox(self) -> None:
         await self.close()

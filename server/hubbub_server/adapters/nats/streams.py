@@ -62,6 +62,18 @@ async def read_stream_info(
     return content
 
 
+async def get_message(connection: NatsConnection, name: str, query: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Asks the leader of a stream once for a message; None when there is no such message. Raises LogUnavailable."""
+    try:
+        content = await connection.call(f"STREAM.MSG.GET.{name}", query)
+    except ApiRefusal as refusal:
+        if refusal.is_no_message:
+            return None
+        raise
+    message: dict[str, Any] = content["message"]
+    return message
+
+
 async def read_state_stream(connection: NatsConnection, shard: int) -> StreamFacts:
     """Asks the leader of a shard's states once. Raises LogUnavailable."""
     return _facts(await read_stream_info(connection, state_stream_name(shard)))
@@ -110,6 +122,21 @@ async def _write_metadata(
         await connection.call(f"STREAM.UPDATE.{name}", config)
 
 
+def stream_config(name: str, subject: str, *, replicas: int) -> dict[str, Any]:
+    """Returns what all our streams have in common: on disk, for any time, refusing when full. It forgets nothing."""
+    return {
+        "name": name,
+        "subjects": [subject],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "num_replicas": replicas,
+        "max_bytes": -1,
+        "max_msgs": -1,
+        "max_consumers": -1,
+    }
+
+
 async def ensure_stream(connection: NatsConnection, config: Mapping[str, Any]) -> None:
     """Makes a stream if there is none of that name. Repeats itself for five seconds, then raises LogUnavailable."""
     await connection.retry(partial(_read_or_make, connection, config))
@@ -153,16 +180,8 @@ async def ensure_streams(
 
 
 def _log_config(shard: int, shards: int, replicas: int, max_bytes: int, epoch: int) -> dict[str, Any]:
-    return {
-        "name": stream_name(shard),
-        "subjects": [f"log.{shard}.>"],
-        "retention": "limits",
-        "storage": "file",
-        "discard": "new",
-        "num_replicas": replicas,
+    return stream_config(stream_name(shard), f"log.{shard}.>", replicas=replicas) | {
         "max_bytes": max_bytes,
-        "max_msgs": -1,
-        "max_consumers": -1,
         "allow_direct": True,
         "republish": {"src": f"log.{shard}.>", "dest": f"live.{shard}.>"},
         "metadata": {_EPOCH: str(epoch), _SHARDS: str(shards)},
@@ -170,17 +189,8 @@ def _log_config(shard: int, shards: int, replicas: int, max_bytes: int, epoch: i
 
 
 def _state_config(shard: int, replicas: int, complete_epoch: int) -> dict[str, Any]:
-    return {
-        "name": state_stream_name(shard),
-        "subjects": [f"state.{shard}.>"],
-        "retention": "limits",
-        "storage": "file",
-        "discard": "new",
-        "num_replicas": replicas,
+    return stream_config(state_stream_name(shard), f"state.{shard}.>", replicas=replicas) | {
         "max_msgs_per_subject": 1,
-        "max_bytes": -1,
-        "max_msgs": -1,
-        "max_consumers": -1,
         "allow_direct": True,
         "deny_delete": True,
         "deny_purge": True,
