@@ -21,10 +21,11 @@ from hubbub.conversation.v1 import conversation_service_pb2
 from hubbub.history.v1 import history_service_pb2
 
 from hubbub_server.supervisor.data_folder import DataFolder
+from hubbub_server.supervisor.leash import leashed
 from tests.integration.test_projector_restart import worker_settings, working
 from tests.support.live_client import LiveClient, text_message
 from tests.support.node import RpcClient
-from tests.support.services import NatsCluster, die_with_parent, ready_nats_cluster
+from tests.support.services import NatsCluster, ready_nats_cluster
 from tests.support.waiting import until, until_found
 
 pytestmark = pytest.mark.asyncio
@@ -66,11 +67,9 @@ async def serving(
         **more,
     }
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "hubbub_server", "node"),
+        *leashed(sys.executable, "-m", "hubbub_server", "node"),
         env=os.environ | settings,
         stdout=asyncio.subprocess.PIPE,
-        preexec_fn=die_with_parent,
     )
     node = NodeProcess(process, [])
     async with asyncio.TaskGroup() as tasks:
@@ -175,6 +174,7 @@ async def test_a_node_whose_nats_is_gone_says_so_and_answers_history_from_the_st
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await alice.chat.SendMessage(text_message(room, "milk?"), metadata=alice.auth)
         cluster.start()
+        await cluster.wait_ready()
         await until(lambda: len(health) == 3, timeout_s=READY_S)
 
         async def look() -> history_service_pb2.ListMessagesResponse | None:

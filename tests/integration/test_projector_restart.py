@@ -31,10 +31,11 @@ from hubbub_server.domain.commands import AddMembers, Command, CreateGroup, Remo
 from hubbub_server.domain.errors import StoreUnavailable
 from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, UserId
 from hubbub_server.domain.user_topic import UserTopicState
+from hubbub_server.supervisor.leash import leashed
 from hubbub_server.wire.record_codec import ProtoRecordCodec
 from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
 from tests.support.loaders import OpenGuard
-from tests.support.services import NatsCluster, die_with_parent, ready_nats_cluster
+from tests.support.services import NatsCluster, ready_nats_cluster
 from tests.support.waiting import until, until_found
 from tests.unit.domain.builders import ALICE, BOB, CAROL, send, uuid7
 
@@ -157,11 +158,9 @@ async def working(cluster: NatsCluster, store: Path, *, name: str = "worker-1") 
     """Runs a worker process; leaving the block kills it with SIGKILL."""
     settings = worker_settings(cluster, store) | {"HUBBUB_WORKER__NAME": name}
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "hubbub_server", "worker"),
+        *leashed(sys.executable, "-m", "hubbub_server", "worker"),
         env=os.environ | settings,
         stdout=asyncio.subprocess.PIPE,
-        preexec_fn=die_with_parent,
     )
     started = Worker(process)
     async with asyncio.TaskGroup() as tasks:

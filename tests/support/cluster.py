@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from hubbub_server.supervisor.leash import leashed
 from hubbub_server.supervisor.ports import find_free
 from tests.support.fault_proxy import Cut, Direction, FaultProxy
 
@@ -150,8 +151,7 @@ class Cluster:
         }
         with self._log_path.open("wb") as log:
             self._up = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "hubbub_server.supervisor.leash", str(os.getpid())),
-                *(sys.executable, "-m", "hubbub_server", "up", *self._options),
+                *leashed(sys.executable, "-m", "hubbub_server", "up", *self._options),
                 env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,

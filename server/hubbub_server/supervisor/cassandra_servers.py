@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Final
 
 from hubbub_server.supervisor.child import ChildPlan, names_of
 from hubbub_server.supervisor.data_folder import DataFolder
+from hubbub_server.supervisor.leash import leashed
 from hubbub_server.supervisor.ports import find_free, is_free
 
 DATACENTER: Final = "datacenter1"
@@ -205,10 +205,8 @@ cdc_raw_directory: {place("cdc")}
 
 def _run_maven(folder: Path, target: Path) -> None:
     (folder / "pom.xml").write_text(_POM)
-    command = [
-        *(sys.executable, "-m", "hubbub_server.supervisor.leash", str(os.getpid())),
-        *(str(shutil.which("mvn")), "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={target}"),
-    ]
+    maven = str(shutil.which("mvn"))
+    command = leashed(maven, "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={target}")
     try:
         subprocess.run(command, cwd=folder, check=True, timeout=_FETCH_TIMEOUT_S, capture_output=True, text=True)
     except subprocess.TimeoutExpired as error:

@@ -12,13 +12,14 @@ program leads a process group of its own, so that Ctrl-C reaches only us, and it
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from hubbub_server.supervisor.leash import leashed
 
 _FAILED_STARTS_MAX: Final = 5
 _START_TIMEOUT_S: Final = 120.0
@@ -174,11 +175,9 @@ async def run_to_its_end(name: str, argv: Sequence[str], environment: Mapping[st
 
 
 async def _start(argv: Sequence[str], environment: Mapping[str, str], log_path: Path) -> asyncio.subprocess.Process:
-    leash = (sys.executable, "-m", "hubbub_server.supervisor.leash", str(os.getpid()))
     with log_path.open("ab") as log:
         return await asyncio.create_subprocess_exec(
-            *leash,
-            *argv,
+            *leashed(*argv),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
