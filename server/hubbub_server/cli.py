@@ -18,12 +18,10 @@ from hubbub_server.supervisor.up import run_up
 T = TypeVar("T")
 Running = Annotated[Path | None, typer.Option("--data", exists=True, help="Folder of a running `hubbub up`.")]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+worker_app = typer.Typer(pretty_exceptions_enable=False, invoke_without_command=True)
 log_app = typer.Typer(no_args_is_help=True, help="Looks after the topic log.")
-app.add_typer(log_app, name="log")
 
 
-@app.command()
 def up(
     nodes: Annotated[int, typer.Option(min=1, max=16, help="How many nodes.")] = 1,
     workers: Annotated[int, typer.Option(min=1, max=16, help="How many workers.")] = 1,
@@ -52,13 +50,9 @@ def up(
         raise _refuse(error) from error
 
 
-@app.command()
 def node() -> None:
     """Runs one node; its settings come from the environment."""
     main.run_node(_settings())
-
-
-worker_app = typer.Typer(pretty_exceptions_enable=False, invoke_without_command=True)
 
 
 @worker_app.callback()
@@ -77,10 +71,6 @@ def replay(
     _try(data, lambda settings: maintenance.run_replay(settings, topic))
 
 
-app.add_typer(worker_app, name="worker")
-
-
-@app.command()
 def migrate() -> None:
     """Makes the tables of a CQL store, or adds what they lack; nodes may run meanwhile. Run one at a time."""
     try:
@@ -89,7 +79,6 @@ def migrate() -> None:
         raise _refuse(error) from error
 
 
-@app.command()
 def nodes(data: Running = None) -> None:
     """Lists the nodes that live, as the registry in HUBBUB_REDIS__URL has them: state, name, address, life."""
 
@@ -118,7 +107,7 @@ def new_epoch(
 
 
 def register(root: typer.Typer) -> None:
-    """Adds the server's commands to those of `hubbub`."""
+    """Adds the server's commands to an application: to `hubbub`, and to that of __main__.py."""
     root.command()(up)
     root.command()(node)
     root.add_typer(worker_app, name="worker")

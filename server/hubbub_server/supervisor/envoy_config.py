@@ -321,20 +321,7 @@ def _cluster(name: str, plan: EnvoyPlan, *, max_requests: int) -> Json:
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": node}} for node in nodes]}],
         },
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": f"{_TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {
-                    "http2_protocol_options": {
-                        # A connection that is full gets a second one beside it, not a refusal.
-                        "max_concurrent_streams": 500,
-                        "initial_stream_window_size": 256 * _KIB,
-                        "initial_connection_window_size": 1024 * _KIB,
-                        "connection_keepalive": {"interval": "30s", "timeout": "10s"},
-                    }
-                },
-            }
-        },
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _http2()},
         "circuit_breakers": {
             "thresholds": [
                 {
@@ -371,4 +358,19 @@ def _cluster(name: str, plan: EnvoyPlan, *, max_requests: int) -> Json:
         # When no node is ready at all (the log is away for every one of them) they still answer: history from the
         # store, and errors that say when to come again.
         "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
+    }
+
+
+def _http2() -> Json:
+    return {
+        "@type": f"{_TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {
+            "http2_protocol_options": {
+                # A connection that is full gets a second one beside it, not a refusal.
+                "max_concurrent_streams": 500,
+                "initial_stream_window_size": 256 * _KIB,
+                "initial_connection_window_size": 1024 * _KIB,
+                "connection_keepalive": {"interval": "30s", "timeout": "10s"},
+            }
+        },
     }

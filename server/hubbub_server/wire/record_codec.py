@@ -20,7 +20,6 @@ from hubbub_server.wire.times import milliseconds, timestamp
 from hubbub_server.wire.varint import encode_varint, read_varint
 
 EVENTS_TAG: Final = b"\x0a"  # field 1, length-delimited
-_POSITION_MAX: Final = 2**63 - 1
 
 KIND_TO_PB: Final = {
     ConversationKind.DIRECT: conversation_pb2.CONVERSATION_KIND_DIRECT,

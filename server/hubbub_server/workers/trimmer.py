@@ -12,7 +12,6 @@ Removing is by sequence, never by topic: a topic whose head is gone could be tol
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import structlog
 
@@ -24,8 +23,7 @@ from hubbub_server.ports.log_shards import LogShards, ShardBounds
 from hubbub_server.ports.topic_log import LogRecord
 from hubbub_server.ports.topic_states import SnapshotTooLarge
 from hubbub_server.workers.handled_records import HandledRecords
-
-_AT_ONCE: Final = 16
+from hubbub_server.workers.side_by_side import side_by_side
 
 log = structlog.get_logger()
 
@@ -138,9 +136,5 @@ class Trimmer:
                 log.warning("topic not trimmed", shard=self._shard, topic_id=topic_id, reason=repr(error))
                 kept.append(first[topic_id])
 
-        topics = list(last)
-        for start in range(0, len(topics), _AT_ONCE):
-            async with asyncio.TaskGroup() as group:
-                for topic_id in topics[start : start + _AT_ONCE]:
-                    group.create_task(cover(topic_id))
+        await side_by_side(cover, list(last))
         return min(kept, default=None)
