@@ -20,6 +20,7 @@ EXPECTED = (
     "mutants",
     "contracts",
     "slow_readers",
+    "rolling_restart",
     "web_stream",
     "serial_commit",
     "fan_out_200",

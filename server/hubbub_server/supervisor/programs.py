@@ -19,6 +19,8 @@ from hubbub_server.supervisor.ports import find_free
 
 _REPLICAS_MAX: Final = 3
 _KEYSPACE: Final = "hubbub"
+_IN_A_HURRY: Final = {"HUBBUB_NODE__ANNOUNCE_S": "0", "HUBBUB_NODE__DRAIN_TIMEOUT_S": "3"}
+"""Ctrl-C shall not take long. The environment may say otherwise: for nodes that are restarted under their clients."""
 
 
 class CannotStart(Exception):
@@ -170,7 +172,7 @@ def _valkey_url(folder: DataFolder, port: int) -> str:
 
 def _worker(name: str, *, environment: Mapping[str, str], metrics_port: int) -> ChildPlan:
     settings = {"HUBBUB_WORKER__NAME": name, "HUBBUB_WORKER__METRICS_PORT": str(metrics_port)}
-    return _python("worker", name, {**environment, **settings}, {"metrics": metrics_port})
+    return _python("worker", name, {**os.environ, **environment, **settings}, {"metrics": metrics_port})
 
 
 def _node(number: int, *, environment: Mapping[str, str], grpc_port: int, metrics_port: int) -> ChildPlan:
@@ -179,10 +181,9 @@ def _node(number: int, *, environment: Mapping[str, str], grpc_port: int, metric
         "HUBBUB_NODE__NAME": name,
         "HUBBUB_NODE__PORT": str(grpc_port),
         "HUBBUB_NODE__METRICS_PORT": str(metrics_port),
-        "HUBBUB_NODE__ANNOUNCE_S": "0",
-        "HUBBUB_NODE__DRAIN_TIMEOUT_S": "3",
     }
-    return _python("node", name, {**environment, **settings}, {"grpc": grpc_port, "metrics": metrics_port})
+    ports = {"grpc": grpc_port, "metrics": metrics_port}
+    return _python("node", name, {**_IN_A_HURRY, **os.environ, **environment, **settings}, ports)
 
 
 def _python(role: str, name: str, environment: Mapping[str, str], ports: Mapping[str, int]) -> ChildPlan:
@@ -190,7 +191,7 @@ def _python(role: str, name: str, environment: Mapping[str, str], ports: Mapping
         role=role,
         name=name,
         argv=(sys.executable, "-m", "hubbub_server", role),
-        environment={**os.environ, **environment},
+        environment=environment,
         ports=ports,
         ready_port=ports["metrics"],
         ready_path="/metrics",

@@ -97,6 +97,20 @@ def test_nodes_have_the_addresses_of_nats_that_they_are_given(
     assert found == [[f"nats://hubbub:{password}@127.0.0.1:{port}"] for port in (1, 4242)]
 
 
+def test_nodes_hurry_to_end_unless_the_environment_gives_them_time(
+    plan_with: Callable[..., Programs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C81: in a hurry no balancer notices, and clients are sent back to the node that they come from."""
+    times = ("HUBBUB_NODE__ANNOUNCE_S", "HUBBUB_NODE__DRAIN_TIMEOUT_S")
+    (hurried,) = plan_with().nodes
+    for name in times:
+        monkeypatch.setenv(name, "7")
+    (patient,) = plan_with().nodes
+
+    assert [hurried.environment[name] for name in times] == ["0", "3"]
+    assert [patient.environment[name] for name in times] == ["7", "7"]
+
+
 def test_ports_that_are_given_are_not_given_twice(
     folder: DataFolder, jars: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
