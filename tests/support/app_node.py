@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from hubbub_server.app.active_topic import ActiveTopic, Delivery
+from hubbub_server.app.committer import CommitGuard
 from hubbub_server.app.project import project
 from hubbub_server.app.read_history import ReadHistory
 from hubbub_server.app.sync import Sync
@@ -110,12 +111,18 @@ class AppCluster:
     ids: FakeIds = field(default_factory=FakeIds)
 
     @asynccontextmanager
-    async def node(self, *, head_check_interval_s: float = 30.0, window_capacity: int = 4096) -> AsyncIterator[AppNode]:
-        """Runs one more node."""
+    async def node(
+        self,
+        *,
+        guard: CommitGuard | None = None,
+        head_check_interval_s: float = 30.0,
+        window_capacity: int = 4096,
+    ) -> AsyncIterator[AppNode]:
+        """Runs one more node; without a guard nobody doubts its log."""
         log = self.server.connect()
         hub = TopicHub(
             log=log,
-            guard=OpenGuard(),
+            guard=guard or OpenGuard(),
             loader=fake_loader(self.server, log, self.store),
             directory=self.store,
             messages=self.store,

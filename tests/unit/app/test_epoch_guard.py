@@ -9,18 +9,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from hubbub_server.app.epoch_guard import EpochGuard, ShardRefused
-from hubbub_server.app.take_snapshots import TakeSnapshots
-from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.domain.ids import shard_of
 from hubbub_server.obs import metrics
 from hubbub_server.ports.log_shards import ShardBounds
 from hubbub_server.ports.projection import ProjectionBatch, ShardRow
-from tests.support.app_node import ALICE, BOB, CODEC, GROUP, AppCluster, create_group, send, until
+from tests.support.app_node import ALICE, BOB, GROUP, create_group, send, until
 from tests.support.fakes.log_shards import FakeLogShards
 from tests.support.fakes.topic_log import FakeTopicLog
 from tests.support.fakes.topic_states import FakeTopicStates
-from tests.support.loaders import fake_loader
+from tests.support.group_cluster import GroupCluster
 
 pytestmark = pytest.mark.asyncio
 
@@ -51,17 +49,13 @@ class Guarded:
     shards: CountedShards
 
 
-class Stage(AppCluster):
+class Stage(GroupCluster):
     """A cluster with one message in the group, projected and snapshotted."""
 
-    async def fill(self) -> None:
-        async with self.node() as node:
-            await create_group(node, BOB)
-            await node.send(send(ALICE, 1))
+    async def fill(self, first: int = 1, last: int = 1) -> None:
+        await super().fill(first, last)
         await self.project()
-        log = self.server.connect()
-        states = FakeTopicStates(self.server, log)
-        await TakeSnapshots(loader=fake_loader(self.server, log, self.store), states=states).take(GROUP)
+        await self.snapshot()
 
     @asynccontextmanager
     async def guarded(
@@ -262,22 +256,12 @@ async def test_node_with_a_refused_shard_commits_nothing_to_it(stage: Stage) -> 
     await stage.fill()
     stage.server.forget_after(SHARD, 1)
     async with stage.guarded() as guarded:
-        log = stage.server.connect()
-        async with TopicHub(
-            log=log,
-            guard=guarded.guard,
-            loader=fake_loader(stage.server, log, stage.store),
-            directory=stage.store,
-            messages=stage.store,
-            codec=CODEC,
-            clock=stage.clock,
-            ids=stage.ids,
-        ) as hub:
+        async with stage.node(guard=guarded.guard) as node:
             stage.server.states.clear()
             stage.store.__init__()  # type: ignore[misc]  # now nothing but the guard knows
             with pytest.raises(ShardRefused):
-                await hub.submit(GROUP, send(ALICE, 2), timeout_s=5)
-        assert log.appends == 0
+                await node.submit(send(ALICE, 2))
+        assert node.log.appends == 0
 
 
 @pytest.mark.parametrize("lost", [(1,), (2,), (1, 2)])
@@ -296,21 +280,11 @@ async def test_state_from_a_leader_that_lost_records_is_not_committed_on(stage: 
     """G1, G2: it became the leader a moment ago, no look is due, and its log looks as if it had been trimmed."""
     await stage.fill()
     async with stage.guarded() as guarded:
-        log = stage.server.connect()
-        async with TopicHub(
-            log=log,
-            guard=guarded.guard,
-            loader=fake_loader(stage.server, log, stage.store),
-            directory=stage.store,
-            messages=stage.store,
-            codec=CODEC,
-            clock=stage.clock,
-            ids=stage.ids,
-        ) as hub:
+        async with stage.node(guard=guarded.guard) as node:
             stage.server.lose(SHARD, 1, 2)
             with pytest.raises(ShardRefused, match="lost"):
-                await hub.submit(GROUP, send(ALICE, 2), timeout_s=5)
-        assert log.appends == 0
+                await node.submit(send(ALICE, 2))
+        assert node.log.appends == 0
 
 
 async def test_many_topics_that_are_loaded_at_once_share_looks(stage: Stage) -> None:

@@ -9,7 +9,7 @@ from hubbub.chat.v1 import event_pb2
 
 from hubbub_server.app.frames import CaughtUp, Reset
 from hubbub_server.app.new_epoch import Loss, NewEpoch, NewEpochReport
-from hubbub_server.app.take_snapshots import TakeSnapshots, UnknownEvents
+from hubbub_server.app.take_snapshots import UnknownEvents
 from hubbub_server.app.verify_log import Finding, VerifyLog
 from hubbub_server.domain.commands import AddMembers
 from hubbub_server.domain.conversation import ConversationState
@@ -23,27 +23,15 @@ from tests.support.app_node import ALICE, BOB, CAROL, CODEC, GROUP, AppCluster, 
 from tests.support.fakes.log_shards import FakeLogShards
 from tests.support.fakes.record_consumers import FakeRecordConsumers
 from tests.support.fakes.topic_states import FakeTopicStates
-from tests.support.loaders import fake_loader
+from tests.support.group_cluster import GroupCluster
 
 pytestmark = pytest.mark.asyncio
 
 SHARD = shard_of(GROUP, 2)
 
 
-class Stage(AppCluster):
+class Stage(GroupCluster):
     """A cluster, and the tools that look after its log."""
-
-    async def fill(self, first: int = 1, last: int = 5) -> None:
-        """Sends messages `first` to `last` of Alice's, in a group with Bob."""
-        async with self.node() as node:
-            await create_group(node, BOB)
-            for serial in range(first, last + 1):
-                await node.send(send(ALICE, serial))
-
-    async def snapshot(self) -> None:
-        log = self.server.connect()
-        states = FakeTopicStates(self.server, log)
-        await TakeSnapshots(loader=fake_loader(self.server, log, self.store), states=states).take(GROUP)
 
     def new_epoch(self) -> NewEpoch:
         log = self.server.connect()

@@ -6,14 +6,14 @@ import pytest
 
 from hubbub_server.ports.projection import ProjectionBatch, ShardRow
 from tests.support.app_node import BOB, GROUP, send
-from tests.unit.app.test_topic_loader import Stage, filled
+from tests.support.group_cluster import GroupCluster
 
 
 @pytest.mark.asyncio
 async def test_program_that_knows_the_kind_takes_commands_that_an_older_one_refused() -> None:
     """DESIGN 3.3, "until upgraded": the older worker's mark in the store does not outlast the upgrade."""
-    stage = Stage()
-    await filled(stage)
+    stage = GroupCluster()
+    await stage.fill()
     await stage.snapshot()
     async with stage.node() as node:
         await node.send(send(BOB, 6))
