@@ -25,7 +25,7 @@ _EPOCH_MAX: Final = (1 << 10) - 1
 """Timestamps count as microseconds since 1970. This keeps them before 2006: ScyllaDB refuses those of the future."""
 
 _MERGE_TIMESTAMP: Final = 0
-_TIMED: Final = re.compile(r"(INSERT INTO .*|DELETE .*|UPDATE \S+) USING TIMESTAMP \?( .*)?", re.DOTALL)
+_TIMED: Final = re.compile(r"(INSERT INTO .*|DELETE .*|UPDATE \S+) USING TIMESTAMP \?(?! AND TTL)( .*)?", re.DOTALL)
 
 
 def timestamp_of(epoch: int, position: int) -> int:
@@ -36,7 +36,7 @@ def timestamp_of(epoch: int, position: int) -> int:
 
 
 def check_is_timed(cql: str) -> None:
-    """Raises ValueError for a statement that writes without a timestamp of its own."""
+    """Raises ValueError for a statement that writes without a timestamp of its own, or for a time only."""
     statement = cql.strip()
     if not (statement.startswith("SELECT ") or _TIMED.fullmatch(statement)):
         raise ValueError(f"a write without USING TIMESTAMP, or no statement of ours: {statement}")
