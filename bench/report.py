@@ -21,6 +21,8 @@ EXPECTED = (
     "contracts",
     "slow_readers",
     "rolling_restart",
+    "store_down",
+    "cql_page",
     "web_stream",
     "serial_commit",
     "fan_out_200",

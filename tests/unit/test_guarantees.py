@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.report import EXPECTED
 from tests.chaos.catalogue import CATALOGUE
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -55,6 +56,12 @@ def test_every_mutant_that_the_guarantees_name_is_there() -> None:
     named = re.findall(r"`(G\d-[a-z-]+)`", GUARANTEES.read_text())
     assert named
     assert not set(named) - {path.stem for path in (TESTS / "mutants").glob("*.patch")}
+
+
+def test_every_measurement_that_the_guarantees_name_is_one_of_the_report() -> None:
+    named = re.findall(r"`python -m bench\.([a-z_]+)`", GUARANTEES.read_text())
+    assert named
+    assert not set(named) - set(EXPECTED)
 
 
 def test_every_fault_of_chaos_stands_in_one_row_of_the_matrix() -> None:
