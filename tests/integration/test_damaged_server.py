@@ -15,10 +15,10 @@ import pytest_asyncio
 
 from hubbub_server.adapters.nats.records import stream_name
 from hubbub_server.domain.errors import LogUnavailable
-from tests.integration.test_epochs import ROOM, SHARD, hubbub_log, now, numbers, sent, talk
-from tests.support.real_node import RealInstance, RealNode
+from tests.support.real_node import RealInstance
+from tests.support.real_room import ROOM, SHARD, hubbub_log, leader_and_group, now, numbers, sent, talk, until_sent
 from tests.support.services import NatsCluster, NatsServer, ready_nats_cluster
-from tests.support.waiting import until, until_found, until_it_answers
+from tests.support.waiting import until, until_found
 from tests.unit.domain.builders import BOB
 
 pytestmark = pytest.mark.asyncio
@@ -50,17 +50,6 @@ def flip(path: Path) -> None:
 def cut(path: Path) -> None:
     """Cuts the second half off."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-async def leader_and_group(instance: RealInstance) -> tuple[str, str]:
-    """Returns which server leads the log of the shard, and the name of its raft group."""
-    async with instance.core() as core:
-
-        async def look() -> tuple[str, str] | None:
-            content = (await core.connection.call(f"STREAM.INFO.{STREAM}"))["cluster"]
-            return (content["leader"], content["raft_group"]) if content.get("leader") else None
-
-        return await until_it_answers(lambda: until_found(look))
 
 
 async def make_leader(instance: RealInstance, server: NatsServer) -> None:
@@ -107,19 +96,6 @@ async def cure(cluster: NatsCluster, server: NatsServer) -> None:
     shutil.rmtree(server.data)
     cluster.start()
     await cluster.wait_ready()
-
-
-async def until_sent(node: RealNode, serial: int) -> int:
-    """Sends as a client does, again and again until it is acknowledged; returns the number."""
-
-    async def look() -> int | None:
-        node.guard.recheck()
-        try:
-            return (await sent(node, now(BOB, serial))).message_number
-        except LogUnavailable:
-            return None
-
-    return await until_found(look)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,6 @@
 """Logs that were lost, restored from older copies or damaged, on a real server: noticed, refused, named, outlived."""
 
-import asyncio
-import json
-import os
 import shutil
-import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,22 +10,17 @@ import pytest_asyncio
 from hubbub_server import wiring
 from hubbub_server.adapters.nats.records import stream_name
 from hubbub_server.app.epoch_guard import ShardRefused
-from hubbub_server.app.read_history import PageSide
 from hubbub_server.app.topic_loader import TopicDamaged
-from hubbub_server.domain.commands import CreateGroup, SendMessage, Sent
+from hubbub_server.domain.commands import Sent
 from hubbub_server.domain.errors import LogUnavailable
-from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from tests.integration.test_projector_restart import working
-from tests.support.real_node import SHARDS, RealInstance, RealNode, shard_of_topic
+from tests.support.real_node import RealInstance
+from tests.support.real_room import KEPT_S, ROOM, SHARD, hubbub_log, now, numbers, sent, talk
 from tests.support.services import NatsCluster, ready_nats_cluster
 from tests.support.waiting import until_found
-from tests.unit.domain.builders import ALICE, BOB, send, uuid7
+from tests.unit.domain.builders import BOB
 
 pytestmark = pytest.mark.asyncio
-
-ROOM = ConversationId(TopicId("croom"))
-SHARD = shard_of_topic(ROOM)
-KEPT_S = 3600.0
 
 
 @pytest_asyncio.fixture
@@ -44,34 +34,6 @@ async def instance(cluster: NatsCluster, tmp_path: Path) -> RealInstance:
     made = RealInstance(cluster, tmp_path / "store.db")
     await made.make()
     return made
-
-
-def now(sender_id: UserId, serial: int) -> SendMessage:
-    """Returns a message with an id of this moment."""
-    return send(sender_id, uuid7(int(time.time() * 1_000) + 1, serial))
-
-
-async def sent(node: RealNode, command: SendMessage) -> Sent:
-    answer = await node.submit(ROOM, command)
-    assert isinstance(answer, Sent)
-    return answer
-
-
-async def talk(instance: RealInstance, first: int, last: int) -> list[tuple[SendMessage, Sent]]:
-    """Makes the room if need be, sends messages, and lets a worker do all its work."""
-    said: list[tuple[SendMessage, Sent]] = []
-    async with instance.node() as node, instance.worker(kept_s=KEPT_S):
-        await node.submit(ROOM, CreateGroup(creator_id=ALICE, title="tea", user_ids=(BOB,)))
-        for serial in range(first, last + 1):
-            command = now(ALICE, serial)
-            said.append((command, await sent(node, command)))
-        await instance.until_caught_up()
-    return said
-
-
-async def numbers(node: RealNode) -> list[int]:
-    page = await node.history.list_messages(ALICE, ROOM, anchor_number=0, side=PageSide.BEFORE, page_size=200)
-    return [message.message_number for message in page.messages]
 
 
 async def restore(cluster: NatsCluster, copy: Path, *, only: str = "") -> None:
@@ -182,24 +144,6 @@ async def test_worker_begins_another_epoch_by_itself_in_development(
 
         new = await until_found(look)
         assert (new.cursor.epoch, new.message_number, new.cursor.position) == (2, 6, 9)
-
-
-async def hubbub_log(instance: RealInstance, *arguments: str) -> tuple[int, str]:
-    """Runs `hubbub log …`; returns its exit code and what it printed."""
-    settings = {
-        "HUBBUB_NATS__SERVERS": json.dumps(instance.settings.nats.servers),
-        "HUBBUB_NATS__SHARDS": str(SHARDS),
-        "HUBBUB_STORE__PATH": str(instance.settings.store.path),
-        "HUBBUB_LOG_LEVEL": "error",
-    }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "hubbub_server", "log", *arguments),
-        env=os.environ | settings,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    printed, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, printed.decode()
 
 
 async def test_damage_is_named_and_gone_on_from_by_command(instance: RealInstance) -> None:

@@ -11,9 +11,8 @@ import pytest
 
 from hubbub_server.domain.commands import Sent
 from hubbub_server.domain.errors import LogUnavailable
-from tests.integration.test_damaged_server import leader_and_group, until_sent
-from tests.integration.test_epochs import KEPT_S, hubbub_log, now, numbers, sent, talk
 from tests.support.real_node import RealInstance
+from tests.support.real_room import KEPT_S, hubbub_log, leader_and_group, now, numbers, sent, talk, until_sent
 from tests.support.services import NatsCluster, NatsServer, ready_nats_cluster
 from tests.support.waiting import until_it_answers
 from tests.unit.domain.builders import ALICE

@@ -14,8 +14,8 @@ import pytest_asyncio
 
 from hubbub_server.adapters.nats.records import stream_name
 from hubbub_server.domain.errors import LogUnavailable
-from tests.integration.test_epochs import KEPT_S, SHARD, now, numbers, sent, talk
 from tests.support.real_node import SHARDS, RealInstance
+from tests.support.real_room import KEPT_S, SHARD, now, numbers, sent, talk
 from tests.support.services import NatsCluster, ready_nats_cluster
 from tests.unit.domain.builders import BOB
 

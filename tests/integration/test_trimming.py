@@ -1,6 +1,5 @@
 """A log that is trimmed, on real servers, one and three: topics go on at head + 1, with the store or without it."""
 
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,16 +7,16 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from hubbub_server.app.read_history import PageSide
-from hubbub_server.domain.commands import AddMembers, Changed, CreateGroup, RemoveMember, SendMessage, Sent
+from hubbub_server.domain.commands import AddMembers, Changed, CreateGroup, RemoveMember
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.errors import ConversationNotFound, IdReused, StoreUnavailable
-from hubbub_server.domain.ids import ConversationId, TopicId, UserId
+from hubbub_server.domain.ids import ConversationId, TopicId
 from hubbub_server.domain.user_topic import UserTopicState
-from tests.support.real_node import RealInstance, RealNode
+from tests.support.real_node import RealInstance
+from tests.support.real_room import now, numbers, sent
 from tests.support.services import ready_nats_cluster
 from tests.support.waiting import until
-from tests.unit.domain.builders import ALICE, BOB, CAROL, send, uuid7
+from tests.unit.domain.builders import ALICE, BOB, CAROL, send
 
 pytestmark = pytest.mark.asyncio
 
@@ -30,22 +29,6 @@ async def instance(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         made = RealInstance(cluster, tmp_path / "store.db")
         await made.make()
         yield made
-
-
-def now(sender_id: UserId, serial: int) -> SendMessage:
-    """Returns a message with an id of this moment."""
-    return send(sender_id, uuid7(int(time.time() * 1_000) + 1, serial))
-
-
-async def numbers(node: RealNode, room: ConversationId) -> list[int]:
-    page = await node.history.list_messages(ALICE, room, anchor_number=0, side=PageSide.BEFORE, page_size=200)
-    return [message.message_number for message in page.messages]
-
-
-async def sent(node: RealNode, room: ConversationId, command: SendMessage) -> Sent:
-    answer = await node.submit(room, command)
-    assert isinstance(answer, Sent)
-    return answer
 
 
 async def trim_all(instance: RealInstance) -> None:
@@ -62,12 +45,12 @@ async def test_topics_outlive_several_whole_trims(instance: RealInstance) -> Non
         for room in ROOMS:
             await old.submit(room, CreateGroup(creator_id=ALICE, title="tea", user_ids=(BOB, CAROL)))
             await old.submit(room, RemoveMember(actor_id=ALICE, user_id=CAROL))
-        answers = [await sent(old, ROOMS[0], command) for command in first]
+        answers = [await sent(old, command, ROOMS[0]) for command in first]
         await trim_all(instance)
         # The old node expects records that are gone.
-        assert (await sent(old, ROOMS[0], now(BOB, 100))).message_number == 71
+        assert (await sent(old, now(BOB, 100), ROOMS[0])).message_number == 71
     async with instance.node() as new:
-        assert [await sent(new, ROOMS[0], command) for command in first] == answers
+        assert [await sent(new, command, ROOMS[0]) for command in first] == answers
         with pytest.raises(IdReused):
             await new.submit(ROOMS[0], send(ALICE, first[0].client_message_id, "other"))
         again = await new.submit(ROOMS[1], CreateGroup(creator_id=ALICE, title="tea", user_ids=(BOB, CAROL)))
@@ -76,7 +59,7 @@ async def test_topics_outlive_several_whole_trims(instance: RealInstance) -> Non
         with pytest.raises(ConversationNotFound):
             await new.submit(ROOMS[1], now(CAROL, 101))
         await new.submit(ROOMS[1], AddMembers(actor_id=ALICE, user_ids=(CAROL,)))
-        assert (await sent(new, ROOMS[1], now(CAROL, 102))).message_number == 1
+        assert (await sent(new, now(CAROL, 102), ROOMS[1])).message_number == 1
     await trim_all(instance)
     async with instance.node() as new:
         assert await numbers(new, ROOMS[0]) == list(range(1, 72))
@@ -86,9 +69,9 @@ async def test_topics_outlive_several_whole_trims(instance: RealInstance) -> Non
     instance.settings.store.path.rename(instance.settings.store.path.with_suffix(".away"))
     async with instance.node() as new:
         for room, number in zip(ROOMS, (72, 2, 1, 1), strict=True):
-            assert (await sent(new, room, now(BOB, 103))).message_number == number
+            assert (await sent(new, now(BOB, 103), room)).message_number == number
         with pytest.raises(StoreUnavailable):
-            await sent(new, ROOMS[0], first[0])
+            await sent(new, first[0], ROOMS[0])
         state = (await new.hub.at_head(BOB)).state
         assert isinstance(state, UserTopicState)
         assert {each.conversation_id for each in state.joined()} == set(ROOMS)
@@ -101,7 +84,7 @@ async def test_what_a_stopped_worker_has_not_handled_stays_in_the_log(instance: 
         await trim_all(instance)
         commands = [now(ALICE, serial) for serial in range(20)]
         for command in commands:
-            await sent(node, ROOMS[0], command)
+            await sent(node, command, ROOMS[0])
         head = await core.log.read_head(ROOMS[0])
         assert head is not None
         records = await core.log.read_range(ROOMS[0], after_sequence=0, up_to_sequence=head.sequence, max_bytes=1 << 20)
@@ -118,7 +101,7 @@ async def test_store_that_a_trimmed_log_cannot_fill_stops_its_shards(instance: R
             await node.submit(room, CreateGroup(creator_id=ALICE, title="tea", user_ids=(BOB,)))
         await trim_all(instance)
         for room in ROOMS:
-            await sent(node, room, now(ALICE, 1))
+            await sent(node, now(ALICE, 1), room)
         await trim_all(instance)
         instance.settings.store.path.rename(instance.settings.store.path.with_suffix(".away"))
         with capture_logs() as logs:
