@@ -5,6 +5,7 @@ from typing import Final
 
 from hubbub_server.adapters.cql.schema import bucket_of, id_slot
 from hubbub_server.adapters.cql.session import CqlSession, Row
+from hubbub_server.adapters.cql.side_by_side import side_by_side
 from hubbub_server.domain.id_window import IdEntry, IdKey, IdLookup
 from hubbub_server.domain.ids import ConversationId
 from hubbub_server.ports.message_store import StoredMessage
@@ -52,15 +53,19 @@ class CqlMessageStore:
         """Looks client ids up, each in a read that begins after the position is known."""
         wanted = frozenset(keys)
         applied = await self._session.read(_APPLIED_POSITION, conversation_id)
-        found = {}
-        for sender_id, client_id in wanted:
+        found: dict[IdKey, IdEntry] = {}
+
+        async def look_up(key: IdKey) -> None:
+            sender_id, client_id = key
             rows = await self._session.read(_BY_CLIENT_ID, conversation_id, id_slot(client_id), sender_id, client_id)
             for message_number, content_hash, epoch, position, commit_time_ms in rows:
-                found[sender_id, client_id] = IdEntry(
+                found[key] = IdEntry(
                     message_number=message_number,
                     content_hash=content_hash,
                     epoch=epoch,
                     position=position,
                     commit_time_ms=commit_time_ms,
                 )
+
+        await side_by_side(look_up, wanted)
         return IdLookup(applied_position=(applied[0][0] if applied else None) or 0, keys=wanted, found=found)

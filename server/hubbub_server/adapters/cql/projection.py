@@ -5,15 +5,14 @@ three steps: events, messages and client ids; then the state of each topic with 
 confirmed before the next begins, so a floor is never ahead of its rows, wherever it breaks off.
 """
 
-import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from hubbub_server.adapters.cql.schema import bucket_of, id_slot
 from hubbub_server.adapters.cql.session import CqlSession
+from hubbub_server.adapters.cql.side_by_side import side_by_side
 from hubbub_server.adapters.cql.timestamps import Insert, Write
 from hubbub_server.adapters.cql.topic_directory import READ_SHARD, read_shard
-from hubbub_server.domain.errors import StoreUnavailable
 from hubbub_server.domain.ids import TopicId, is_conversation_id, is_user_id
 from hubbub_server.ports.projection import AppliedRow, ProjectionBatch, ShardRow
 
@@ -75,7 +74,6 @@ INSERTS: Final = (
     *(_USER_FLOOR.place, _USER_FLOOR.id_floor, _USER_FLOOR.unknown_event),
 )
 
-_WRITERS: Final = 16
 _MAX_ROWS: Final = 256
 _MAX_BYTES: Final = 256 * 1024
 """Of rows that need not be written together. Servers refuse mutations above half a commit-log segment (16 MiB)."""
@@ -92,31 +90,14 @@ class CqlProjection:
 
     async def apply(self, batch: ProjectionBatch) -> None:
         """Writes a batch, confirmed by a quorum when it returns."""
-        await self._write_all(_chunks(_rows(batch).values()))
-        await self._write_all(_states(batch).values())
+        await side_by_side(self._session.write, _chunks(_rows(batch).values()))
+        await side_by_side(self._session.write, _states(batch).values())
         shard = batch.shard
         await self._session.write([_SHARD.at(shard.epoch, shard.sequence, shard.shard, shard.epoch, shard.sequence)])
 
     async def read_shard(self, shard: int) -> ShardRow | None:
         """Reads how far a shard is applied; None when it never was."""
         return await read_shard(self._session, shard)
-
-    async def _write_all(self, partitions: Iterable[Sequence[Write]]) -> None:
-        waiting = iter(partitions)
-
-        async def write() -> None:
-            for writes in waiting:  # shared: each takes the next one
-                await self._session.write(writes)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(_WRITERS):
-                    group.create_task(write())
-        except* StoreUnavailable as errors:
-            failed = errors.exceptions[0]
-        else:
-            return
-        raise StoreUnavailable(f"a part of the batch was not written: {failed}") from failed
 
 
 def _rows(batch: ProjectionBatch) -> _Grouped:
