@@ -81,13 +81,7 @@ def migrate() -> None:
 
 def nodes(data: Running = None) -> None:
     """Lists the nodes that live, as the registry in HUBBUB_REDIS__URL has them: state, name, address, life."""
-
-    def tell(settings: Settings) -> None:
-        if not settings.redis.url:
-            raise ValueError("HUBBUB_REDIS__URL is not set: there is no registry")
-        maintenance.run_nodes(settings, _say)
-
-    _try(data, tell)
+    _try(data, lambda settings: maintenance.run_nodes(settings, _say))
 
 
 @log_app.command()

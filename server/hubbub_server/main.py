@@ -1,4 +1,4 @@
-"""The composition root: the only file that names all layers. Builds a node or a worker from settings, and runs it."""
+"""The composition root: builds a node or a worker from settings, on what wiring.py opens, and runs it."""
 
 import asyncio
 from contextlib import AsyncExitStack

@@ -45,7 +45,14 @@ def run_log_new_epoch(settings: Settings, shards: Sequence[int], say: Callable[[
 
 
 def run_nodes(settings: Settings, say: Callable[[str], None]) -> None:
-    """Says which nodes live, and which are gone and not settled yet. Raises RegistryUnavailable."""
+    """Says which nodes live, and which are gone and not settled yet.
+
+    Raises:
+        RegistryUnavailable: the registry does not answer.
+        ValueError: there is none.
+    """
+    if not settings.redis.url:
+        raise ValueError("HUBBUB_REDIS__URL is not set: there is no registry")
     asyncio.run(_list_nodes(settings, say))
 
 

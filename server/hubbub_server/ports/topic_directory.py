@@ -1,4 +1,4 @@
-"""Reads the stored state of topics: where activation starts."""
+"""Reads the stored state of topics: where activation starts when there is no snapshot."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
