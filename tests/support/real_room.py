@@ -11,6 +11,7 @@ from hubbub_server.app.read_history import PageSide
 from hubbub_server.domain.commands import CreateGroup, SendMessage, Sent
 from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
+from hubbub_server.supervisor.leash import leashed
 from tests.support.real_node import SHARDS, RealInstance, RealNode, shard_of_topic
 from tests.support.waiting import until_found, until_it_answers
 from tests.unit.domain.builders import ALICE, BOB, send, uuid7
@@ -83,7 +84,7 @@ async def hubbub_log(instance: RealInstance, *arguments: str) -> tuple[int, str]
         "HUBBUB_LOG_LEVEL": "error",
     }
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "hubbub_server", "log", *arguments),
+        *leashed(sys.executable, "-m", "hubbub_server", "log", *arguments),
         env=os.environ | settings,
         stdout=asyncio.subprocess.PIPE,
     )
