@@ -7,7 +7,7 @@ import pytest
 from bench.crowd_process import Loads
 from bench.store_down import WITHOUT_STORE, ColdSends, Course, judge
 
-PHASES = ("before", "down", "restarts", "cold_sends", "down_still", "catching_up", "end")
+PHASES = ("settling", "before", "down", "restarts", "cold_sends", "down_still", "catching_up", "end")
 
 
 def good(**slow_s: float) -> dict[str, Any]:
