@@ -3,6 +3,7 @@ PYTHON ?= python3
 SEED ?= 1
 MINUTES ?= 10
 RUNS ?= 4
+JOBS ?= 3
 ONLY ?=
 DATA ?= var
 V := .venv/bin
@@ -24,8 +25,8 @@ run: .venv/run.stamp ## Starts everything on this machine; HUBBUB_PORT is Envoy'
 cluster: .venv/cluster.stamp ## The same with 3 NATS servers, Cassandra, Valkey, 3 nodes, 2 workers, in DATA/cluster; needs Java and Maven.
 	@$(V)/hubbub up --nodes 3 --workers 2 --nats 3 --cassandra 1 --valkey --data $(DATA)/cluster
 
-test: .venv/dev.stamp ## Runs every test that the README promises.
-	$(V)/python -m pytest
+test: .venv/dev.stamp ## Runs every test that the README promises, JOBS= groups of them side by side (0: one after the other).
+	$(V)/python -m pytest -n $(JOBS) --no-loadscope-reorder
 
 test-fast: .venv/dev.stamp ## Runs the levels that need no servers: unit, contract on SQLite and fakes, rpc.
 	$(V)/python -m pytest -m "unit or contract or rpc" --adapters=fake,sqlite

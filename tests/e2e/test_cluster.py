@@ -12,8 +12,8 @@ import pytest
 from uuid_utils import uuid7
 
 from tests.e2e.instance import READY_S, Instance, Person
-from tests.support.waiting import wait_until
 from tests.support.services import require_cassandra
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 

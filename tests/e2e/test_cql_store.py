@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.instance import READY_S, Instance, Person
-from tests.support.waiting import wait_until
 from tests.support.cassandra import KEYSPACE, CassandraServer
 from tests.support.services import Services
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
