@@ -1,9 +1,9 @@
 """Which tests stay together when `make test` runs groups of them side by side: those that share servers."""
 
-from xdist.scheduler.loadscope import LoadScopeScheduling
+from xdist.scheduler.loadscope import LoadScopeScheduling  # type: ignore[import-untyped]
 
 
-class ByServers(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+class ByServers(LoadScopeScheduling):
     """Hands out groups in the order of collection; a group stays on one worker, whose servers its tests share."""
 
     def _split_scope(self, nodeid: str) -> str:
