@@ -128,9 +128,9 @@ class WorkerSettings(_Section):
     """Port of Prometheus; 0 takes a free one. It answers when streams and schema are there."""
     log_kept_days: Annotated[float, Field(ge=2)] = 7.0
     """How many days the log keeps every record at least; older ones are trimmed when store and states have them."""
-    begins_epochs: bool = True
-    """Whether a log that was lost or is older than what is stored gets another epoch by itself. Right in development;
-    in production switch it off: a person looks (`hubbub log verify`) and runs `hubbub log new-epoch`."""
+    begins_epochs: bool = False
+    """Whether a log that was lost or is older than what is stored gets another epoch by itself, as `hubbub up` has it.
+    Otherwise a person looks (`hubbub log verify`) and runs `hubbub log new-epoch`."""
 
 
 class UpSettings(_Section):

@@ -22,6 +22,9 @@ _KEYSPACE: Final = "hubbub"
 _IN_A_HURRY: Final = {"HUBBUB_NODE__ANNOUNCE_S": "0", "HUBBUB_NODE__DRAIN_TIMEOUT_S": "3"}
 """Ctrl-C shall not take long. The environment may say otherwise: for nodes that are restarted under their clients."""
 
+_BY_ITSELF: Final = {"HUBBUB_WORKER__BEGINS_EPOCHS": "true"}
+"""Nobody operates an instance on a laptop. The environment may say otherwise."""
+
 
 class CannotStart(Exception):
     """The instance cannot run; the text says why, for the person at the terminal."""
@@ -172,7 +175,7 @@ def _valkey_url(folder: DataFolder, port: int) -> str:
 
 def _worker(name: str, *, environment: Mapping[str, str], metrics_port: int) -> ChildPlan:
     settings = {"HUBBUB_WORKER__NAME": name, "HUBBUB_WORKER__METRICS_PORT": str(metrics_port)}
-    return _python("worker", name, {**os.environ, **environment, **settings}, {"metrics": metrics_port})
+    return _python("worker", name, {**_BY_ITSELF, **os.environ, **environment, **settings}, {"metrics": metrics_port})
 
 
 def _node(number: int, *, environment: Mapping[str, str], grpc_port: int, metrics_port: int) -> ChildPlan:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hubbub_server.config import WorkerSettings
 from hubbub_server.supervisor.cassandra_servers import CassandraPlan, NoCassandra, fetch_jars, prepare
 from hubbub_server.supervisor.data_folder import DataFolder
 from hubbub_server.supervisor.programs import CannotStart, Programs, UpPlan, plan_programs
@@ -85,6 +86,18 @@ def test_every_stream_has_as_many_copies_as_there_are_servers_up_to_three(plan_w
 
     assert worker.environment["HUBBUB_NATS__REPLICAS"] == "3"
     assert len(json.loads(worker.environment["HUBBUB_NATS__SERVERS"])) == 3
+
+
+def test_a_lost_log_needs_a_person_except_on_a_laptop(
+    plan_with: Callable[..., Programs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (worker,) = plan_with().workers
+    assert worker.environment["HUBBUB_WORKER__BEGINS_EPOCHS"] == "true"
+    assert not WorkerSettings().begins_epochs
+
+    monkeypatch.setenv("HUBBUB_WORKER__BEGINS_EPOCHS", "false")
+    (worker,) = plan_with().workers
+    assert worker.environment["HUBBUB_WORKER__BEGINS_EPOCHS"] == "false"
 
 
 def test_nodes_have_the_addresses_of_nats_that_they_are_given(
