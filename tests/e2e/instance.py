@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import httpx
 
+from hubbub_server.supervisor.leash import leashed
 from tests.support.waiting import wait_until
 
 READY_S = 180.0
@@ -48,7 +49,7 @@ class Instance:
         """Starts it and waits for "ready"."""
         self.lines.clear()
         self.process = subprocess.Popen(
-            self._command,
+            leashed(*self._command),
             env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

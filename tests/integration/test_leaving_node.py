@@ -1,13 +1,9 @@
 """A real node that is told to end, and one whose NATS is gone: what balancers and clients hear, in which order."""
 
 import asyncio
-import json
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,10 +17,10 @@ from hubbub.conversation.v1 import conversation_service_pb2
 from hubbub.history.v1 import history_service_pb2
 
 from hubbub_server.supervisor.data_folder import DataFolder
-from hubbub_server.supervisor.leash import leashed
 from tests.integration.test_projector_restart import worker_settings, working
 from tests.support.live_client import LiveClient, text_message
 from tests.support.node import RpcClient
+from tests.support.program import Program, running
 from tests.support.services import NatsCluster, ready_nats_cluster
 from tests.support.waiting import until, until_found
 
@@ -35,28 +31,10 @@ ANNOUNCE_S = 1.5
 READY_S = 30.0
 
 
-@dataclass(eq=False)
-class NodeProcess:
-    """A node as a process; `lines` are what it logged."""
-
-    process: asyncio.subprocess.Process
-    lines: list[dict[str, Any]]
-
-    async def read(self) -> None:
-        """Collects the log until the process ends."""
-        assert self.process.stdout is not None
-        async for line in self.process.stdout:
-            self.lines.append(json.loads(line))
-
-    def line(self, event: str) -> dict[str, Any] | None:
-        """Returns the first line with this event."""
-        return next((line for line in self.lines if line["event"] == event), None)
-
-
 @asynccontextmanager
 async def serving(
     cluster: NatsCluster, folder: DataFolder, *, more: Mapping[str, str] = MappingProxyType({})
-) -> AsyncIterator[tuple[NodeProcess, grpc.aio.Channel]]:
+) -> AsyncIterator[tuple[Program, grpc.aio.Channel]]:
     """Runs a node process on the worker's store, with more settings if there are any."""
     folder.make_secrets()
     settings = worker_settings(cluster, folder.store) | {
@@ -66,23 +44,10 @@ async def serving(
         "HUBBUB_NODE__ANNOUNCE_S": str(ANNOUNCE_S),
         **more,
     }
-    process = await asyncio.create_subprocess_exec(
-        *leashed(sys.executable, "-m", "hubbub_server", "node"),
-        env=os.environ | settings,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    node = NodeProcess(process, [])
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(node.read())
-        try:
-            await until(lambda: node.line("node serves"), timeout_s=READY_S)
-            port = (node.line("node serves") or {})["port"]
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                yield node, channel
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+    async with running("node", settings, until_logged="node serves") as node:
+        (served,) = node.log_of("node serves")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{served['port']}") as channel:
+            yield node, channel
 
 
 async def sign_up(channel: grpc.aio.Channel, login_name: str) -> tuple[RpcClient, str]:
@@ -127,12 +92,12 @@ async def test_a_node_that_is_told_to_end_is_noticed_first_and_then_sends_its_cl
         endings = [tasks.create_task(follow(live)) for live in streams]
         await until(lambda: len(health) == 1)
 
-        node.process.send_signal(signal.SIGTERM)
+        node.signal(signal.SIGTERM)
         await until(lambda: len(health) == 2)
         late = await LiveClient.connect(alice)
         endings.append(tasks.create_task(follow(late)))
         ends = await asyncio.gather(*endings)
-        code = await node.process.wait()
+        code = await node.wait()
         watching.cancel()
 
     serving_status, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

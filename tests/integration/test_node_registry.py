@@ -20,11 +20,12 @@ from hubbub_server.app.registered_node import RegisteredNode
 from hubbub_server.domain.errors import RegistryUnavailable
 from hubbub_server.ports.node_registry import LEASE_S, NodeLife, NodeTable
 from hubbub_server.supervisor.data_folder import DataFolder
-from tests.integration.test_leaving_node import NodeProcess, serving, sign_up
+from tests.integration.test_leaving_node import serving, sign_up
 from tests.integration.test_projector_restart import working
 from tests.support.fault_proxy import FaultProxy
 from tests.support.live_client import LiveClient, text_message
 from tests.support.node import RpcClient
+from tests.support.program import Program
 from tests.support.services import Services, ready_nats_cluster
 from tests.support.valkey import ValkeyServer, valkey_server
 from tests.support.waiting import until, until_found
@@ -90,7 +91,7 @@ async def until_alive(registry: RedisNodeRegistry, *, other_than: str = "") -> N
 
 
 @asynccontextmanager
-async def noticing(node: NodeProcess) -> AsyncIterator[None]:
+async def noticing(node: Program) -> AsyncIterator[None]:
     """A fault begins in this block, which ends when the node has noticed that the registry is away."""
 
     def count(event: str) -> int:
@@ -156,7 +157,7 @@ async def test_messages_flow_while_the_registry_is_flushed_killed_frozen_or_slow
             await heals("slow", from_s=loop.time())
 
     assert max(healed_s.values()) <= LEASE_S, healed_s
-    assert node.process.returncode == -signal.SIGKILL  # it lived to the end of the test
+    assert await node.wait() == -signal.SIGKILL  # it lived to the end of the test
 
 
 async def test_a_frozen_node_is_seen_gone_after_its_lease_and_takes_a_new_life_when_it_wakes(tmp_path: Path) -> None:
@@ -184,11 +185,11 @@ async def test_a_frozen_node_is_seen_gone_after_its_lease_and_takes_a_new_life_w
             ),
         ):
             life = await until_alive(registry)
-            os.kill(node.process.pid, signal.SIGSTOP)
+            node.signal(signal.SIGSTOP)
             frozen_s = loop.time()
             await until(lambda: settled, timeout_s=3 * LEASE_S)
             still_there = [each for each in (await registry.read()).alive if each.node_id == NODE]
-            os.kill(node.process.pid, signal.SIGCONT)
+            node.signal(signal.SIGCONT)
             awake_s = loop.time()
             new_life = await until_alive(registry, other_than=life.life_id)
             back_s = loop.time()

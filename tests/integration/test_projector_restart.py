@@ -4,8 +4,6 @@ import asyncio
 import json
 import os
 import random
-import signal
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,12 +29,12 @@ from hubbub_server.domain.commands import AddMembers, Command, CreateGroup, Remo
 from hubbub_server.domain.errors import StoreUnavailable
 from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, UserId
 from hubbub_server.domain.user_topic import UserTopicState
-from hubbub_server.supervisor.leash import leashed
 from hubbub_server.wire.record_codec import ProtoRecordCodec
 from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
 from tests.support.loaders import OpenGuard
+from tests.support.program import Program, running
 from tests.support.services import NatsCluster, ready_nats_cluster
-from tests.support.waiting import until, until_found
+from tests.support.waiting import until_found
 from tests.unit.domain.builders import ALICE, BOB, CAROL, send, uuid7
 
 pytestmark = pytest.mark.asyncio
@@ -111,37 +109,6 @@ async def open_node(cluster: NatsCluster, store: Path) -> AsyncIterator[Node]:
                 yield Node(hub=hub, log=log, directory=directory, messages=messages, events=SqliteEventStore(reader))
 
 
-class Worker:
-    """A worker process. `lines` are what it logged."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.lines: list[dict[str, object]] = []
-        self._process = process
-
-    def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to the process."""
-        self._process.send_signal(number)
-
-    async def wait(self) -> int:
-        """Waits for the end of the process; returns its exit code."""
-        return await self._process.wait()
-
-    def log_of(self, event: str) -> list[dict[str, object]]:
-        """Returns the lines with this event."""
-        return [line for line in self.lines if line["event"] == event]
-
-    async def read(self) -> None:
-        """Collects the log until the process ends."""
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            self.lines.append(json.loads(line))
-
-    async def until_logged(self, event: str) -> dict[str, object]:
-        """Waits for a line with this event."""
-        await until(lambda: any(line["event"] == event for line in self.lines), timeout_s=30)
-        return next(line for line in self.lines if line["event"] == event)
-
-
 def worker_settings(cluster: NatsCluster, store: Path) -> dict[str, str]:
     """Returns the environment of a worker, or of a command that works like one."""
     return {
@@ -154,24 +121,11 @@ def worker_settings(cluster: NatsCluster, store: Path) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def working(cluster: NatsCluster, store: Path, *, name: str = "worker-1") -> AsyncIterator[Worker]:
+async def working(cluster: NatsCluster, store: Path, *, name: str = "worker-1") -> AsyncIterator[Program]:
     """Runs a worker process; leaving the block kills it with SIGKILL."""
     settings = worker_settings(cluster, store) | {"HUBBUB_WORKER__NAME": name}
-    process = await asyncio.create_subprocess_exec(
-        *leashed(sys.executable, "-m", "hubbub_server", "worker"),
-        env=os.environ | settings,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    started = Worker(process)
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(started.read())
-        try:
-            await started.until_logged("worker works")
-            yield started
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+    async with running("worker", settings, until_logged="worker works") as worker:
+        yield worker
 
 
 async def test_killed_worker_catches_up_and_loses_nothing(tmp_path: Path) -> None:
