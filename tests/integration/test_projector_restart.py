@@ -117,6 +117,7 @@ def worker_settings(cluster: NatsCluster, store: Path) -> dict[str, str]:
         "HUBBUB_NATS__REPLICAS": str(cluster.replicas),
         "HUBBUB_STORE__PATH": str(store),
         "HUBBUB_WORKER__METRICS_PORT": "0",
+        "HUBBUB_WORKER__BEGINS_EPOCHS": "true",
     }
 
 
