@@ -1,6 +1,6 @@
 """Rolling restart: three nodes leave and come back one after the other, under load, behind Envoy.
 
-1,000 clients made of the SDK, each a user with a connection of its own, five to a conversation, send 200 messages a
+1,000 clients made of the SDK, each a user with a connection of its own, two to a conversation, send 200 messages a
 second. Each node gets SIGTERM, leaves as in production, is started again by `up`; the next one follows when health says
 SERVING. Sends, ends of streams and returns are what the clients saw; a client is live again when its stream covers all
 its topics.
@@ -30,7 +30,7 @@ from tests.soak.api import open_channel
 from tests.support.cluster import Cluster, Process
 
 NODES: Final = 3
-GROUP_SIZE: Final = 5
+GROUP_SIZE: Final = 2
 CLIENT_PROCESSES: Final = 4
 CALM_S: Final = 15.0
 BACK_WITHIN_S: Final = 90.0
