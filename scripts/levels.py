@@ -31,7 +31,7 @@ def by_level(outcomes: Outcomes) -> dict[str, Counter[str]]:
     """Counts outcomes by level, the folder below tests/."""
     levels: dict[str, Counter[str]] = {}
     for (classname, _), outcome in outcomes.items():
-        level = f"{classname}..".split(".")[1].removesuffix("s")
+        level = f"{classname}..".split(".")[1]
         levels.setdefault(level, Counter())[outcome] += 1
     return levels
 
