@@ -2,6 +2,9 @@
 PYTHON ?= python3
 SEED ?= 1
 MINUTES ?= 10
+RUNS ?= 4
+JOBS ?= 3
+ONLY ?=
 DATA ?= var
 V := .venv/bin
 
@@ -11,7 +14,7 @@ export PIP_NO_INPUT := 1
 EDITABLE := $(V)/python -m pip install --quiet --no-deps --no-build-isolation -e . -e clients/python -e proto/gen/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check gen lock soak mutants bench report venv
+.PHONY: help run cluster test test-fast check gen lock soak chaos mutants bench report venv
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -19,8 +22,11 @@ help: ## Lists the targets.
 run: .venv/run.stamp ## Starts everything on this machine; HUBBUB_PORT is Envoy's port (8080), DATA= the folder (var). Ctrl-C stops it.
 	@$(V)/hubbub up --data $(DATA)
 
-test: .venv/dev.stamp ## Runs every test that the README promises.
-	$(V)/python -m pytest
+cluster: .venv/cluster.stamp ## The same with 3 NATS servers, Cassandra, Valkey, 3 nodes, 2 workers, in DATA/cluster; needs Java and Maven.
+	@$(V)/hubbub up --nodes 3 --workers 2 --nats 3 --cassandra 1 --valkey --data $(DATA)/cluster
+
+test: .venv/dev.stamp ## Runs every test that the README promises, JOBS= groups of them side by side (0: one after the other).
+	$(V)/python -m pytest -n $(JOBS) --no-loadscope-reorder
 
 test-fast: .venv/dev.stamp ## Runs the levels that need no servers: unit, contract on SQLite and fakes, rpc.
 	$(V)/python -m pytest -m "unit or contract or rpc" --adapters=fake,sqlite
@@ -28,7 +34,7 @@ test-fast: .venv/dev.stamp ## Runs the levels that need no servers: unit, contra
 check: .venv/dev.stamp ## Lints, types, layers, dependencies, contract, generated code.
 	$(V)/python -m scripts.check
 
-gen: .venv/dev.stamp ## Generates proto/gen from proto/hubbub, and envoy/envoy.json.
+gen: .venv/dev.stamp ## Generates proto/gen from proto/hubbub, envoy/envoy.json and deploy/envoy.json.
 	$(V)/python -m scripts.gen
 	$(V)/python -m scripts.gen_envoy
 
@@ -37,6 +43,9 @@ lock: ## Renews requirements/*.txt; needs uv. LOCK="-P name" upgrades one packag
 
 soak: .venv/dev.stamp ## Kills parts under load and checks every history: SEED=, MINUTES=.
 	$(V)/python -m tests.soak --seed $(SEED) --minutes $(MINUTES) --out var/figures/soak.json
+
+chaos: .venv/dev.stamp ## Breaks a cluster in every way, run after run, and checks every history: SEED=, RUNS=, ONLY="kind,kind".
+	$(V)/python -m tests.chaos --seed $(SEED) --runs $(RUNS) --only "$(ONLY)" --out var/figures/chaos.json
 
 mutants: .venv/dev.stamp ## Breaks each promise on purpose; fails when a test does not notice.
 	$(V)/python -m tests.mutants
@@ -54,13 +63,18 @@ venv: .venv/dev.stamp ## Makes .venv with everything in it.
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hubbub needs Python 3.11 or newer: PYTHON=... make")'
 	$(PYTHON) -m venv .venv
 
-# dev.txt is a superset of run.txt, so a stamp of dev is good for run too.
+# run.txt is a part of cql.txt, and that of dev.txt: a stamp is good for what is a part of it.
 .venv/run.stamp: requirements/run.txt | .venv/bin/pip
 	$(V)/python -m pip install --quiet --require-hashes -r requirements/run.txt
 	$(EDITABLE)
 	@touch $@
 
+.venv/cluster.stamp: requirements/cql.txt | .venv/bin/pip
+	$(V)/python -m pip install --quiet --require-hashes -r requirements/cql.txt
+	$(EDITABLE)
+	@touch $@ .venv/run.stamp
+
 .venv/dev.stamp: requirements/dev.txt | .venv/bin/pip
 	$(V)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
 	$(EDITABLE)
-	@touch $@ .venv/run.stamp
+	@touch $@ .venv/cluster.stamp .venv/run.stamp

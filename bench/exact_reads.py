@@ -108,7 +108,7 @@ async def new_node(cluster: Cluster) -> AsyncIterator[int]:
     password = (cluster.data / "secrets" / "nats_password").read_text().strip()
     environment = {
         **os.environ,
-        "HUBBUB_NATS__SERVERS": json.dumps([f"nats://hubbub:{password}@127.0.0.1:{cluster.nats_port}"]),
+        "HUBBUB_NATS__SERVERS": json.dumps([f"nats://hubbub:{password}@127.0.0.1:{cluster.nats_ports[0]}"]),
         "HUBBUB_AUTH__SECRETS": str(cluster.data / "secrets"),
         "HUBBUB_STORE__PATH": str(cluster.data / "store.db"),
         "HUBBUB_NODE__NAME": f"late-{port}",

@@ -14,7 +14,7 @@ from statistics import median
 from hubbub.chat.v1 import chat_service_pb2_grpc
 
 from bench.crowd import User, create_group, pace, register, send
-from bench.crowd_process import ListenerProcess, listening
+from bench.crowd_process import ClientProcess, listening
 from bench.figure import write_figure
 from bench.listeners import ListenerPlan
 from bench.process import cpu_s
@@ -63,7 +63,7 @@ async def measure(cluster: Cluster, streams: int, rate_per_s: float) -> None:
     )
 
 
-async def _window(processes: list[ListenerProcess], node_pid: int) -> dict[str, float]:
+async def _window(processes: list[ClientProcess], node_pid: int) -> dict[str, float]:
     before = [await process.ask(op="count") for process in processes]
     node_before, begin = cpu_s(node_pid), time.monotonic()
     await asyncio.sleep(WINDOW_S)

@@ -1,4 +1,4 @@
-"""What the kernel says about a process: CPU time and resident memory, from /proc alone."""
+"""What the kernel says about a process and the machine: CPU time and resident memory, from /proc alone."""
 
 import os
 from pathlib import Path
@@ -11,6 +11,12 @@ def cpu_s(pid: int) -> float:
     """CPU seconds that a process has used, in user and kernel mode."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
+
+
+def machine_cpu_s() -> float:
+    """CPU seconds that all processes of the machine have used, over all cores."""
+    _, user, nice, system, _idle, _waiting, *others = Path("/proc/stat").read_text().splitlines()[0].split()
+    return sum(int(ticks) for ticks in (user, nice, system, *others[:3])) / _TICKS_A_SECOND
 
 
 def resident_bytes(pid: int) -> int:

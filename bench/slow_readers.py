@@ -13,7 +13,7 @@ from typing import Any
 from hubbub.chat.v1 import chat_service_pb2_grpc
 
 from bench.crowd import User, create_group, register, send
-from bench.crowd_process import ListenerProcess, listening
+from bench.crowd_process import ClientProcess, listening
 from bench.figure import percentile, write_figure
 from bench.listeners import ListenerPlan
 from bench.process import resident_bytes
@@ -61,7 +61,7 @@ async def _send_bursts(node: Process, user: User, topic: str, events: int) -> in
     return position
 
 
-async def _p99_ms(process: ListenerProcess, position: int) -> float:
+async def _p99_ms(process: ClientProcess, position: int) -> float:
     """Waits until all streams of a process are at the position; returns the p99 since the last time."""
     async with asyncio.timeout(60):
         latencies: list[float] = []

@@ -63,8 +63,9 @@ def drift() -> bool:
         ]
         if not filecmp.cmp(REPO / "proto/gen/hubbub.pb", gen_root / "hubbub.pb", shallow=False):
             stale.append("proto/gen/hubbub.pb")
-    if gen_envoy.TARGET.read_text(encoding="utf-8") != gen_envoy.rendered():
-        stale.append("envoy/envoy.json")
+    for path, content in gen_envoy.rendered().items():
+        if path.read_text(encoding="utf-8") != content:
+            stale.append(path.relative_to(REPO).as_posix())
     for name in stale:
         print(f"stale: {name} (run `make gen`)")
     return not stale
@@ -97,6 +98,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "buf format": lambda: run("buf", "format", "--diff", "--exit-code", "--path", "proto/hubbub"),
     "buf breaking": breaking,
     "generated code": drift,
+    "dockerfile": lambda: run("hadolint", "Dockerfile"),
     "contract documents": lambda: run("python", "-m", "pytest", "-q", "tests/proto"),
 }
 

@@ -43,6 +43,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if folder not in MARKER_OF_FOLDER:
             raise pytest.UsageError(f"{item.path}: put tests in one of {', '.join(MARKER_OF_FOLDER)}")
         item.add_marker(getattr(pytest.mark, MARKER_OF_FOLDER[folder]))
+    items.sort(key=lambda item: "unit" in item.keywords)  # the long ones first: they are to run side by side
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keeps tests together that share servers; see `make test`."""
+    from tests.support.side_by_side import ByServers
+
+    return ByServers(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,9 @@
 """`python -m hubbub_server`: the server's own commands, without the client's."""
 
-from hubbub_server.cli import app
+import typer
 
+from hubbub_server.cli import register
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+register(app)
 app()

@@ -124,6 +124,7 @@ async def take(run: Run, shard: int, consumer: RecordConsumer, *, max_records: i
     records = await consumer.fetch(max_records=max_records, wait_s=0.2)
     seen = run.consumed[shard]
     for record in records:
+        assert isinstance(record, LogRecord)
         # Again after a restart or a crash, but never past one that was not seen.
         assert record.sequence <= len(seen) + 1
         if record.sequence == len(seen) + 1:

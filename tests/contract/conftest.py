@@ -1,21 +1,34 @@
 """Runs each suite on every adapter of its port; `--adapters=fake,sqlite` chooses some."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 import pytest_asyncio
 
+from hubbub_server.ports.dead_letters import DeadLetters
+from hubbub_server.ports.node_registry import NodeRegistry
+from hubbub_server.ports.shard_leases import ShardLeases
 from tests.support.account_stores import ACCOUNTS, OpenAccounts
 from tests.support.logs import LOGS, LogSetup
+from tests.support.node_registries import REGISTRIES as NODE_REGISTRIES
 from tests.support.services import Services
 from tests.support.stores import STORES, OpenStore
+from tests.support.worker_ports import DEAD_LETTERS, LEASES
+
+REGISTRIES: Mapping[str, Mapping[str, object]] = {
+    "store": STORES,
+    "log_setup": LOGS,
+    "account_stores": ACCOUNTS,
+    "leases": LEASES,
+    "dead_letters": DEAD_LETTERS,
+    "node_registries": NODE_REGISTRIES,
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrises the suites over the registries."""
     chosen = metafunc.config.getoption("--adapters")
-    for fixture, registry in (("store", STORES), ("log_setup", LOGS), ("account_stores", ACCOUNTS)):
+    for fixture, registry in REGISTRIES.items():
         if fixture in metafunc.fixturenames:
             names = [name for name in registry if chosen == "all" or name in chosen.split(",")]
             metafunc.parametrize(fixture, names, indirect=True)
@@ -28,9 +41,9 @@ def log_setup(request: pytest.FixtureRequest, services: Services) -> LogSetup:
 
 
 @pytest_asyncio.fixture
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenStore]:
+async def store(request: pytest.FixtureRequest, services: Services) -> AsyncIterator[OpenStore]:
     """An open, empty store."""
-    async with STORES[request.param](tmp_path) as opened:
+    async with STORES[request.param](services) as opened:
         yield opened
 
 
@@ -38,4 +51,27 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 async def account_stores(request: pytest.FixtureRequest, services: Services) -> AsyncIterator[OpenAccounts]:
     """Open accounts and sessions. Real ones are shared by all tests: take new names and ids."""
     async with ACCOUNTS[request.param](services) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture
+async def leases(request: pytest.FixtureRequest, services: Services) -> AsyncIterator[tuple[ShardLeases, ShardLeases]]:
+    """The table of leases as two workers see it. A real one is shared by all tests: take new roles and workers."""
+    async with LEASES[request.param](services) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture
+async def dead_letters(request: pytest.FixtureRequest, services: Services) -> AsyncIterator[DeadLetters]:
+    """Open letters. A real stream is shared by all tests: take new roles."""
+    async with DEAD_LETTERS[request.param](services) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture
+async def node_registries(
+    request: pytest.FixtureRequest, services: Services
+) -> AsyncIterator[tuple[NodeRegistry, NodeRegistry]]:
+    """An empty registry as two nodes see it, with leases of `node_registries.LEASE_S`."""
+    async with NODE_REGISTRIES[request.param](services) as opened:
         yield opened

@@ -51,25 +51,29 @@ async def fetch_exactly(consumer: RecordConsumer, count: int, *, batch: int = 1_
     async with asyncio.timeout(60):
         while len(fetched) < count:
             wanted = min(batch, count - len(fetched))
-            fetched += await until_it_answers(partial(consumer.fetch, max_records=wanted, wait_s=WAIT_S))
+            for record in await until_it_answers(partial(consumer.fetch, max_records=wanted, wait_s=WAIT_S)):
+                assert isinstance(record, LogRecord)
+                fetched.append(record)
     return fetched
 
 
 async def test_a_new_role_starts_at_the_first_record(log_setup: LogSetup) -> None:
-    async with log_setup.node() as log, log_setup.consumers() as consumers:
+    async with log_setup.node() as log, log_setup.consumers() as consumers, log_setup.shards() as shards:
         appended = await append(log, 5)
+        first = (await shards.read_bounds(SHARD)).first_sequence
         async with consumers.open(role=new_role(), shard=SHARD) as consumer:
-            everything = await fetch_exactly(consumer, appended[-1].sequence)
+            everything = await fetch_exactly(consumer, appended[-1].sequence + 1 - first)
 
         sequences = [record.sequence for record in everything]
-        assert sequences == list(range(1, appended[-1].sequence + 1))
+        assert sequences == list(range(first, appended[-1].sequence + 1))
         assert everything[-5:] == appended
 
 
 async def test_a_forgotten_role_starts_at_the_first_record_again(log_setup: LogSetup) -> None:
-    async with log_setup.node() as log, log_setup.consumers() as consumers:
+    async with log_setup.node() as log, log_setup.consumers() as consumers, log_setup.shards() as shards:
         role = new_role()
         appended = await append(log, 5)
+        bounds = await shards.read_bounds(SHARD)
         async with consumers.open(role=role, shard=SHARD) as consumer:
             await skip_to_end(consumer)
 
@@ -78,9 +82,9 @@ async def test_a_forgotten_role_starts_at_the_first_record_again(log_setup: LogS
             acknowledged, lag = await consumer.acknowledged(), await consumer.lag()
             (first,) = await fetch_exactly(consumer, 1, batch=1)
 
-        assert first.sequence == 1
-        assert acknowledged == 0
-        assert lag == appended[-1].sequence
+        assert first.sequence == bounds.first_sequence
+        assert acknowledged == bounds.first_sequence - 1
+        assert lag == appended[-1].sequence + 1 - bounds.first_sequence
 
 
 async def test_a_consumer_says_what_was_acknowledged_last(log_setup: LogSetup) -> None:
@@ -96,6 +100,52 @@ async def test_a_consumer_says_what_was_acknowledged_last(log_setup: LogSetup) -
             after_opening = await consumer.acknowledged()
 
         assert after_ack == after_opening == appended[-1].sequence
+
+
+async def test_how_far_a_role_is_can_be_read_beside_its_open_consumer(log_setup: LogSetup) -> None:
+    """The trimmer asks; the worker that reads must not notice."""
+    async with log_setup.node() as log, log_setup.consumers() as consumers, log_setup.consumers() as others:
+        role = new_role()
+        async with consumers.open(role=role, shard=SHARD) as consumer:
+            await skip_to_end(consumer)
+            appended = await append(log, 6)
+            fetched = await fetch_exactly(consumer, 4)
+            await consumer.ack(fetched[1])
+            acknowledged = await others.acknowledged(role=role, shard=SHARD)
+            rest = await fetch_exactly(consumer, 2)
+            unknown = await others.acknowledged(role=new_role(), shard=SHARD)
+
+        assert acknowledged == appended[1].sequence
+        assert fetched + rest == appended
+        assert unknown == 0
+
+
+async def test_consumers_go_on_when_what_they_are_past_is_trimmed(log_setup: LogSetup) -> None:
+    """G1: an open one, a reopened and a new one: what is left is not passed over, what is gone is not missed."""
+    async with log_setup.node() as log, log_setup.consumers() as consumers, log_setup.shards() as shards:
+        role = new_role()
+        async with consumers.open(role=role, shard=SHARD) as consumer:
+            await skip_to_end(consumer)
+            before = await append(log, 4)
+            fetched = await fetch_exactly(consumer, 4)
+            await consumer.ack(fetched[2])
+            await shards.trim(SHARD, below_sequence=before[3].sequence)
+            after = await append(log, 2)
+            went_on = await fetch_exactly(consumer, 2)
+        async with consumers.open(role=role, shard=SHARD) as consumer:
+            reopened = await fetch_exactly(consumer, 3)
+            await consumer.ack(reopened[-1])
+            await shards.trim(SHARD, below_sequence=after[-1].sequence + 1)
+            last = await append(log, 1)
+        async with (
+            consumers.open(role=role, shard=SHARD) as consumer,
+            consumers.open(role=new_role(), shard=SHARD) as newcomer,
+        ):
+            assert await fetch_exactly(consumer, 1) == last
+            assert await fetch_exactly(newcomer, 1) == last
+
+        assert went_on == after
+        assert reopened == [before[3], *after]
 
 
 async def test_a_role_that_is_unknown_can_be_forgotten(log_setup: LogSetup) -> None:

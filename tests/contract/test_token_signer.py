@@ -90,10 +90,11 @@ def test_an_ended_token_is_expired_to_the_second_and_a_forged_ended_one_is_only_
     assert type(refused.value) is BadCredentials
 
 
-def test_a_token_of_a_node_whose_clock_is_a_minute_ahead_is_good_and_two_minutes_are_not() -> None:
+def test_a_token_of_a_node_whose_clock_is_five_minutes_ahead_is_good_and_six_minutes_are_not() -> None:
+    """Found by `make chaos ONLY="clock three minutes behind"`: such a node told everybody to sign in again."""
     ahead = FakeClock()
     here = make_signer(FakeClock())
-    ahead.advance(60)
+    ahead.advance(300)
     here.verify(make_signer(ahead).sign(claims_at(ahead)))
     ahead.advance(1)
     with pytest.raises(BadCredentials):

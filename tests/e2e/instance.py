@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -13,19 +14,31 @@ from typing import Any, Self
 
 import httpx
 
+from hubbub_server.supervisor.leash import leashed
 from tests.support.waiting import wait_until
 
-READY_S = 90.0
+READY_S = 180.0
 STOP_S = 30.0
 
 
 class Instance:
     """A running instance; `with` starts it, waits for "ready", and stops it by Ctrl-C."""
 
-    def __init__(self, data: Path, *, nodes: int = 1, port: int = 0, origin: str = "http://app.example") -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        nodes: int = 1,
+        port: int = 0,
+        origin: str = "http://app.example",
+        options: Sequence[str] = (),
+    ) -> None:
         self.data = data
         self.lines: list[str] = []
-        self._command = (sys.executable, "-m", "hubbub_server", "up", "--nodes", str(nodes), "--data", str(data))
+        self._command = (
+            *(sys.executable, "-m", "hubbub_server", "up", "--nodes", str(nodes), "--data", str(data)),
+            *options,
+        )
         self._environment = {
             **os.environ,
             "HUBBUB_PORT": str(port),
@@ -36,7 +49,7 @@ class Instance:
         """Starts it and waits for "ready"."""
         self.lines.clear()
         self.process = subprocess.Popen(
-            self._command,
+            leashed(*self._command),
             env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -119,6 +132,13 @@ class Instance:
         pid = self.pid_of(name)
         os.kill(pid, signal.SIGKILL)
         return pid
+
+    def hold(self, name: str) -> Path:
+        """Kills a program and keeps it down until the file that is returned is gone."""
+        hold = self.data / "hold" / name
+        hold.touch()
+        self.kill(name)
+        return hold
 
     def pid_of(self, name: str) -> int:
         """The process id of a program that runs."""

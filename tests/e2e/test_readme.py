@@ -16,6 +16,7 @@ from tests.e2e.instance import STOP_S, Instance
 ROOT = Path(__file__).resolve().parents[2]
 ELSEWHERE = {
     "make test": ".ci/run calls it",
+    "make cluster": "test_cluster.py, by the options in its target",
     ".venv/bin/hubbub chat alice bob": "test_terminal.py, on a pseudo-terminal",
     ".venv/bin/hubbub chat bob alice": "test_terminal.py, on a pseudo-terminal",
 }

@@ -56,7 +56,7 @@ def test_each_process_counts_on_a_port_for_prometheus(instance: Instance) -> Non
     ):
         assert f"hubbub_{name}" in node
     assert 'hubbub_worker_lag_records{role="projector",shard="0"}' in worker
-    assert 'hubbub_worker_poisoned{role="projector",shard="0"} 0.0' in worker
+    assert 'hubbub_worker_stopped{role="projector",shard="0"} 0.0' in worker
 
 
 def test_the_same_folder_is_refused_to_a_second_instance(instance: Instance) -> None:

@@ -28,9 +28,12 @@ from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, U
 from hubbub_server.domain.message import Message, TextContent
 from hubbub_server.ports.message_store import StoredMessage
 from hubbub_server.ports.topic_log import AppendUnknown, LogFull
+from hubbub_server.ports.topic_states import Snapshot
 from hubbub_server.wire.frames import encode_messages
 from hubbub_server.wire.record_codec import ProtoRecordCodec
+from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
 from hubbub_server.wire.status import status_of
+from tests.support.snapshots import conversation_snapshot, user_snapshot
 
 FOLDER: Final = Path(__file__).resolve().parent
 GROUP: Final = ConversationId(TopicId("c74dgnbfs6nhibocfew7v65l6vu"))
@@ -160,11 +163,17 @@ ERRORS: Final[Mapping[str, BaseException]] = {
     "LogUnavailable": errors.LogUnavailable("the log is away", retry_after_s=30),
     "OutcomeUnknown": errors.OutcomeUnknown("no answer came in time"),
     "StoreUnavailable": errors.StoreUnavailable("the store is away", retry_after_s=0.0),
+    "RegistryUnavailable": errors.RegistryUnavailable("the registry cannot be reached", retry_after_s=1),
     "DeadlinePassed": errors.DeadlinePassed("the time of the call ran out"),
     "NodeDraining": errors.NodeDraining("this node is leaving", retry_after_s=0.1),
     "LogFull": LogFull("the log is full", retry_after_s=5),
     "AppendUnknown": AppendUnknown("no answer came"),
     "a fault": ZeroDivisionError("told to nobody"),
+}
+
+STATES: Final[Mapping[str, Snapshot]] = {
+    "conversation": conversation_snapshot(GROUP),
+    "user": user_snapshot(ALICE),
 }
 
 
@@ -174,7 +183,8 @@ def golden_files() -> dict[Path, bytes]:
         FOLDER / "records" / f"{name}.bin": b"".join(map(_CODEC.encode, events)) for name, events in RECORDS.items()
     }
     messages = {FOLDER / "frames" / f"{name}.bin": encode_messages([frame])[0] for name, frame in FRAMES.items()}
-    return records | messages
+    states = {FOLDER / "states" / f"{name}.bin": ProtoSnapshotCodec().encode(each) for name, each in STATES.items()}
+    return records | messages | states
 
 
 def error_table() -> dict[str, object]:

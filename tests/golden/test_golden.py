@@ -14,8 +14,9 @@ from hubbub.errors.v1 import error_reason_pb2
 from hubbub_server.app import frames
 from hubbub_server.domain import errors, events
 from hubbub_server.wire.record_codec import ProtoRecordCodec
+from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
 from hubbub_server.wire.status import is_told, status_of
-from tests.golden.samples import ERRORS, FOLDER, FRAMES, RECORDS, error_table, golden_files
+from tests.golden.samples import ERRORS, FOLDER, FRAMES, RECORDS, STATES, error_table, golden_files
 
 _GOLDEN = golden_files()
 _README = FOLDER.parents[1] / "proto" / "README.md"
@@ -32,6 +33,14 @@ def test_stored_records_are_read_as_what_they_were(name: str) -> None:
     body = (FOLDER / "records" / f"{name}.bin").read_bytes()
 
     assert tuple(decoded.event for decoded in ProtoRecordCodec().decode(body)) == RECORDS[name]
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_stored_states_are_read_as_what_they_were(name: str) -> None:
+    """They lie in STATE_k for as long as nobody speaks in the topic."""
+    encoded = (FOLDER / "states" / f"{name}.bin").read_bytes()
+
+    assert ProtoSnapshotCodec().decode(encoded) == STATES[name]
 
 
 def test_no_golden_file_is_left_over() -> None:

@@ -1,9 +1,7 @@
 """Envoy as we configure it, before a stand-in for a node that tells what reached it."""
 
 import json
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +22,7 @@ from hubbub.user.v1 import user_service_pb2
 
 from hubbub_server.supervisor import descriptors, ports
 from hubbub_server.supervisor.envoy_config import EnvoyPlan, render
+from hubbub_server.supervisor.leash import leashed
 from hubbub_server.supervisor.programs import envoy_path
 from tests.support.waiting import PATIENCE_S, wait_until
 
@@ -108,9 +107,8 @@ def running_envoy(folder: Path, *, node_ports: Sequence[int]) -> Iterator[tuple[
     port, admin_port = ports.find_free(2)
     config = write_config(folder, port=port, admin_port=admin_port, node_ports=node_ports)
     log = (folder / "envoy.log").open("wb")
-    leash = (sys.executable, "-m", "hubbub_server.supervisor.leash", str(os.getpid()))
     options = ("--disable-hot-restart", "--concurrency", "1", "--log-level", "warning")
-    process = subprocess.Popen([*leash, envoy_path(), "-c", config, *options], stdout=log, stderr=log)
+    process = subprocess.Popen(leashed(envoy_path(), "-c", config, *options), stdout=log, stderr=log)
     try:
         wait_until(lambda: answers(f"http://127.0.0.1:{admin_port}/ready"))
         yield port, folder / "access.log"

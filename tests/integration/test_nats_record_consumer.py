@@ -1,42 +1,49 @@
 """What only real NATS servers show of consumers: strangers in the log, holes, deliveries to nobody."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
 from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
-from hubbub_server.ports.record_consumer import PoisonRecord
+from hubbub_server.domain.errors import LogUnavailable
+from hubbub_server.ports.record_consumer import AnyRecord, RecordConsumer, RecordLost, UnreadableRecord
 from tests.contract.test_record_consumer import WAIT_S, append, fetch_exactly, new_role, skip_to_end
 from tests.support.fault_proxy import Cut, Direction, FaultProxy
 from tests.support.log_records import new_topic
 from tests.support.logs import SHARDS, NatsLogSetup
 from tests.support.services import Services, ready_nats_cluster
+from tests.support.waiting import RECOVERY_TIMEOUT_S, until_it_answers
 
 pytestmark = pytest.mark.asyncio
 
 
-async def test_a_message_that_is_no_record_stops_the_shard_and_is_never_skipped() -> None:
-    """What is before it comes, then it is reported as often as one asks, also by a consumer that starts later."""
+async def test_a_message_that_is_no_record_is_handed_out_as_one_that_cannot_be_read() -> None:
+    """In its place, as often as it comes, and it can be acknowledged like any other."""
     role = new_role()
     async with ready_nats_cluster(1) as cluster:
         setup = NatsLogSetup(cluster)
         async with setup.connection() as connection, NatsTopicLog(connection, shards=SHARDS) as log:
             before = await append(log, 3)
-            await connection.request(f"log.0.{new_topic(shard=0)}", b"no record")
-            await append(log, 3)
+            topic_id = new_topic(shard=0)
+            await connection.request(f"log.0.{topic_id}", b"no record", headers={"Some-Header": "x"})
+            after = await append(log, 3)
             consumers = NatsRecordConsumers(connection)
+            for _ in range(2):
+                async with consumers.open(role=role, shard=0) as consumer:
+                    fetched = list(await consumer.fetch(max_records=10, wait_s=WAIT_S))
+                    while len(fetched) < 7:
+                        fetched += await consumer.fetch(max_records=10, wait_s=WAIT_S)
+                    stranger = fetched.pop(3)
+                    assert fetched == [*before, *after]
+                    assert isinstance(stranger, UnreadableRecord)
+                    assert (stranger.topic_id, stranger.sequence, stranger.body) == (topic_id, 4, b"no record")
+                    assert stranger.headers["Some-Header"] == "x"
             async with consumers.open(role=role, shard=0) as consumer:
-                assert await fetch_exactly(consumer, 3) == before
-                for _ in range(3):
-                    with pytest.raises(PoisonRecord) as poison:
-                        await consumer.fetch(max_records=10, wait_s=WAIT_S)
-                    assert (poison.value.shard, poison.value.sequence) == (0, 4)
-                await consumer.ack(before[-1])
-
-            async with consumers.open(role=role, shard=0) as consumer:
-                with pytest.raises(PoisonRecord):
-                    await consumer.fetch(max_records=10, wait_s=WAIT_S)
+                stranger = (await consumer.fetch(max_records=4, wait_s=WAIT_S))[-1]
+                await consumer.ack(stranger)
+                assert await consumer.acknowledged() == 4
 
 
 async def test_a_record_that_was_lost_from_the_log_is_reported() -> None:
@@ -49,9 +56,9 @@ async def test_a_record_that_was_lost_from_the_log_is_reported() -> None:
             async with NatsRecordConsumers(connection).open(role=new_role(), shard=0) as consumer:
                 assert await fetch_exactly(consumer, 2) == before[:2]
                 for _ in range(2):
-                    with pytest.raises(PoisonRecord) as poison:
+                    with pytest.raises(RecordLost) as lost:
                         await consumer.fetch(max_records=10, wait_s=WAIT_S)
-                    assert poison.value.sequence == 3
+                    assert lost.value.sequence == 3
 
 
 async def test_a_trimmed_log_is_read_from_its_first_record_by_a_new_role() -> None:
@@ -101,3 +108,78 @@ async def test_what_was_sent_over_a_link_that_broke_comes_again(services: Servic
         proxy.flow()
 
         assert await fetch_exactly(consumer, 5) == appended
+
+
+async def until_caught_up(consumer: RecordConsumer) -> None:
+    """Fetches, as a worker does when nothing new comes, until nothing waits for an acknowledgement."""
+    async with asyncio.timeout(RECOVERY_TIMEOUT_S):
+        while await until_it_answers(consumer.lag):
+            with suppress(LogUnavailable):
+                assert await consumer.fetch(max_records=10, wait_s=0.05) == []
+
+
+async def test_acknowledgement_that_the_server_forgot_is_repeated(services: Services) -> None:
+    """C87: a server that is killed may lose it. Nothing may follow in the shard; it must not look behind for ever."""
+    setup = NatsLogSetup(services.nats(1))
+    role = new_role()
+    async with (
+        setup.node() as log,
+        setup.connection() as connection,
+        NatsRecordConsumers(connection).open(role=role, shard=0) as consumer,
+    ):
+        await skip_to_end(consumer)
+        appended = await append(log, 5)
+        await consumer.ack((await fetch_exactly(consumer, 5))[-1])
+        assert await consumer.lag() == 0
+        await connection.call(f"CONSUMER.RESET.LOG_0.{role}", {"seq": appended[1].sequence})
+        assert await consumer.lag() == 4
+
+        await until_caught_up(consumer)
+        assert await consumer.acknowledged() == appended[-1].sequence
+
+
+async def test_acknowledgement_that_was_not_confirmed_is_repeated(services: Services) -> None:
+    """C87: the log was away when a worker was done with the last records of a shard."""
+    setup = NatsLogSetup(services.nats(1))
+    async with (
+        setup.node() as log,
+        FaultProxy(setup.cluster.servers[0].port) as proxy,
+        setup.connection([f"nats://127.0.0.1:{proxy.port}"]) as connection,
+        NatsRecordConsumers(connection).open(role=new_role(), shard=0) as consumer,
+    ):
+        await skip_to_end(consumer)
+        appended = await append(log, 5)
+        fetched = await fetch_exactly(consumer, 5)
+        proxy.refuse()
+        proxy.cut(Cut.RST)
+        with pytest.raises(LogUnavailable):
+            await consumer.ack(fetched[-1])
+        proxy.flow()
+
+        await until_caught_up(consumer)
+        assert await consumer.acknowledged() == appended[-1].sequence
+
+
+async def test_durable_consumer_that_somebody_deleted_is_made_again_and_misses_nothing(services: Services) -> None:
+    """C85: a worker that only waits would be silent for ever. What it had done comes again, which changes nothing."""
+    setup = NatsLogSetup(services.nats(1))
+    role = new_role()
+    async with (
+        setup.node() as log,
+        setup.connection() as connection,
+        NatsRecordConsumers(connection).open(role=role, shard=0) as consumer,
+    ):
+        await skip_to_end(consumer)
+        before = await append(log, 3)
+        await consumer.ack((await fetch_exactly(consumer, 3))[-1])
+        await connection.call(f"CONSUMER.DELETE.LOG_0.{role}")
+        after = await append(log, 3)
+
+        fetched: list[AnyRecord] = []
+        async with asyncio.timeout(RECOVERY_TIMEOUT_S):
+            while not fetched or fetched[-1] != after[-1]:
+                with suppress(LogUnavailable):
+                    fetched += await consumer.fetch(max_records=100, wait_s=WAIT_S)
+        assert fetched[-6:] == [*before, *after]
+        await consumer.ack(fetched[-1])
+        assert await consumer.lag() == 0

@@ -204,6 +204,16 @@ async def test_writer_that_finds_the_file_locked_is_unavailable_and_then_goes_on
         await projection.apply(messages_batch(ROOM, [1]))
 
 
+async def test_writers_that_open_a_new_file_at_once_wait_for_one_another(path: Path) -> None:
+    """Two workers that start together: the one that comes second finds a lock that SQLite does not wait for."""
+    first = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    first.execute("BEGIN IMMEDIATE")
+    asyncio.get_running_loop().call_later(0.05, first.close)
+
+    async with SqliteProjection(path) as second:
+        assert await second.read_shard(0) is None
+
+
 async def test_reader_is_not_kept_waiting_by_the_writer(path: Path) -> None:
     async with SqliteProjection(path) as projection, open_reader(path, timeout_s=0.5) as reader:
         await projection.apply(messages_batch(ROOM, [1]))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hubbub_server.supervisor import ports
-from hubbub_server.supervisor.child import Child, ChildFailed, ChildPlan
+from hubbub_server.supervisor.child import Child, ChildFailed, ChildPlan, run_to_its_end
 from hubbub_server.supervisor.data_folder import DataFolder, FolderTaken
 
 SERVER = """
@@ -22,12 +22,31 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
+TALKER = """
+import socket, sys
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
+    while True: server.accept()[0].close()
+"""
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVER
 FAMILY = "import subprocess, sys; subprocess.Popen(['sleep', '600'])\n" + SERVER
 PATIENCE_S = 20.0
 
 
-def make_plan(program: str, *, stop_timeout_s: float = 5.0) -> ChildPlan:
+def mended_later(folder: Path, until_then: str) -> str:
+    """A server that serves at once in its first life, and in later ones only when it is mended."""
+    return f"""
+import pathlib, sys, time
+folder = pathlib.Path({str(folder)!r})
+is_first = not (folder / "lived").exists()
+(folder / "lived").touch()
+while not is_first and not (folder / "mended").exists():
+    {until_then}
+{SERVER}"""
+
+
+def make_plan(
+    program: str, *, ready_path: str = "/", stop_timeout_s: float = 5.0, start_timeout_s: float = 60.0
+) -> ChildPlan:
     (port,) = ports.find_free(1)
     return ChildPlan(
         role="thing",
@@ -36,14 +55,15 @@ def make_plan(program: str, *, stop_timeout_s: float = 5.0) -> ChildPlan:
         environment=os.environ,
         ports={"http": port},
         ready_port=port,
-        ready_path="/",
+        ready_path=ready_path,
         stop_timeout_s=stop_timeout_s,
+        start_timeout_s=start_timeout_s,
     )
 
 
 @asynccontextmanager
 async def kept_running(folder: Path, plan: ChildPlan) -> AsyncIterator[Child]:
-    child = Child(plan, log=folder / "thing.log", on_change=lambda: None)
+    child = Child(plan, log=folder / "thing.log", hold=folder / "hold", on_change=lambda: None)
     async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
         running = group.create_task(child.keep_running())
         try:
@@ -87,11 +107,85 @@ async def test_a_killed_program_runs_again_on_the_same_port(tmp_path: Path) -> N
 @pytest.mark.asyncio
 async def test_a_program_that_cannot_start_five_times_ends_it_with_the_tail_of_its_log(tmp_path: Path) -> None:
     plan = make_plan("import sys; sys.exit('the disk is on fire')")
-    child = Child(plan, log=tmp_path / "thing.log", on_change=lambda: None)
+    child = Child(plan, log=tmp_path / "thing.log", hold=tmp_path / "hold", on_change=lambda: None)
     async with asyncio.timeout(PATIENCE_S):
         with pytest.raises(ChildFailed, match="the disk is on fire"):
             await child.keep_running()
     assert (tmp_path / "thing.log").read_text().count("the disk is on fire") == 5
+
+
+@pytest.mark.asyncio
+async def test_a_program_that_was_ready_once_is_started_until_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G8: what it cannot start without, a log or a store, may be away for longer than five starts take."""
+    monkeypatch.setattr("hubbub_server.supervisor.child._BACK_OFF_MAX_S", 0.05)
+    async with kept_running(tmp_path, make_plan(mended_later(tmp_path, "sys.exit('no log')"))) as child:
+        await child.wait_ready()
+        os.kill(pid_of(child), signal.SIGKILL)
+        await until(lambda: child.restarts > 6)
+        (tmp_path / "mended").touch()
+        await child.wait_ready()
+
+
+@pytest.mark.asyncio
+async def test_a_program_that_was_ready_once_may_take_long_to_be_ready_again(tmp_path: Path) -> None:
+    """A NATS server without a quorum is not ready; ended for that, it could not help to make one."""
+    plan = make_plan(mended_later(tmp_path, "time.sleep(0.02)"), start_timeout_s=2.0)
+    async with kept_running(tmp_path, plan) as child:
+        await child.wait_ready()
+        first = pid_of(child)
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: child.pid not in (None, first))
+        second = pid_of(child)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2.5):
+                await child.wait_ready()
+        (tmp_path / "mended").touch()
+        await child.wait_ready()
+        assert child.pid == second
+
+
+@pytest.mark.asyncio
+async def test_a_held_program_stays_down_until_it_is_released(tmp_path: Path) -> None:
+    async with kept_running(tmp_path, make_plan(SERVER)) as child:
+        await child.wait_ready()
+        (tmp_path / "hold").touch()
+        first = pid_of(child)
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: child.pid is None)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await child.wait_ready()
+        assert child.pid is None
+        (tmp_path / "hold").unlink()
+        await child.wait_ready()
+        assert pid_of(child) != first
+
+
+@pytest.mark.asyncio
+async def test_a_held_program_can_be_stopped(tmp_path: Path) -> None:
+    (tmp_path / "hold").touch()
+    child = Child(make_plan(SERVER), log=tmp_path / "thing.log", hold=tmp_path / "hold", on_change=lambda: None)
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+        group.create_task(child.keep_running())
+        await asyncio.sleep(0)  # one turn: it has begun
+        await child.stop()
+    assert not (tmp_path / "thing.log").exists()
+
+
+@pytest.mark.asyncio
+async def test_a_program_that_speaks_no_http_is_ready_when_its_port_is_open(tmp_path: Path) -> None:
+    async with kept_running(tmp_path, make_plan(TALKER, ready_path="")) as child:
+        await child.wait_ready()
+
+
+@pytest.mark.asyncio
+async def test_a_program_that_runs_to_its_end_tells_how_it_failed(tmp_path: Path) -> None:
+    log = tmp_path / "task.log"
+    await run_to_its_end("task", (sys.executable, "-c", "print('done')"), os.environ, log=log)
+    with pytest.raises(ChildFailed, match=r"(?s)task failed.*no such table"):
+        await run_to_its_end("task", (sys.executable, "-c", "exit('no such table')"), os.environ, log=log)
 
 
 @pytest.mark.asyncio
@@ -106,7 +200,7 @@ async def test_stopping_ends_the_program_and_it_stays_ended(tmp_path: Path) -> N
 
 @pytest.mark.asyncio
 async def test_stopping_while_the_program_is_being_made_ends_it_too(tmp_path: Path) -> None:
-    child = Child(make_plan(SERVER), log=tmp_path / "thing.log", on_change=lambda: None)
+    child = Child(make_plan(SERVER), log=tmp_path / "thing.log", hold=tmp_path / "hold", on_change=lambda: None)
     async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
         running = group.create_task(child.keep_running())
         await asyncio.sleep(0)  # one turn: it has begun
@@ -143,7 +237,8 @@ from pathlib import Path
 from hubbub_server.supervisor.child import Child
 from tests.integration.test_supervisor import SERVER, make_plan
 async def main():
-    child = Child(make_plan(SERVER), log=Path({str(tmp_path)!r}) / "thing.log", on_change=lambda: None)
+    folder = Path({str(tmp_path)!r})
+    child = Child(make_plan(SERVER), log=folder / "thing.log", hold=folder / "hold", on_change=lambda: None)
     asyncio.ensure_future(child.keep_running())
     await child.wait_ready()
     print(child.pid, flush=True)

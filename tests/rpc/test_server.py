@@ -8,6 +8,8 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hubbub.conversation.v1 import conversation_pb2
@@ -17,8 +19,9 @@ from hubbub.user.v1 import user_service_pb2 as users
 
 from hubbub_server.app.authenticate import Credentials
 from hubbub_server.app.session import TOKEN_GRACE_S
-from tests.support.live_client import end_of, reason_of, text_message
+from tests.support.live_client import LiveClient, end_of, reason_of, status_of_error, text_message
 from tests.support.node import WITHIN_S, Node, NodeCluster, RpcClient
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio
 
@@ -29,6 +32,15 @@ _SERVICES = [
     "hubbub.history.v1.HistoryService",
     "hubbub.user.v1.UserService",
 ]
+
+
+def retry_delay_s(status: Status) -> float:
+    """Returns what RetryInfo says, 0 without one."""
+    for detail in status.details:
+        retry = RetryInfo()
+        if detail.Unpack(retry):
+            return retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+    return 0.0
 
 
 async def _health(node: Node, service: str = "") -> int:
@@ -197,3 +209,52 @@ async def test_a_sync_stream_ends_with_its_token(
 
     assert all(isinstance(a, history.SyncResponse) and a.frame.HasField("caught_up") for a in answers)
     assert reason_of(await end_of(call)) == "TOKEN_EXPIRED"
+
+
+async def test_a_node_without_the_log_answers_history_from_the_store_and_refuses_the_rest_with_a_time_to_come_again(
+    cluster: NodeCluster, node: Node, client: RpcClient, direct: str
+) -> None:
+    """The failure matrix: all NATS down, and a node cut from NATS."""
+    await client.chat.SendMessage(text_message(direct, "tea?"), metadata=client.auth)
+    await cluster.project()
+    node.log.cut()
+
+    page = await client.history.ListMessages(history.ListMessagesRequest(conversation_id=direct), metadata=client.auth)
+    found = await client.history.GetMessage(
+        history.GetMessageRequest(conversation_id=direct, message_number=1), metadata=client.auth
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await client.chat.SendMessage(text_message(direct, "milk?"), metadata=client.auth)
+    sent = status_of_error(refused.value)
+    opened = await LiveClient.silent(client).end()
+    node.log.heal()
+    healed = await client.history.ListMessages(
+        history.ListMessagesRequest(conversation_id=direct), metadata=client.auth
+    )
+
+    assert [message.content.text.text for message in page.messages] == ["tea?"]
+    assert page.head_unconfirmed
+    assert found.head_unconfirmed
+    assert not healed.head_unconfirmed
+    assert reason_of(sent) == reason_of(opened) == "BACKEND_UNAVAILABLE"
+    assert all(retry_delay_s(status) > 0 for status in (sent, opened))
+
+
+async def test_a_stream_that_comes_while_too_many_are_opened_is_told_when_to_come_again(
+    cluster: NodeCluster, alice: Credentials
+) -> None:
+    """C81."""
+    async with cluster.node(max_opening=2) as node:
+        client = node.client(alice.access_token)
+        silent = [LiveClient.silent(client) for _ in range(2)]
+        async with asyncio.timeout(WITHIN_S):
+            await until(lambda: len(node.streams) == 2)
+        refused = await LiveClient.silent(client).end()
+        silent[0].call.cancel()
+        await until(lambda: len(node.streams) == 1)
+        live = await LiveClient.connect(client)
+
+        assert reason_of(refused) == "BACKEND_UNAVAILABLE"
+        assert 0 < retry_delay_s(refused) <= 5
+        for each in (silent[1], live):
+            each.call.cancel()

@@ -7,7 +7,6 @@ rule holds and every minimum is reached.
 
 import argparse
 import asyncio
-import contextlib
 import json
 import platform
 import random
@@ -29,12 +28,12 @@ from tests.support.fault_proxy import Cut, Direction
 NODES = 3
 CLIENTS = 20
 CONVERSATIONS = 10
+MEMBERS = 8
 SENDS_PER_S = 56.0
-BURST, BURST_S = 50, 0.1
+BURST = 50
 NODE_KILL_S, WORKER_KILL_S, NATS_KILL_S, STALL_S, CLIENT_CUT_S, CHANGE_S = 10.0, 45.0, 90.0, 30.0, 6.0, 5.0
 STALL_LENGTH_S = 3.0
-MAX_OUT = 3
-READY_S, IDLE_S, FINISH_S = 120.0, 120.0, 180.0
+READY_S = 120.0
 MINIMA = {
     "kills_with_command_in_flight": 50,
     "conflicts": 100,
@@ -58,7 +57,6 @@ class Tormentor:
         self._cast = cast
         self._journal = journal
         self._random = random.Random(seed)
-        self._out: list[tuple[str, int]] = []
 
     async def run(self, seconds: float, minima: dict[str, float]) -> None:
         """Breaks things for a while, for up to twice as long if too little came of it; everything flows again then."""
@@ -68,7 +66,7 @@ class Tormentor:
             (NATS_KILL_S, self._kill_nats),
             (STALL_S, self._stall_link),
             (CLIENT_CUT_S, self._cut_client),
-            (CHANGE_S, self._change_member),
+            (CHANGE_S, self._cast.change_someone),
         )
         async with asyncio.TaskGroup() as tasks:
             acting = [tasks.create_task(_every(period_s, act)) for period_s, act in acts]
@@ -93,22 +91,8 @@ class Tormentor:
         nodes = self._cluster.processes("node")
         await self._counters.scrape(*nodes)
         (victim,) = self._random.choices(nodes, [1 + self._counters.streams(node.pid) ** 2 for node in nodes])
-        await self._burst()
+        await self._cast.burst(BURST)
         self._kill(victim)
-
-    async def _burst(self) -> None:
-        """Lets everybody send at once, most of them into one conversation; returns when the first have written."""
-        conversation = self._random.choice(self._cast.conversations)
-        senders = [actor for actor in self._cast.actors if actor.plan.sends_per_s > 0]
-        for index, actor in enumerate(senders):
-            actor.flying.clear()
-            topics = actor.plan.topics
-            topic = conversation.topic if conversation.topic in topics else self._random.choice(topics)
-            actor.tell(op="burst", topic=topic, count=BURST // len(senders) + (index < BURST % len(senders)))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(BURST_S):
-                for actor in self._random.sample(senders, len(senders) // 4):
-                    await actor.flying.wait()
 
     def _kill(self, victim: Process) -> None:
         self._journal.write("kill", what=victim.role, name=victim.name, pid=victim.pid)
@@ -131,7 +115,7 @@ class Tormentor:
         direction = self._random.choice([*Direction, Direction.FROM_TARGET])
         self._journal.write("fault", what=f"stall {direction.value}", link=f"node {index} - nats")
         link.stall(direction)
-        await self._burst()
+        await self._cast.burst(BURST)
         await asyncio.sleep(STALL_LENGTH_S)
         if direction is not Direction.TO_TARGET:
             link.cut(Cut.RST)
@@ -146,19 +130,6 @@ class Tormentor:
                 link.silence()
         else:
             actor.proxy.cut(Cut(fault))
-
-    async def _change_member(self) -> None:
-        """Removes somebody; when three are out, lets the one in again who is out for longest."""
-        await self._cast.renew_owner()
-        if len(self._out) >= MAX_OUT:
-            topic, index = self._out.pop(0)
-            await self._cast.change("add", topic, index)
-            return
-        conversation = self._random.choice(self._cast.conversations)
-        index = self._random.choice(conversation.floaters)
-        if (conversation.topic, index) not in self._out:
-            await self._cast.change("remove", conversation.topic, index)
-            self._out.append((conversation.topic, index))
 
 
 async def _every(period_s: float, act: Callable[[], Awaitable[None]]) -> None:
@@ -176,7 +147,15 @@ async def soak(folder: Path, seed: int, minutes: float) -> list[str]:
     wrong: list[str] = []
     async with Cluster(folder, nodes=NODES, with_links=True) as cluster:
         counters = Counters(cluster)
-        cast = Cast(cluster.port, folder, journal, seed=seed, clients=CLIENTS, conversations=CONVERSATIONS)
+        cast = Cast(
+            cluster.port,
+            folder,
+            journal,
+            seed=seed,
+            clients=CLIENTS,
+            conversations=CONVERSATIONS,
+            members=MEMBERS,
+        )
         try:
             await cast.register()
             await cast.start(SENDS_PER_S)
@@ -187,7 +166,7 @@ async def soak(folder: Path, seed: int, minutes: float) -> list[str]:
                     for actor in cast.actors:
                         await actor.ready.wait()
                 await Tormentor(cluster, counters, cast, journal, seed).run(minutes * 60, minima_of(minutes))
-                wrong += await _calm_down(cast)
+                wrong += await cast.calm_down()
                 await counters.scrape_all()
                 for task in background:
                     task.cancel()
@@ -196,30 +175,6 @@ async def soak(folder: Path, seed: int, minutes: float) -> list[str]:
             await cast.stop()
         journal.write("counters", totals=counters.totals())
     journal.close()
-    return wrong
-
-
-async def _calm_down(cast: Cast) -> list[str]:
-    """Waits until every send has its answer, then until every client has everything and has read it back."""
-    wrong: list[str] = []
-    for actor in cast.actors:
-        actor.tell(op="quiet")
-    senders = [actor for actor in cast.actors if actor.plan.sends_per_s > 0]
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(IDLE_S):
-            for actor in senders:
-                await actor.idle.wait()
-    wrong += [f"{actor.plan.who} still waits for answers" for actor in senders if not actor.idle.is_set()]
-    await cast.renew_owner()
-    heads = await cast.heads()
-    for actor in cast.actors:
-        actor.tell(op="finish", heads=heads)
-    try:
-        async with asyncio.timeout(FINISH_S):
-            for actor in cast.actors:
-                await actor.process.wait()
-    except TimeoutError:
-        wrong += [f"{a.plan.who} did not finish" for a in cast.actors if a.process.returncode is None]
     return wrong
 
 

@@ -17,7 +17,7 @@ from tests.soak.frames import milliseconds
 from tests.soak.records import Journal, digest
 
 CALL_TIMEOUT_S = 6.0
-GIVE_UP_S = 90.0
+GIVE_UP_S = 180.0
 _PASSING = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -32,6 +32,10 @@ _OPTIONS = [
 ]
 Answer = TypeVar("Answer")
 Metadata = tuple[tuple[str, str], ...]
+
+
+class UnconfirmedPage(Exception):
+    """A page of a node that cannot read the log at the moment."""
 
 
 def open_channel(port: int) -> grpc.aio.Channel:
@@ -63,6 +67,9 @@ async def persist(call: Callable[[], Awaitable[Answer]], *, for_s: float = GIVE_
     while True:
         try:
             return await call()
+        except UnconfirmedPage:
+            if time.monotonic() > end:
+                raise
         except grpc.aio.AioRpcError as error:
             if error.code() not in _PASSING or time.monotonic() > end:
                 raise
@@ -74,7 +81,7 @@ class Login:
 
     def __init__(self, login_name: str, password: str) -> None:
         """Names the user."""
-        self._login_name = login_name
+        self.login_name = login_name
         self._password = password
         self._credentials: auth_service_pb2.Credentials | None = None
 
@@ -103,7 +110,7 @@ class Login:
         """Signs in, or refreshes; tries until it works."""
         stub = auth_service_pb2_grpc.AuthServiceStub(channel)
         if self._credentials is None:
-            request = auth_service_pb2.LoginRequest(login_name=self._login_name, password=self._password)
+            request = auth_service_pb2.LoginRequest(login_name=self.login_name, password=self._password)
             login = await persist(lambda: stub.Login(request, timeout=CALL_TIMEOUT_S * 2))
             self._credentials = login.credentials
             return
@@ -123,7 +130,30 @@ async def read_page(port: int, login: Login, topic: str, journal: Journal) -> No
         except grpc.aio.AioRpcError:
             return  # a read that fails tells nothing; one that answers must be right
     head = page.head
-    journal.write("page", begin=begin, topic=topic, position=head.cursor.position, number=head.last_message_number)
+    journal.write(
+        "page",
+        begin=begin,
+        topic=topic,
+        position=head.cursor.position,
+        number=head.last_message_number,
+        confirmed=not page.head_unconfirmed,
+    )
+
+
+async def _confirmed_page(
+    stub: history_service_pb2_grpc.HistoryServiceStub,
+    request: history_service_pb2.ListMessagesRequest,
+    metadata: Metadata,
+) -> history_service_pb2.ListMessagesResponse:
+    """Reads a page; one that may lack something counts as none.
+
+    Raises:
+        UnconfirmedPage: the node cannot read the log.
+    """
+    page = await stub.ListMessages(request, metadata=metadata, timeout=CALL_TIMEOUT_S)
+    if page.head_unconfirmed:
+        raise UnconfirmedPage
+    return page
 
 
 async def read_history(port: int, login: Login, topic: str, journal: Journal) -> None:
@@ -139,9 +169,7 @@ async def read_history(port: int, login: Login, topic: str, journal: Journal) ->
                 page_size=200,
             )
             try:
-                page = await persist(
-                    partial(stub.ListMessages, request, metadata=login.metadata, timeout=CALL_TIMEOUT_S)
-                )
+                page = await persist(partial(_confirmed_page, stub, request, login.metadata))
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.NOT_FOUND:
                     journal.write("denied", topic=topic)

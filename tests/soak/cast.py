@@ -1,6 +1,7 @@
-"""Who takes part in a soak run: the users, the conversations, the client processes, each behind a proxy of its own."""
+"""Who takes part in a run: the users, the conversations, the client processes, each behind a proxy of its own."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
 import grpc.aio
 from hubbub.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
 from hubbub.conversation.v1 import conversation_service_pb2, conversation_service_pb2_grpc
@@ -20,7 +22,9 @@ from tests.soak.records import Journal
 from tests.support.fault_proxy import FaultProxy
 
 PASSWORD = "soak-and-soak-again"
-MEMBERS = 8
+MAX_OUT = 3
+BURST_S = 0.1
+IDLE_S, FINISH_S = 120.0, 180.0
 
 
 @dataclass
@@ -66,39 +70,49 @@ class Cast:
     """Everybody, made from the seed."""
 
     def __init__(
-        self, port: int, folder: Path, journal: Journal, *, seed: int, clients: int, conversations: int
+        self, port: int, folder: Path, journal: Journal, *, seed: int, clients: int, conversations: int, members: int
     ) -> None:
-        """Takes the port of Envoy."""
+        """Takes the port of Envoy. Of the clients and of the members of each conversation one half is raw."""
         self._port = port
         self._folder = folder
         self._journal = journal
         self._seed = seed
         self._random = random.Random(seed)
         self._clients = clients
-        self._offsets = self._random.sample(range(clients // 2), MEMBERS // 2)
+        self._offsets = self._random.sample(range(clients // 2), members // 2)
         self._conversations = conversations
-        self.owner = Login("auditor", PASSWORD)
+        # Another seed may have used the same instance.
+        self._login_names = [f"client{index}-{seed}" for index in range(clients)]
+        self.owner = Login(f"auditor-{seed}", PASSWORD)
         self.user_ids: list[str] = []
         self.conversations: list[Conversation] = []
         self.actors: list[Actor] = []
         self._stack = AsyncExitStack()
         self._epoch = 1
+        self._out: list[tuple[str, int]] = []
 
     async def register(self) -> None:
         """Makes the accounts and the conversations."""
         async with open_channel(self._port) as channel:
             auth = auth_service_pb2_grpc.AuthServiceStub(channel)
-            for index in range(self._clients):
-                request = auth_service_pb2.RegisterRequest(
-                    login_name=f"client{index}", password=PASSWORD, display_name=f"Client {index}"
-                )
-                answer = await auth.Register(request, timeout=CALL_TIMEOUT_S)
-                self.user_ids.append(answer.credentials.user_id)
-            owner = auth_service_pb2.RegisterRequest(login_name="auditor", password=PASSWORD, display_name="Auditor")
-            await auth.Register(owner, timeout=CALL_TIMEOUT_S)
+            for name in self._login_names:
+                self.user_ids.append(await self._register_one(auth, name))
+            await self._register_one(auth, self.owner.login_name)
             await self.owner.renew(channel)
             for index in range(self._conversations):
                 self.conversations.append(await self._create(channel, index))
+
+    async def _register_one(self, auth: auth_service_pb2_grpc.AuthServiceStub, name: str) -> str:
+        registration = auth_service_pb2.RegisterRequest(login_name=name, password=PASSWORD, display_name=name)
+        try:
+            answer = await persist(lambda: auth.Register(registration, timeout=CALL_TIMEOUT_S))
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
+                raise
+            # A try whose answer was lost made the account.
+            login = auth_service_pb2.LoginRequest(login_name=name, password=PASSWORD)
+            return (await persist(lambda: auth.Login(login, timeout=CALL_TIMEOUT_S))).credentials.user_id
+        return answer.credentials.user_id
 
     async def _create(self, channel: grpc.aio.Channel, index: int) -> Conversation:
         half = self._clients // 2
@@ -110,34 +124,37 @@ class Cast:
         request.group.title = f"conversation {index}"
         request.group.user_ids.extend(self.user_ids[i] for i in (*raw, *sdk))
         stub = conversation_service_pb2_grpc.ConversationServiceStub(channel)
-        answer = await stub.CreateConversation(request, metadata=self.owner.metadata, timeout=CALL_TIMEOUT_S)
+
+        async def create() -> conversation_service_pb2.CreateConversationResponse:
+            return await stub.CreateConversation(request, metadata=self.owner.metadata, timeout=CALL_TIMEOUT_S)
+
+        answer = await persist(create)
         self._epoch = answer.view.head.cursor.epoch
         return Conversation(answer.view.conversation.conversation_id, (*raw, *sdk), (raw[-1], sdk[-1]))
 
     async def start(self, sends_per_s: float) -> None:
         """Starts the client processes: the first half raw, the second half with the SDK, and the auditor."""
         topics = [c.topic for c in self.conversations]
-        await self._start_one("auditor", "auditor", self.owner.user_id, topics, 0.0, "tests.soak.raw_client")
-        for index, user_id in enumerate(self.user_ids):
-            is_raw = index < self._clients // 2
+        await self._start_one("auditor", "auditor", self.owner.login_name, self.owner.user_id, topics, 0.0)
+        for index, (login_name, user_id) in enumerate(zip(self._login_names, self.user_ids, strict=True)):
             mine = [c.topic for c in self.conversations if index in c.members]
             await self._start_one(
                 f"client{index}",
-                "raw" if is_raw else "sdk",
+                "raw" if index < self._clients // 2 else "sdk",
+                login_name,
                 user_id,
                 mine,
                 sends_per_s / self._clients if mine else 0.0,
-                "tests.soak.raw_client" if is_raw else "tests.soak.sdk_client",
             )
 
     async def _start_one(
-        self, name: str, flavor: str, user_id: str, topics: list[str], sends_per_s: float, module: str
+        self, who: str, flavor: str, login_name: str, user_id: str, topics: list[str], sends_per_s: float
     ) -> None:
         proxy = await self._stack.enter_async_context(FaultProxy(self._port))
         plan = Plan(
-            who=name,
+            who=who,
             flavor=flavor,
-            login_name=name,
+            login_name=login_name,
             password=PASSWORD,
             user_id=user_id,
             port=proxy.port,
@@ -145,9 +162,10 @@ class Cast:
             epoch=self._epoch,
             sends_per_s=sends_per_s,
             seed=self._random.randrange(2**31),
-            journal=str(self._folder / f"{name}.jsonl"),
+            journal=str(self._folder / f"{who}.jsonl"),
         )
-        log = (self._folder / f"{name}.log").open("wb")
+        module = "tests.soak.sdk_client" if flavor == "sdk" else "tests.soak.raw_client"
+        log = (self._folder / f"{who}.log").open("wb")
         self._stack.callback(log.close)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", module, plan.to_argument()),
@@ -157,6 +175,50 @@ class Cast:
             env=os.environ,
         )
         self.actors.append(Actor(plan, proxy, process))
+
+    async def burst(self, messages: int) -> None:
+        """Lets everybody send at once, most of them into one conversation; returns when the first have written."""
+        conversation = self._random.choice(self.conversations)
+        senders = self.senders()
+        for index, actor in enumerate(senders):
+            actor.flying.clear()
+            topics = actor.plan.topics
+            topic = conversation.topic if conversation.topic in topics else self._random.choice(topics)
+            actor.tell(op="burst", topic=topic, count=messages // len(senders) + (index < messages % len(senders)))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BURST_S):
+                for actor in self._random.sample(senders, len(senders) // 4):
+                    await actor.flying.wait()
+
+    def senders(self) -> list[Actor]:
+        """The clients that send."""
+        return [actor for actor in self.actors if actor.plan.sends_per_s > 0]
+
+    async def calm_down(self) -> list[str]:
+        """Waits until every send has its answer, then until every client has everything and has read it back.
+
+        Returns what did not happen in time.
+        """
+        wrong: list[str] = []
+        self._journal.write("quiet")
+        for actor in self.actors:
+            actor.tell(op="quiet")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(IDLE_S):
+                for actor in self.senders():
+                    await actor.idle.wait()
+        wrong += [f"{actor.plan.who} still waits for answers" for actor in self.senders() if not actor.idle.is_set()]
+        await self.renew_owner()
+        heads = await self.heads()
+        for actor in self.actors:
+            actor.tell(op="finish", heads=heads)
+        try:
+            async with asyncio.timeout(FINISH_S):
+                for actor in self.actors:
+                    await actor.process.wait()
+        except TimeoutError:
+            wrong += [f"{a.plan.who} did not finish" for a in self.actors if a.process.returncode is None]
+        return wrong
 
     async def stop(self) -> None:
         """Ends processes that still run, and the proxies."""
@@ -193,6 +255,19 @@ class Cast:
         if self.owner.needs_renewal():
             async with open_channel(self._port) as channel:
                 await self.owner.renew(channel)
+
+    async def change_someone(self) -> None:
+        """Removes somebody; when three are out, lets the one in again who is out for longest."""
+        await self.renew_owner()
+        if len(self._out) >= MAX_OUT:
+            topic, index = self._out.pop(0)
+            await self.change("add", topic, index)
+            return
+        conversation = self._random.choice(self.conversations)
+        index = self._random.choice(conversation.floaters)
+        if (conversation.topic, index) not in self._out:
+            await self.change("remove", conversation.topic, index)
+            self._out.append((conversation.topic, index))
 
     async def change(self, op: str, topic: str, index: int) -> None:
         """Removes or adds a user, until it is done."""

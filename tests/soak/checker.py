@@ -271,7 +271,7 @@ def head_lied(run: Run) -> Iterator[str]:
 
 
 def stale_read(run: Run) -> Iterator[str]:
-    """A read contains everything that was acknowledged before it began."""
+    """A read contains everything that was acknowledged before it began, unless it says that it may not."""
     acks: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for (topic, _), given in run.acks.items():
         acks[topic].extend((ack["t"], ack["position"]) for ack in given)
@@ -287,7 +287,7 @@ def stale_read(run: Run) -> Iterator[str]:
         for page in reader.pages:
             times, positions = newest.get(page["topic"], ([], []))
             index = bisect_right(times, page["begin"])
-            if index and positions[index - 1] > page["position"]:
+            if page["confirmed"] and index and positions[index - 1] > page["position"]:
                 newer = positions[index - 1]
                 yield f"{reader.who} read {page['topic']} at {page['position']}, {newer} was acknowledged"
 

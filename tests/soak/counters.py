@@ -21,7 +21,10 @@ _COUNTED = {
     "hubbub_goodbyes_total": "goodbyes",
     "hubbub_delivered_events_total": "delivered_events",
     "hubbub_worker_applied_records_total": "worker_applied_records",
+    "hubbub_registry_failures_total": "registry_failures",
 }
+_GAUGES = ("hubbub_streams", "hubbub_worker_units")
+_LABELLED = {"hubbub_unknown_outcomes_total": "unknown", "hubbub_worker_applied_records_total": "worker_applied"}
 
 
 class Counters:
@@ -31,25 +34,35 @@ class Counters:
         """Starts with nothing."""
         self._cluster = cluster
         self._last: dict[int, dict[str, float]] = {}
-        self._streams: dict[int, float] = {}
+        self._gauges: dict[int, dict[str, float]] = {}
 
     def saw(self, pid: int, text: str) -> None:
         """Takes one answer of a metrics port."""
         values: dict[str, float] = defaultdict(float)
+        gauges: dict[str, float] = defaultdict(float)
         for line in text.splitlines():
             name, _, value = line.rpartition(" ")
             bare, _, labels = name.partition("{")
-            if bare == "hubbub_streams":
-                self._streams[pid] = float(value)
+            if bare in _GAUGES:
+                gauges[bare] += float(value)
             if bare in _COUNTED:
                 values[_COUNTED[bare]] += float(value)
-                if bare == "hubbub_unknown_outcomes_total":
-                    values[f"unknown_{labels.split(chr(34))[1]}"] += float(value)
+                if bare in _LABELLED:
+                    values[f"{_LABELLED[bare]}_{labels.split(chr(34))[1]}"] += float(value)
         self._last[pid] = values
+        self._gauges[pid] = gauges
 
     def streams(self, pid: int) -> float:
         """How many streams a process had when it was read last."""
-        return self._streams.get(pid, 0.0)
+        return self._gauges.get(pid, {}).get("hubbub_streams", 0.0)
+
+    def units(self, pid: int) -> float:
+        """How many units a worker held when it was read last."""
+        return self._gauges.get(pid, {}).get("hubbub_worker_units", 0.0)
+
+    def commits(self, pid: int) -> float:
+        """How many records a process had committed when it was read last."""
+        return self._last.get(pid, {}).get("commits", 0.0)
 
     def totals(self) -> dict[str, float]:
         """Sums up all lives."""
@@ -61,16 +74,20 @@ class Counters:
         return dict(sums)
 
     async def scrape(self, *processes: Process) -> None:
-        """Reads some processes; one that is just dying answers nothing."""
-        for process in processes:
-            try:
-                async with asyncio.timeout(_SCRAPE_TIMEOUT_S):
-                    self.saw(process.pid, await self._cluster.read_metrics(process))
-            except (OSError, ValueError):
-                continue
+        """Reads some processes at once; one that is just dying, or frozen, answers nothing."""
+        async with asyncio.TaskGroup() as tasks:
+            for process in processes:
+                tasks.create_task(self._scrape_one(process))
+
+    async def _scrape_one(self, process: Process) -> None:
+        try:
+            async with asyncio.timeout(_SCRAPE_TIMEOUT_S):
+                self.saw(process.pid, await self._cluster.read_metrics(process))
+        except (OSError, ValueError):  # TimeoutError is an OSError
+            return
 
     async def scrape_all(self) -> None:
-        """Reads all nodes and the worker."""
+        """Reads all nodes and workers."""
         await self.scrape(*self._cluster.processes("node"), *self._cluster.processes("worker"))
 
     async def scrape_for_ever(self) -> None:

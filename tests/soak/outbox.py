@@ -80,6 +80,11 @@ class Outbox:
         again = Send(send.topic, send.message_id, send.text, "", False, tries=send.tries, due=due, is_repeat=True)
         self._pending[send.message_id] = again
 
+    def hurry(self) -> None:
+        """Makes everything due now: what was to be repeated later is repeated at once."""
+        for send in self._pending.values():
+            send.due = 0.0
+
     def due(self, *, on_stream: bool) -> Iterator[Send]:
         """Yields what may be tried now, in order; within a topic nothing overtakes."""
         now = time.monotonic()

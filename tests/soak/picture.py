@@ -93,7 +93,7 @@ class Run:
                 self.removals += (record["op"], record["state"]) == ("remove", "done")
             case "counters":
                 self.counters = record["totals"]
-            case "fault" | "goodbye" | "heartbeat" | "lagging":
+            case "fault" | "fault_begin" | "fault_end" | "quiet" | "goodbye" | "heartbeat" | "lagging":
                 pass
             case _:
                 self._fold_seen(self.readers[who], kind, record)
@@ -212,6 +212,7 @@ def figures(run: Run) -> dict[str, float]:
         "events": sum(len(events) for events in run.log.values()),
         "deliveries": sum(r["k"] == "event" for reader in run.readers.values() for r in reader.seen),
         "reads_checked": sum(len(reader.pages) for reader in run.readers.values()),
+        "reads_unconfirmed": sum(not page["confirmed"] for reader in run.readers.values() for page in reader.pages),
         "removals": run.removals,
         "kills": len(run.kills),
         "node_kills": len(node_kills),

@@ -11,7 +11,6 @@ import random
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -182,6 +181,7 @@ class RawClient:
                         self._kick.set()
                 case "quiet":
                     self._is_quiet = True
+                    self._outbox.hurry()
                 case "finish":
                     self._wanted = command["heads"]
                     await asyncio.sleep(CATCH_UP_S)
@@ -491,11 +491,7 @@ def _request(send: Send) -> frame_pb2.SendMessageRequest:
 
 
 def _code_name(code: int) -> str:
-    return next((c.name for c in _codes() if c.value[0] == code), str(code))
-
-
-def _codes() -> Iterator[grpc.StatusCode]:
-    yield from grpc.StatusCode
+    return next((each.name for each in grpc.StatusCode if each.value[0] == code), str(code))
 
 
 if __name__ == "__main__":

@@ -17,12 +17,16 @@ heartbeat   live: whether the node hears the log; lagging: told to read faster
 attempt     topic, id, try, content, prev: a send leaves
 ack         topic, id, try, number, epoch, position, commit_ms
 fail        topic, id, try, code, reason, final: no ack for this try; final: the sender gives up
-page        begin, topic, position, number: a ListMessages that began at `begin` reflects this head
+page        begin, topic, position, number, confirmed: a ListMessages that began at `begin` reflects this head; not
+            confirmed: the node said that it cannot read the log and that newer messages may exist
 message     topic, number, id, sender, content, commit_ms: a row of the last ListMessages
 history     topic, position, number: end of the last ListMessages of a topic, with its head
 denied      topic: the last ListMessages was refused, the client is no member
 kill        what (node | worker | nats), pid
 fault       what, link
+fault_begin n, fault, target, totals: the n-th fault of a chaos run; totals as below
+fault_end   n, repaired (when), totals, effects: what it did to parts that clients do not see
+quiet       clients were told to send nothing new
 change      op (add | remove), topic, user, state (begin | done), position (when done)
 counters    totals of the nodes' Prometheus counters over all their lives
 ==========  ====================================================================================================

@@ -219,7 +219,12 @@ class SdkClient:
                 continue
             head = page.head
             self._journal.write(
-                "page", begin=begin, topic=topic, position=head.cursor.position, number=head.last_message_number
+                "page",
+                begin=begin,
+                topic=topic,
+                position=head.cursor.position,
+                number=head.last_message_number,
+                confirmed=not page.head_unconfirmed,
             )
 
     async def _send(self, topic: str, text: str, message_id: str = "") -> None:

@@ -97,7 +97,8 @@ def good_story() -> list[Record]:
                 story.deliver(who, event)
     story.send("ann", "refused")
     story.write("ann", "fail", topic=TOPIC, id="refused", **{"try": 1}, code="INVALID_ARGUMENT", reason="", final=True)
-    story.write("ann", "page", begin=story.t, topic=TOPIC, position=len(story.log), number=story.last_number())
+    head = {"position": len(story.log), "number": story.last_number()}
+    story.write("ann", "page", begin=story.t, topic=TOPIC, confirmed=True, **head)
     for who in ("audit", "ann", "sdk"):
         story.write(who, "head", stream=1, topic=TOPIC, epoch=1, position=8, number=5, via="heartbeat")
     story.write("bob", "denied", topic=TOPIC)
@@ -356,6 +357,13 @@ def test_a_reader_that_was_added_again_may_read_what_it_missed() -> None:
     for record in records:
         if record["k"] == "history":
             record["position"] = 9
+    assert check(records).holds
+
+
+def test_a_read_that_says_it_may_lack_something_may() -> None:
+    records = good_story()
+    a_read_misses_what_was_acknowledged(records)
+    find(records, "ann", "page")["confirmed"] = False
     assert check(records).holds
 
 

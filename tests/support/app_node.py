@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from hubbub_server.app.active_topic import ActiveTopic, Delivery
+from hubbub_server.app.committer import CommitGuard
 from hubbub_server.app.project import project
 from hubbub_server.app.read_history import ReadHistory
 from hubbub_server.app.sync import Sync
@@ -20,6 +21,7 @@ from hubbub_server.wire.record_codec import ProtoRecordCodec
 from tests.support.fakes.clock import FakeClock, FakeIds
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import FakeLogServer, FakeTopicLog
+from tests.support.loaders import OpenGuard, fake_loader
 
 GROUP = ConversationId(TopicId("cgroup"))
 ALICE, BOB, CAROL = (UserId(TopicId(f"u{name}")) for name in ("alice", "bob", "carol"))
@@ -109,11 +111,19 @@ class AppCluster:
     ids: FakeIds = field(default_factory=FakeIds)
 
     @asynccontextmanager
-    async def node(self, *, head_check_interval_s: float = 30.0, window_capacity: int = 4096) -> AsyncIterator[AppNode]:
-        """Runs one more node."""
+    async def node(
+        self,
+        *,
+        guard: CommitGuard | None = None,
+        head_check_interval_s: float = 30.0,
+        window_capacity: int = 4096,
+    ) -> AsyncIterator[AppNode]:
+        """Runs one more node; without a guard nobody doubts its log."""
         log = self.server.connect()
         hub = TopicHub(
             log=log,
+            guard=guard or OpenGuard(),
+            loader=fake_loader(self.server, log, self.store),
             directory=self.store,
             messages=self.store,
             codec=CODEC,
@@ -125,11 +135,17 @@ class AppCluster:
         )
         reader = TopicReader(log=log, messages=self.store, events=self.store, codec=CODEC)
         async with hub:
-            yield AppNode(log, hub, ReadHistory(hub=hub, reader=reader), Sync(hub=hub, reader=reader))
+            yield AppNode(
+                log, hub, ReadHistory(hub=hub, reader=reader, directory=self.store), Sync(hub=hub, reader=reader)
+            )
 
     def events(self, topic_id: TopicId = GROUP) -> list[Event]:
         """Everything in the log of a topic."""
         return [d.event for record in self.server.by_topic.get(topic_id, ()) for d in CODEC.decode(record.body)]
+
+    def history(self, topic_id: TopicId = GROUP) -> list[Event]:
+        """Everything that was ever committed to a topic, trimmed or not."""
+        return [d.event for record in self.server.history.get(topic_id, ()) for d in CODEC.decode(record.body)]
 
     def messages(self) -> Sequence[tuple[int, UserId, ClientMessageId]]:
         """Number, sender and id of each message in the group's log."""

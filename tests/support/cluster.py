@@ -1,53 +1,128 @@
-"""A whole instance as `hubbub up` runs it, in a folder of its own; on request NATS is behind a fault proxy a node."""
+"""A whole instance as `hubbub up` runs it, in a folder of its own; on request NATS is behind fault proxies.
+
+A part that is killed is started again at once; one that is *held* stays away until it is released.
+"""
 
 import asyncio
 import json
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
+from hubbub_server.supervisor.leash import leashed
 from hubbub_server.supervisor.ports import find_free
-from tests.support.fault_proxy import FaultProxy
+from tests.support.fault_proxy import Cut, Direction, FaultProxy
 
 READY_S = 180.0
-STOP_S = 30.0
+STOP_S = 45.0
 
 
 @dataclass(frozen=True)
 class Process:
-    """One process of the instance; a port that it does not have is 0."""
+    """One process of the instance."""
 
     role: str
     name: str
     pid: int
-    grpc_port: int
-    metrics_port: int
+    host: str
+    ports: Mapping[str, int]
+    data: Path | None
+    restarts: int
+
+    @property
+    def grpc_port(self) -> int:
+        """Where a node listens."""
+        return self.ports["grpc"]
+
+    @property
+    def metrics_port(self) -> int:
+        """Where a node or worker shows its metrics."""
+        return self.ports["metrics"]
+
+
+class NodeLink:
+    """The connections of one node with the NATS servers: a proxy for each server, in their order."""
+
+    def __init__(self, proxies: list[FaultProxy]) -> None:
+        """Takes open proxies."""
+        self.proxies = proxies
+
+    def stall(self, direction: Direction = Direction.BOTH) -> None:
+        """Stalls them until `flow`."""
+        for proxy in self.proxies:
+            proxy.stall(direction)
+
+    def delay(self, delay_s: float) -> None:
+        """Delays them until `flow`."""
+        for proxy in self.proxies:
+            proxy.delay(delay_s)
+
+    def silence(self) -> None:
+        """Silences them; those that were silent stay so until they are cut."""
+        for proxy in self.proxies:
+            proxy.silence()
+
+    def refuse(self) -> None:
+        """Resets connections that come, until `flow`."""
+        for proxy in self.proxies:
+            proxy.refuse()
+
+    def flow(self) -> None:
+        """Forwards again."""
+        for proxy in self.proxies:
+            proxy.flow()
+
+    def cut(self, how: Cut) -> int:
+        """Cuts all connections there are; returns how many."""
+        return sum(proxy.cut(how) for proxy in self.proxies)
 
 
 class Cluster:
     """`async with` starts everything and waits for `ready`; at the end everything is stopped and looked for."""
 
-    def __init__(self, folder: Path, *, nodes: int, with_links: bool = False) -> None:
-        """Uses the folder for data and logs; `with_links` puts a proxy between each node and NATS."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        nodes: int,
+        workers: int = 1,
+        nats: int = 1,
+        store: Literal["sqlite", "cql"] = "sqlite",
+        with_valkey: bool = False,
+        with_links: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Uses the folder for data and logs; `with_links` puts proxies between each node and NATS.
+
+        All programs get the environment besides ours.
+        """
         self.data = folder / "var"
-        self.port, self.nats_port = find_free(2)
-        self.links: list[FaultProxy] = []
+        self.port, *self.nats_ports = find_free(1 + nats)
+        self.links: list[NodeLink] = []
         self._log_path = folder / "cluster.log"
         self._nodes = nodes
+        self._options = [
+            *("--nodes", str(nodes), "--workers", str(workers), "--nats", str(nats), "--data", str(self.data)),
+            *(("--cassandra", "1") if store == "cql" else ()),
+            *(("--valkey",) if with_valkey else ()),
+        ]
         self._with_links = with_links
+        self._environment = environment or {}
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         """Starts the proxies and the instance."""
         try:
             for _ in range(self._nodes if self._with_links else 0):
-                self.links.append(await self._stack.enter_async_context(FaultProxy(self.nats_port)))
-            await self._start()
+                proxies = [await self._stack.enter_async_context(FaultProxy(port)) for port in self.nats_ports]
+                self.links.append(NodeLink(proxies))
+            await self.start()
         except BaseException:
             await self._stack.aclose()
             raise
@@ -62,24 +137,27 @@ class Cluster:
         finally:
             await self._stack.aclose()
 
-    async def _start(self) -> None:
-        servers = [f"nats://hubbub:{{password}}@127.0.0.1:{link.port}" for link in self.links]
+    async def start(self) -> None:
+        """Starts the instance, after `kill_all` again on the same folder and ports, and waits for `ready`."""
+        servers = [
+            [f"nats://hubbub:{{password}}@127.0.0.1:{proxy.port}" for proxy in link.proxies] for link in self.links
+        ]
         environment = {
             **os.environ,
+            **self._environment,
             "HUBBUB_PORT": str(self.port),
-            "HUBBUB_UP__NATS_PORT": str(self.nats_port),
+            "HUBBUB_UP__NATS_PORTS": json.dumps(self.nats_ports),
             "HUBBUB_UP__NODE_NATS_SERVERS": json.dumps(servers),
         }
-        log = self._stack.enter_context(self._log_path.open("wb"))
-        self._up = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "hubbub_server", "up"),
-            *("--nodes", str(self._nodes), "--data", str(self.data)),
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        with self._log_path.open("wb") as log:
+            self._up = await asyncio.create_subprocess_exec(
+                *leashed(sys.executable, "-m", "hubbub_server", "up", *self._options),
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         try:
             async with asyncio.timeout(READY_S):
                 while not self._is_ready():
@@ -94,7 +172,7 @@ class Cluster:
         return "ready" in self._log_path.read_text().splitlines()
 
     async def _stop(self) -> None:
-        pids = [process.pid for process in self.processes()]
+        processes = self.processes()
         if self._up.returncode is None:
             self._up.send_signal(signal.SIGINT)
             try:
@@ -103,11 +181,18 @@ class Cluster:
             except TimeoutError:
                 self._up.kill()
                 await self._up.wait()
-        left = [pid for pid in pids if _lives(pid)]
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
+        left = [process for process in processes if self.kill(process)]
         if left:
-            raise RuntimeError(f"processes {left} outlived the supervisor")
+            raise RuntimeError(f"processes outlived the supervisor: {left}")
+
+    async def kill_all(self) -> None:
+        """Kills every process at once, the supervisor too, and waits until all are gone."""
+        processes = self.processes()
+        self._up.kill()  # its children die with it
+        await self._up.wait()
+        async with asyncio.timeout(STOP_S):
+            while any(_lives(process.pid) for process in processes):  # noqa: ASYNC110  # processes tell nobody
+                await asyncio.sleep(0.02)
 
     def processes(self, role: str | None = None) -> list[Process]:
         """Reads who runs at the moment."""
@@ -116,7 +201,16 @@ class Cluster:
             return []
         listed: list[dict[str, Any]] = json.loads(path.read_text())["processes"]
         found = [
-            Process(p["role"], p["name"], p["pid"], p.get("grpc_port", 0), p.get("metrics_port", 0)) for p in listed
+            Process(
+                role=each["role"],
+                name=each["name"],
+                pid=each["pid"],
+                host=each["host"],
+                ports={key.removesuffix("_port"): port for key, port in each.items() if key.endswith("_port")},
+                data=Path(each["data"]) if each["data"] else None,
+                restarts=each["restarts"],
+            )
+            for each in listed
         ]
         return [process for process in found if role in (None, process.role)]
 
@@ -128,16 +222,28 @@ class Cluster:
             return False
         return True
 
+    def hold(self, name: str) -> None:
+        """Keeps a part down from its next end on, for example that by `kill`, until `release`."""
+        (self.data / "hold" / name).touch()
+
+    def release(self, name: str) -> None:
+        """Lets a held part come back; that takes at most a tenth of a second."""
+        (self.data / "hold" / name).unlink()
+
     async def read_metrics(self, process: Process) -> str:
-        """Reads the Prometheus page of a process.
+        """Reads the Prometheus page of a process; see `read_page`."""
+        return await self.read_page(process, "metrics", "/metrics")
+
+    async def read_page(self, process: Process, port: str, path: str) -> str:
+        """Reads a page that a process shows at one of its ports.
 
         Raises:
             OSError: nobody answers.
             ValueError: the answer is no page.
         """
-        reader, writer = await asyncio.open_connection("127.0.0.1", process.metrics_port)
+        reader, writer = await asyncio.open_connection(process.host, process.ports[port])
         try:
-            writer.write(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            writer.write(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
             answer = (await reader.read()).decode()
         finally:
             writer.close()

@@ -8,17 +8,25 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 from hubbub_server.adapters.nats.connection import NatsConnection
+from hubbub_server.adapters.nats.errors import ApiRefusal
+from hubbub_server.adapters.nats.log_shards import NatsLogShards
 from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
 from hubbub_server.adapters.nats.records import EXPECTED_SEQUENCE, encode_facts, header_block_bytes, stream_name
 from hubbub_server.adapters.nats.streams import ensure_streams
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
+from hubbub_server.adapters.nats.topic_states import NatsTopicStates
+from hubbub_server.ports.log_shards import LogShards
 from hubbub_server.ports.record_consumer import RecordConsumers
 from hubbub_server.ports.topic_log import RecordFacts, TopicLog
+from hubbub_server.ports.topic_states import TopicStates
+from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
+from tests.support.fakes.log_shards import FakeLogShards
 from tests.support.fakes.record_consumers import FakeRecordConsumers
 from tests.support.fakes.topic_log import AppendFault, FakeLogServer, FakeTopicLog
+from tests.support.fakes.topic_states import FakeTopicStates
 from tests.support.fault_proxy import Cut, Direction, FaultProxy
 from tests.support.services import NatsCluster, Services
-from tests.support.waiting import RECOVERY_TIMEOUT_S
+from tests.support.waiting import RECOVERY_TIMEOUT_S, until_it_answers
 
 SHARDS = 2
 APPEND_TIMEOUT_S = 0.5
@@ -59,6 +67,12 @@ class LogSetup(Protocol):
     def consumers(self) -> AbstractAsyncContextManager[RecordConsumers]:
         """Opens the consumers of one more worker."""
 
+    def shards(self) -> AbstractAsyncContextManager[LogShards]:
+        """Opens what looks after the shards."""
+
+    def states(self) -> AbstractAsyncContextManager[TopicStates]:
+        """Opens the states of topics as one more node sees them."""
+
     def largest_body_bytes(self, facts: RecordFacts, after_sequence: int) -> int:
         """Returns the size of the largest body that fits into a record with these facts."""
 
@@ -67,6 +81,12 @@ class LogSetup(Protocol):
 
     async def recreate(self, shard: int) -> None:
         """Loses a shard with everything in it and makes it anew."""
+
+    async def lose(self, shard: int, sequence: int) -> None:
+        """Loses one record that nobody trimmed."""
+
+    async def lose_below(self, shard: int, sequence: int) -> None:
+        """Loses the oldest records, which nobody trimmed, as a server does that finds a block file no more."""
 
 
 class FakeFaultyNode:
@@ -111,6 +131,14 @@ class FakeLogSetup:
     async def consumers(self) -> AsyncIterator[RecordConsumers]:
         yield FakeRecordConsumers(self._server)
 
+    @asynccontextmanager
+    async def shards(self) -> AsyncIterator[LogShards]:
+        yield FakeLogShards(self._server, self._server.connect())
+
+    @asynccontextmanager
+    async def states(self) -> AsyncIterator[TopicStates]:
+        yield FakeTopicStates(self._server, self._server.connect())
+
     def largest_body_bytes(self, facts: RecordFacts, after_sequence: int) -> int:
         return self._server.max_record_bytes
 
@@ -121,6 +149,12 @@ class FakeLogSetup:
 
     async def recreate(self, shard: int) -> None:
         self._server.recreate(shard)
+
+    async def lose(self, shard: int, sequence: int) -> None:
+        self._server.lose(shard, sequence)
+
+    async def lose_below(self, shard: int, sequence: int) -> None:
+        self._server.lose(shard, *range(1, sequence))
 
 
 class NatsFaultyNode:
@@ -197,6 +231,16 @@ class NatsLogSetup:
         async with self.connection() as connection:
             yield NatsRecordConsumers(connection)
 
+    @asynccontextmanager
+    async def shards(self) -> AsyncIterator[LogShards]:
+        async with self.connection() as connection:
+            yield NatsLogShards(connection)
+
+    @asynccontextmanager
+    async def states(self) -> AsyncIterator[TopicStates]:
+        async with self.connection() as connection:
+            yield NatsTopicStates(connection, shards=SHARDS, codec=ProtoSnapshotCodec())
+
     def largest_body_bytes(self, facts: RecordFacts, after_sequence: int) -> int:
         headers = encode_facts(facts) | {EXPECTED_SEQUENCE: str(after_sequence)}
         return (1 << 20) - header_block_bytes(headers)
@@ -209,8 +253,24 @@ class NatsLogSetup:
     async def recreate(self, shard: int) -> None:
         async with self.connection() as connection, NatsTopicLog(connection, shards=SHARDS) as log:
             self.epochs[shard] = log.epoch(shard)
-            await connection.call(f"STREAM.DELETE.{stream_name(shard)}")
+
+            async def delete() -> None:
+                try:
+                    await connection.call(f"STREAM.DELETE.{stream_name(shard)}")
+                except ApiRefusal as refusal:
+                    if not refusal.is_no_stream:  # deleted by a call whose answer was late
+                        raise
+
+            await until_it_answers(delete)
             await self.ensure_streams(connection)
+
+    async def lose(self, shard: int, sequence: int) -> None:
+        async with self.connection() as connection:
+            await connection.call(f"STREAM.MSG.DELETE.{stream_name(shard)}", {"seq": sequence, "no_erase": True})
+
+    async def lose_below(self, shard: int, sequence: int) -> None:
+        async with self.connection() as connection:
+            await connection.call(f"STREAM.PURGE.{stream_name(shard)}", {"seq": sequence})
 
 
 def _must_not_close() -> None:

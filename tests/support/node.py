@@ -25,7 +25,7 @@ from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.project import project
 from hubbub_server.app.read_history import ReadHistory
-from hubbub_server.app.streams import Streams
+from hubbub_server.app.streams import MAX_OPENING, Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
@@ -38,6 +38,7 @@ from tests.support.fakes.accounts import FakeAccountStore, FakeDeviceSessionStor
 from tests.support.fakes.clock import FakeClock, FakeIds
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import FakeLogServer, FakeTopicLog
+from tests.support.loaders import OpenGuard, fake_loader
 
 PASSWORD = "correct horse"
 ID_KEY = b"k" * 32
@@ -142,12 +143,18 @@ class NodeCluster:
 
     @asynccontextmanager
     async def node(
-        self, *, limits: ServerLimits | None = None, channel_options: Sequence[tuple[str, int]] = ()
+        self,
+        *,
+        limits: ServerLimits | None = None,
+        channel_options: Sequence[tuple[str, int]] = (),
+        max_opening: int = MAX_OPENING,
     ) -> AsyncIterator[Node]:
         """Runs one more node on a free port."""
         log = self.log_server.connect()
         hub = TopicHub(
             log=log,
+            guard=OpenGuard(),
+            loader=fake_loader(self.log_server, log, self.store),
             directory=self.store,
             messages=self.store,
             codec=CODEC,
@@ -160,7 +167,7 @@ class NodeCluster:
             authenticate = await stack.enter_async_context(self._authenticate())
             await stack.enter_async_context(hub)
             streams = await stack.enter_async_context(
-                Streams(hub=hub, authenticate=authenticate, clock=self.clock, ids=self.ids)
+                Streams(hub=hub, authenticate=authenticate, clock=self.clock, ids=self.ids, max_opening=max_opening)
             )
             conversations = Conversations(
                 hub=hub,
@@ -173,7 +180,7 @@ class NodeCluster:
                 authenticate=authenticate,
                 users=Users(accounts=self.accounts),
                 conversations=conversations,
-                history=ReadHistory(hub=hub, reader=reader),
+                history=ReadHistory(hub=hub, reader=reader, directory=self.store),
                 sync=Sync(hub=hub, reader=reader),
                 streams=streams,
             )

@@ -1,43 +1,39 @@
-"""Starts real servers for tests: nats-server, one or three, with JetStream on disk.
+"""Starts real servers for tests: nats-server, one or three, with JetStream on disk; CQL and Valkey have own modules.
 
 Servers die with their parent, keep their ports and data over `kill` and `start`, and are gone, data too, when their
 context ends.
 """
 
 import asyncio
-import ctypes
+import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+from hubbub_server.supervisor.cassandra_servers import missing_programs
+from hubbub_server.supervisor.leash import leashed
+from hubbub_server.supervisor.ports import find_free
+
+if TYPE_CHECKING:
+    from tests.support.cassandra import CassandraServer
+    from tests.support.valkey import ValkeyServer
 
 NATS_SERVER = Path(sys.executable).parent / "nats-server"
 _READY_TIMEOUT_S = 20.0
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
 
 
-def die_with_parent() -> None:
-    """Makes the kernel kill this process when its parent dies; to be called between fork and exec."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def free_ports(count: int) -> list[int]:
-    """Returns ports that were free a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+def require_cassandra() -> None:
+    """Skips the test where Java or Maven are missing, fails it in CI."""
+    if missing := missing_programs():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"cql: no CQL server without {missing}")
 
 
 class NatsServer:
@@ -48,12 +44,13 @@ class NatsServer:
         self.port = port
         self.url = f"nats://127.0.0.1:{port}"
         self.log = folder / f"{name}.log"
+        self.data = folder / name
         self._config = folder / f"{name}.conf"
         self._process: subprocess.Popen[bytes] | None = None
         self._config.write_text(
             f"server_name: {name}\n"
             f"listen: 127.0.0.1:{port}\n"
-            f"jetstream {{ store_dir: {str(folder / name)!r}, sync_interval: always }}\n"
+            f"jetstream {{ store_dir: {str(self.data)!r}, sync_interval: always }}\n"
             f"{cluster}\n"
         )
 
@@ -67,11 +64,10 @@ class NatsServer:
         """Starts the process; `wait_ready` tells when it serves."""
         assert self._process is None
         self._process = subprocess.Popen(
-            [NATS_SERVER, "-c", self._config, "-l", self.log],
+            leashed(NATS_SERVER, "-c", self._config, "-l", self.log),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, no lock
         )
 
     def kill(self) -> None:
@@ -80,6 +76,13 @@ class NatsServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def stop(self) -> None:
+        """Ends it as an operator does, with SIGTERM: it writes what it knows, and trusts that when it starts again."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait()
+        self._process = None
 
     def freeze(self) -> None:
         """Stops it with SIGSTOP: connections stay open, nothing answers."""
@@ -150,7 +153,7 @@ class NatsCluster:
 def nats_cluster(size: int) -> Iterator[NatsCluster]:
     """Starts `size` (1 or 3) servers in a folder of their own; does not wait for them."""
     folder = Path(tempfile.mkdtemp(prefix="hubbub-nats-"))
-    client_ports, route_ports = _split(free_ports(2 * size), size)
+    client_ports, route_ports = _split(find_free(2 * size), size)
     routes = ", ".join(f"nats://127.0.0.1:{port}" for port in route_ports)
     servers = [
         NatsServer(
@@ -189,6 +192,8 @@ class Services:
         """Starts nothing yet."""
         self._stack = ExitStack()
         self._nats: dict[int, NatsCluster] = {}
+        self._cassandra: CassandraServer | None = None
+        self._valkey: ValkeyServer | None = None
 
     def __enter__(self) -> Self:
         """Nothing to open."""
@@ -204,6 +209,24 @@ class Services:
             self._nats[size] = self._stack.enter_context(nats_cluster(size))
         self._nats[size].start()
         return self._nats[size]
+
+    def cassandra(self) -> "CassandraServer":
+        """Returns the shared CQL server, running; see `require_cassandra`."""
+        from tests.support import cassandra
+
+        require_cassandra()
+        if self._cassandra is None:
+            self._cassandra = self._stack.enter_context(cassandra.cassandra_server())
+        return self._cassandra
+
+    def valkey(self) -> "ValkeyServer":
+        """Returns the shared Valkey server, running."""
+        from tests.support import valkey
+
+        if self._valkey is None:
+            self._valkey = self._stack.enter_context(valkey.valkey_server())
+        self._valkey.start()
+        return self._valkey
 
     def folder(self) -> Path:
         """Returns a new empty folder."""

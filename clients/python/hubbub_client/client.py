@@ -293,7 +293,9 @@ class HubbubClient:
         side: model.PageSide = model.PageSide.BEFORE,
         page_size: int = 0,
     ) -> model.MessagePage:
-        """Lists messages around a number, or the newest. Exact: contains whatever was acknowledged before the call.
+        """Lists messages around a number, or the newest.
+
+        Exact: contains whatever was acknowledged before the call, unless the page says `head_unconfirmed`.
 
         Args:
             conversation_id: of which conversation.

@@ -110,7 +110,8 @@ class Connection:
         delay_s = self._backoff.next_s()
         if isinstance(ending.error, StreamProtocol):
             return delay_s + _SLOW_S
-        return delay_s
+        asked_by_error_s = (isinstance(ending.error, CallFailed) and ending.error.retry_delay_s) or 0.0
+        return max(delay_s, asked_by_error_s)
 
 
 async def _close(channel: aio.Channel) -> None:

@@ -103,12 +103,16 @@ class Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessagePage:
-    """Messages ascending by number without holes, exactly as of `head`."""
+    """Messages ascending by number without holes, exactly as of `head`.
+
+    `head_unconfirmed`: the server cannot read its log at the moment, newer messages may exist.
+    """
 
     messages: tuple[Message, ...]
     older_available: bool
     newer_available: bool
     head: TopicHead
+    head_unconfirmed: bool = False
 
 
 class PageSide(Enum):

@@ -91,6 +91,7 @@ def read_page(conversation_id: str, pb: history_pb.ListMessagesResponse) -> mode
         older_available=pb.older_available,
         newer_available=pb.newer_available,
         head=read_head(pb.head),
+        head_unconfirmed=pb.head_unconfirmed,
     )
 
 

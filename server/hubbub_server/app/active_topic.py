@@ -14,22 +14,29 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from hubbub_server.app.frames import Events
+from hubbub_server.app.topic_loader import (
+    READ_MAX_BYTES,
+    TAIL_MAX_RECORDS,
+    LoadedTopic,
+    TopicDamaged,
+    TopicLoader,
+    decode_events,
+    fold,
+)
 from hubbub_server.domain import topic as domain
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable, Unavailable
 from hubbub_server.domain.events import ConversationJoined, Event, MemberRemoved
-from hubbub_server.domain.ids import TopicId
+from hubbub_server.domain.ids import TopicId, shard_of
 from hubbub_server.domain.topic import TopicState
 from hubbub_server.obs import metrics
 from hubbub_server.ports.clock import Clock
 from hubbub_server.ports.record_codec import RecordCodec
-from hubbub_server.ports.topic_directory import StoredTopic, TopicDirectory
+from hubbub_server.ports.topic_directory import TopicDirectory
 from hubbub_server.ports.topic_log import LogRecord, TopicLog
 
-_TAIL_MAX_RECORDS: Final = 128
 _TAIL_MAX_BYTES: Final = 256 * 1024
-_READ_MAX_BYTES: Final = 128 * 1024  # folding what comes at once must not hold up the loop for long
 _CONFIRMED_FOR_S: Final = 60.0
 _WINDOW_CAPACITY: Final = 4096
 _SHRUNK_IDS: Final = 64
@@ -41,7 +48,7 @@ Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
 
 class LogRecreated(LogUnavailable):
-    """The log of this topic is not the one that the state was folded from: load again."""
+    """The log of this topic is not the one that the state was folded from, or was trimmed: load again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,21 +90,24 @@ class ActiveTopic:
         topic_id: TopicId,
         *,
         log: TopicLog,
+        loader: TopicLoader,
         directory: TopicDirectory,
         codec: RecordCodec,
         clock: Clock,
-        shard: int,
         spawn: Spawn,
         window_capacity: int = _WINDOW_CAPACITY,
     ) -> None:
         """Makes an empty shell; `load` fills it."""
         self.topic_id = topic_id
-        self.shard = shard
-        self.state: TopicState = domain.empty_state(topic_id, epoch=0)
+        self.shard = shard_of(topic_id, log.shards)
+        self.state = domain.empty_state(topic_id, epoch=0)
         self.sequence = 0
         self.subscribers: set[Subscriber] = set()
         self.is_loaded = False
+        self.is_trusted = False
+        """Whether the shard was looked at after the state was loaded; set by who commits."""
         self._log = log
+        self._loader = loader
         self._directory = directory
         self._codec = codec
         self._clock = clock
@@ -123,58 +133,29 @@ class ActiveTopic:
     # ---- reading
 
     async def load(self) -> None:
-        """Fills the shell, once: the store's state and the log's tail after it, checked dense.
-
-        The store may be down: then the whole log is folded, if it is there from position 1 on. A log without a record
-        of the topic proves nothing: "trimmed or never made" is for the store to tell.
+        """Fills the shell, once.
 
         Raises:
-            LogUnavailable: the log cannot be read, or does not continue what the store has.
-            StoreUnavailable: the store is down and the log alone is not enough.
+            LogUnavailable: the log cannot be read, or does not continue what is stored.
+            StoreUnavailable: the store is down and nothing else tells the state.
         """
-        async with self._loading:  # single flight; both reads inside are bounded by their adapters
+        async with self._loading:  # single flight; the reads inside are bounded by their adapters
             if not self.is_loaded:
                 await self._load()
 
     async def _load(self) -> None:
-        store_error: StoreUnavailable | None = None
-        stored: StoredTopic | None = None
-        try:
-            stored = await self._directory.load(self.topic_id)
-        except StoreUnavailable as error:
-            store_error = error
-        head = await self._log.read_head(self.topic_id)
-        epoch = self._log.epoch(self.shard)
-        self.state, self.sequence = self._start_of_tail(stored, epoch, head)
+        self._become(await self._loader.load(self.topic_id))
+
+    def _become(self, loaded: LoadedTopic) -> None:
+        self.state, self.sequence = loaded.state, loaded.sequence
         self._tail.clear()
         self._tail_bytes = 0
-        while head is not None and self.sequence < head.sequence:
-            for record in await self._log.read_range(
-                self.topic_id,
-                after_sequence=self.sequence,
-                up_to_sequence=head.sequence,
-                max_bytes=_READ_MAX_BYTES,
-            ):
-                if record.facts.first_position != self.state.position + 1:
-                    raise store_error or LogUnavailable("the log does not continue the store", retry_after_s=30)
-                self._fold(record, self._decode(record))
-        if store_error is not None and self.state.position == 0:
-            raise store_error
+        for record in loaded.tail:
+            self._keep(record)
         self._confirmed_at_s = self._clock.monotonic_s()
         self.is_loaded = True
+        self.is_trusted = False
         self._tell_reset()
-
-    def _start_of_tail(self, stored: StoredTopic | None, epoch: int, head: LogRecord | None) -> tuple[TopicState, int]:
-        """Returns the state to start from and the sequence after which its tail begins."""
-        if stored is None:
-            return domain.empty_state(self.topic_id, epoch), 0
-        if stored.applied.epoch > epoch:
-            raise LogUnavailable("the log is older than the store", retry_after_s=30)
-        if stored.applied.epoch < epoch:  # a recreated log goes on above everything stored
-            return replace(stored.state, epoch=epoch), 0
-        if (head.sequence if head else 0) < stored.applied.sequence:
-            raise LogUnavailable("the log ends before what the store has applied", retry_after_s=30)
-        return stored.state, stored.applied.sequence
 
     async def refresh(self) -> None:
         """Brings the state to the leader's head as of now. Raises LogUnavailable or StoreUnavailable."""
@@ -200,12 +181,21 @@ class ActiveTopic:
         if self._log.epoch(self.shard) != self.state.epoch:
             await self.refresh()
             return
-        if not is_fed and self._clock.monotonic_s() - self._confirmed_at_s > _CONFIRMED_FOR_S:
+        if not is_fed and not self._is_confirmed():
             await self.refresh()
 
+    def _is_confirmed(self) -> bool:
+        return self._clock.monotonic_s() - self._confirmed_at_s <= _CONFIRMED_FOR_S
+
     async def _catch_up(self, head: LogRecord | None, known_sequence: int) -> None:
-        """Fetches up to `head`. It was read after we knew `known_sequence`; live records may have passed it since."""
-        if self._log.epoch(self.shard) != self.state.epoch or (head.sequence if head else 0) < known_sequence:
+        """Fetches up to `head`. It was read after we knew `known_sequence`; live records may have passed it since.
+
+        No head says nothing about a state that expects none, unless it is younger than anything that can be trimmed:
+        others may have committed, and their records may be trimmed, since it was confirmed.
+        """
+        is_lower = (head.sequence if head else 0) < known_sequence
+        proves_nothing = head is None and not self._is_confirmed()
+        if self._log.epoch(self.shard) != self.state.epoch or is_lower or proves_nothing:
             await self._load_again()
             return
         while head is not None and self.sequence < head.sequence:
@@ -214,7 +204,7 @@ class ActiveTopic:
                 self.topic_id,
                 after_sequence=before,
                 up_to_sequence=head.sequence,
-                max_bytes=_READ_MAX_BYTES,
+                max_bytes=READ_MAX_BYTES,
             ):
                 self.apply(record)
             if self.sequence == before:  # what follows in this log does not continue our state
@@ -223,16 +213,33 @@ class ActiveTopic:
         self._confirmed_at_s = self._clock.monotonic_s()
 
     async def _load_again(self) -> None:
-        """Drops the state and loads it anew: the log was recreated (or trimmed) under us.
+        """Loads the topic anew: the log was recreated or trimmed under us, or may have been.
 
-        When that fails the topic stays unloaded; whoever loads it next tells the listeners.
+        With another epoch the state is given up at once. When the load fails then, the topic stays unloaded, and
+        whoever loads it next tells the listeners.
         """
         async with self._loading:
-            if self.is_loaded:
-                self._before_reset = self.head.cursor
-            self.is_loaded = False
-            self.state, self.sequence = domain.empty_state(self.topic_id, epoch=0), 0
-            await self._load()
+            if self._log.epoch(self.shard) != self.state.epoch:
+                self._give_up()
+            loaded = await self._loader.load(self.topic_id)
+            if not self.is_loaded or loaded.state.epoch != self.state.epoch or not self._continue_to(loaded):
+                self._give_up()
+                self._become(loaded)
+
+    def _give_up(self) -> None:
+        if self.is_loaded:
+            self._before_reset = self.head.cursor
+        self.is_loaded = False
+
+    def _continue_to(self, loaded: LoadedTopic) -> bool:
+        """Applies what a load brought, so that listeners hear it; tells whether the state came as far."""
+        for record in loaded.tail:
+            self.apply(record)
+        if self.state.position == loaded.state.position:
+            self.sequence = loaded.sequence
+        self.is_trusted = False
+        self._confirmed_at_s = self._clock.monotonic_s()
+        return self.state.position >= loaded.state.position
 
     def _tell_reset(self) -> None:
         before, self._before_reset = self._before_reset, None
@@ -256,11 +263,12 @@ class ActiveTopic:
         if not self.is_loaded or facts.first_position != self.state.position + 1:
             return False
         if made is None:
-            events = self._decode(record)
-            self._fold(record, events)
+            events = decode_events(self._codec, record)
+            state = fold(self.state, record, events)
         else:
-            events = made.events
-            self._move(record, made.state)
+            events, state = made.events, made.state
+        self.state, self.sequence = state, record.sequence
+        self._keep(record)
         self._confirmed_at_s = self._clock.monotonic_s()
         self._moved.set()
         self._moved = asyncio.Event()
@@ -276,24 +284,10 @@ class ActiveTopic:
             subscriber.on_delivery(self, delivery)
         return True
 
-    def _decode(self, record: LogRecord) -> tuple[Event, ...]:
-        return tuple(decoded.event for decoded in self._codec.decode(record.body))
-
-    def _fold(self, record: LogRecord, events: tuple[Event, ...]) -> None:
-        hashes = record.facts.request_hashes or ("",) * len(events)
-        state = self.state
-        for event, hash_of_request in zip(events, hashes, strict=True):
-            state = domain.evolve(state, event, hash_of_request)
-        self._move(record, state)
-
-    def _move(self, record: LogRecord, state: TopicState) -> None:
-        self.state, self.sequence = state, record.sequence
-        self._keep(record)
-
     def _keep(self, record: LogRecord) -> None:
         self._tail.append(record)
         self._tail_bytes += len(record.body)
-        while len(self._tail) > _TAIL_MAX_RECORDS or self._tail_bytes > _TAIL_MAX_BYTES:
+        while len(self._tail) > TAIL_MAX_RECORDS or self._tail_bytes > _TAIL_MAX_BYTES:
             self._tail_bytes -= len(self._tail.popleft().body)
         if (
             isinstance(self.state, ConversationState)
@@ -329,6 +323,28 @@ class ActiveTopic:
         self._tail.clear()
         self._tail_bytes = 0
         await self._let_ids_leave(_SHRUNK_IDS)
+
+    async def recall_ids(self) -> None:
+        """Gives the window every id that the store has not applied; a snapshot that was the start left some out.
+
+        Raises:
+            LogUnavailable, StoreUnavailable: they cannot be had.
+        """
+        known = self.head.cursor
+        try:
+            loaded = (await self._loader.load(self.topic_id, from_store=True)).state
+        except TopicDamaged as error:
+            raise StoreUnavailable("the store has not caught up with this conversation") from error
+        if (loaded.epoch, loaded.position) < (known.epoch, known.position):
+            raise StoreUnavailable("the store does not know this conversation, and the log has it no more")
+        state = self.state
+        if (
+            isinstance(state, ConversationState)
+            and isinstance(loaded, ConversationState)
+            and loaded.epoch == state.epoch
+            and loaded.window.evicted_position < state.window.evicted_position
+        ):
+            self.state = replace(state, window=state.window.joined(loaded.window))
 
     async def wait_moved(self, timeout_s: float) -> bool:
         """Waits until a record is applied; tells whether one was within the time."""

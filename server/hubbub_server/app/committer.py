@@ -15,7 +15,7 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -38,6 +38,7 @@ _QUEUE_MAX: Final = 4096
 _CONFLICT_WAIT_S: Final = 0.05
 _PAUSE_MIN_S: Final = 0.02
 _PAUSE_MAX_S: Final = 1.0
+_SETTLE_FOR_S: Final = 3600.0
 # What the headers of a record take: fixed ones, and one request hash an event.
 _HEADERS_BYTES: Final = 1024
 _HASH_BYTES: Final = 33
@@ -108,6 +109,13 @@ class _Batch:
         return any(not (isinstance(d, Done) and isinstance(d.answer, Sent)) for _, d in self.decided)
 
 
+class CommitGuard(Protocol):
+    """Knows which shards may be committed to; see app/epoch_guard.py."""
+
+    async def ensure(self, shard: int, *, is_fresh: bool = False) -> None:
+        """Returns when a shard may be committed to; `is_fresh`: as of now. Raises LogUnavailable when it may not."""
+
+
 class Committer:
     """The queue of one topic and the loop that empties it."""
 
@@ -116,6 +124,7 @@ class Committer:
         topic: ActiveTopic,
         *,
         log: TopicLog,
+        guard: CommitGuard,
         messages: MessageStore,
         codec: RecordCodec,
         clock: Clock,
@@ -125,6 +134,7 @@ class Committer:
         """Makes an idle committer; `spawn` owns the loop while there is something to do."""
         self._topic = topic
         self._log = log
+        self._guard = guard
         self._messages = messages
         self._codec = codec
         self._clock = clock
@@ -240,7 +250,8 @@ class Committer:
     async def _look_up(self) -> None:
         """Looks up, at once, every id in the queue that the window cannot answer for.
 
-        A store that is down refuses just the commands that need it.
+        A store that is down refuses just the commands that need it. One that is behind what the window forgot (the
+        state came from a snapshot) can deny nothing: what it lacks is taken from the log.
         """
         state, now_ms = self._topic.state, self._clock.now_ms()
         waiting: list[Pending] = []
@@ -253,16 +264,21 @@ class Committer:
         metrics.id_lookups.inc(len(keys))
         try:
             lookup = await self._messages.find_ids(ConversationId(self._topic.topic_id), keys)
+            for pending in waiting:
+                pending.lookup = lookup
+            if any(isinstance(domain.decide(state, p.command, now_ms, lookup), LookupNeeded) for p in waiting):
+                await self._topic.recall_ids()
         except StoreUnavailable as error:
             for pending in waiting:
                 self._queue.remove(pending)
                 pending.fail(error)
-            return
-        for pending in waiting:
-            pending.lookup = lookup
 
     async def _commit(self, batch: _Batch) -> None:
         state = self._topic.state
+        await self._guard.ensure(self._topic.shard, is_fresh=not self._topic.is_trusted)
+        if self._topic.state is not state:  # it moved while the guard looked
+            return
+        self._topic.is_trusted = True
         record = self._new_record(batch)
         expectation = self._topic.sequence
         for pending, _ in batch.decided:
@@ -328,16 +344,25 @@ class Committer:
             return await self._settle(record, expectation)
 
     async def _settle(self, record: NewRecord, expectation: int) -> int | None:
-        """Finds out what became of an append without an answer; as `_append`. Takes as long as the log is away."""
+        """Finds out what became of an append without an answer; as `_append`. Takes as long as the log is away.
+
+        It gives up long before a record of now can be trimmed: then "it is not there" would prove nothing.
+        """
         pause_s = _PAUSE_MIN_S
+        give_up_s = self._clock.monotonic_s() + _SETTLE_FOR_S
         while True:
+            if self._clock.monotonic_s() > give_up_s:
+                raise LogRecreated("the outcome has been unknown for too long")
             try:
                 following = await self._log.read_next(self._topic.topic_id, after_sequence=expectation)
                 if following is not None and following.facts.record_id == record.facts.record_id:
                     return await self._settled("found", record, following.sequence)
                 if following is not None:
+                    if following.facts.first_position > record.facts.first_position:
+                        raise LogRecreated("the log was trimmed up to behind the record")
                     return await self._settled("never", record, None)
                 self._check_epoch(record)
+                await self._guard.ensure(self._topic.shard)
                 sequence = await self._log.append(record, after_sequence=expectation)
                 return await self._settled("appended", record, sequence)
             except Conflict:
@@ -350,13 +375,17 @@ class Committer:
             pause_s = min(pause_s * 2, _PAUSE_MAX_S)
 
     async def _check_same_log(self, record: NewRecord, expectation: int) -> None:
-        """A refusal with nothing after the expectation: in flight still, or the log is another one (LogRecreated)."""
+        """A refusal with nothing after the expectation: in flight still, or the log is another one, or trimmed.
+
+        Raises:
+            LogRecreated: it is another one, or trimmed.
+        """
         try:
             head = await self._log.read_head(self._topic.topic_id)
         except LogUnavailable:
             return
         if (head.sequence if head else 0) < expectation:
-            raise LogRecreated("the log was recreated")
+            raise LogRecreated("the log was recreated or trimmed")
         self._check_epoch(record)
 
     def _check_epoch(self, record: NewRecord) -> None:

@@ -8,6 +8,7 @@ authoritative: a client that comes back to another node finds everything there.
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
@@ -32,7 +33,12 @@ _OPENED_AT_ONCE: Final = 32
 _WRITE_MAX_BYTES: Final = 256 * 1024
 _TICK_S: Final = 1.0
 _SLICES: Final = 10
+"""No slice has more than a tenth of the streams, so no second has more than a tenth of the clients coming back."""
+_SLICE_PAUSE_MAX_S: Final = 1.0
+_ENDED_A_SECOND: Final = 50
+"""So few clients are no storm: a node with few streams need not take its time."""
 _RETRY_SPREAD_S: Final = 5.0
+MAX_OPENING: Final = 1_000
 
 log = structlog.get_logger()
 
@@ -60,6 +66,11 @@ class LiveStream:
     def session_id(self) -> str:
         """Names the stream in logs and in Welcome."""
         return self._session.session_id
+
+    @property
+    def is_ended(self) -> bool:
+        """Tells whether its last frame is queued."""
+        return self._session.is_ended
 
     @property
     def end_error(self) -> HubbubError | None:
@@ -176,6 +187,7 @@ class LiveStream:
             self._give_up(errors.exceptions[0])
         else:
             self._session.opened()
+            self._streams.opened(self)
             self._ready.set()
 
     async def _cover(self, conversation_id: ConversationId, position: int) -> None:
@@ -281,16 +293,22 @@ class Streams:
         clock: Clock,
         ids: IdSource,
         command_timeout_s: float = 8.0,
-        drain_timeout_s: float = 10.0,
+        drain_timeout_s: float = 15.0,
+        max_opening: int = MAX_OPENING,
     ) -> None:
-        """`command_timeout_s` bounds the answer to a command; `drain_timeout_s` the end of all streams in `drain`."""
+        """`command_timeout_s` bounds the answer to a command; `drain_timeout_s` the end of all streams in `drain`.
+
+        `max_opening` bounds the streams that are being opened at once, inclusive: each of them may load many topics.
+        """
         self.hub = hub
         self.authenticate = authenticate
         self.clock = clock
         self.command_timeout_s = command_timeout_s
         self._ids = ids
         self._drain_timeout_s = drain_timeout_s
+        self._max_opening = max_opening
         self._streams: set[LiveStream] = set()
+        self._opening: set[LiveStream] = set()
         self._instances: dict[tuple[UserId, str], LiveStream] = {}
         self._instance_of: dict[LiveStream, tuple[UserId, str]] = {}
         self._group = asyncio.TaskGroup()
@@ -298,6 +316,8 @@ class Streams:
         self._is_draining = False
         self._is_empty = asyncio.Event()
         self._live_at_s = 0.0
+        self._cut_slice = 0
+        """Streams to end a second, since the log has been lost for long; 0 before that."""
 
     async def __aenter__(self) -> Self:
         """Starts the clock of the streams."""
@@ -326,9 +346,10 @@ class Streams:
 
         Raises:
             NodeDraining: this node is leaving.
+            LogUnavailable: this node has lost the log.
+            Unavailable: too many streams are being opened.
         """
-        if self._is_draining:
-            raise NodeDraining("this node is leaving", retry_after_s=1.0)
+        self._admit()
         session = Session(
             session_id=self._ids.new_id("s"),
             caller=caller,
@@ -338,8 +359,24 @@ class Streams:
         )
         stream = LiveStream(session, self)
         self._streams.add(stream)
+        self._opening.add(stream)
         metrics.streams.set(len(self._streams))
         return stream
+
+    def _admit(self) -> None:
+        """Raises what a client is to hear that comes at a bad moment; each is told another time to come again."""
+        retry_after_s = random.uniform(0.5, _RETRY_SPREAD_S)
+        if self._is_draining:
+            raise NodeDraining("this node is leaving", retry_after_s=retry_after_s)
+        if not self.hub.is_live():
+            raise LogUnavailable("this node has lost the log", retry_after_s=retry_after_s)
+        if len(self._opening) >= self._max_opening:
+            metrics.refused_streams.inc()
+            raise Unavailable("too many streams are being opened", retry_after_s=retry_after_s)
+
+    def opened(self, stream: LiveStream) -> None:
+        """The stream covers all its topics: it makes room for another one."""
+        self._opening.discard(stream)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Starts a task of a stream; its fault is logged and ends nothing else."""
@@ -359,6 +396,7 @@ class Streams:
     def forget(self, stream: LiveStream) -> None:
         """The stream is closed."""
         self._streams.discard(stream)
+        self._opening.discard(stream)
         key = self._instance_of.pop(stream, None)
         if key is not None and self._instances.get(key) is stream:
             del self._instances[key]
@@ -383,29 +421,51 @@ class Streams:
                 log.exception("stream tick failed", session_id=stream.session_id)
         metrics.stream_buffer_bytes.set(buffered_bytes)
         if is_live:
-            self._live_at_s = now_s
+            self._live_at_s, self._cut_slice = now_s, 0
         elif now_s - self._live_at_s > LOG_LOST_FOR_S:
-            for stream in tuple(self._streams)[: len(self._streams) // _SLICES + 1]:
-                stream.cut_off(LogUnavailable("this node has lost the log"), random.uniform(0.0, _RETRY_SPREAD_S))
+            self._end_a_slice()
 
-    async def drain(self) -> None:
-        """Ends all streams in slices, each client with a retry delay of its own; bounded by `drain_timeout_s`."""
+    def _end_a_slice(self) -> None:
+        """Ends a tenth of the streams that were there when the log had been lost for long."""
+        left = [stream for stream in self._streams if not stream.is_ended]
+        self._cut_slice = self._cut_slice or _slice_of(len(left))
+        for stream in left[: self._cut_slice]:
+            stream.cut_off(LogUnavailable("this node has lost the log"), random.uniform(0.0, _RETRY_SPREAD_S))
+
+    async def drain(self, *, announced_for_s: float = 0.0) -> None:
+        """Ends all streams in slices, each client with a retry delay of its own; bounded by `drain_timeout_s`.
+
+        Before that it waits `announced_for_s`, while balancers learn that this node is leaving: till then they send new
+        streams here, which are taken. A node without streams does not wait.
+        """
+        await self._wait_empty(announced_for_s)
         self._is_draining = True
         streams = tuple(self._streams)
-        if not streams:
+        size = _slice_of(len(streams))
+        slices = -(-len(streams) // size)
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + self._drain_timeout_s
+        pause_s = min(_SLICE_PAUSE_MAX_S, size / _ENDED_A_SECOND, 0.8 * self._drain_timeout_s / max(slices, 1))
+        for start in range(0, len(streams), size):
+            for stream in streams[start : start + size]:
+                stream.drain(random.uniform(0.0, _SLICE_PAUSE_MAX_S))
+            await self._wait_empty(pause_s)
+        await self._wait_empty(end_s - loop.time())
+        if self._streams:
+            log.warning("streams did not end in time", streams=len(self._streams))
+
+    async def _wait_empty(self, timeout_s: float) -> None:
+        """Waits until no stream is open, or for a time."""
+        if not self._streams or timeout_s <= 0:
             return
         self._is_empty.clear()
-        size = len(streams) // _SLICES + 1
-        try:
-            async with asyncio.timeout(self._drain_timeout_s):
-                for start in range(0, len(streams), size):
-                    for stream in streams[start : start + size]:
-                        stream.drain(random.uniform(0.0, _RETRY_SPREAD_S))
-                    await asyncio.sleep(self._drain_timeout_s / (4 * _SLICES))
-                if self._streams:
-                    await self._is_empty.wait()
-        except TimeoutError:
-            log.warning("streams did not end in time", streams=len(self._streams))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._is_empty.wait()
+
+
+def _slice_of(streams: int) -> int:
+    return max(1, streams // _SLICES)
 
 
 async def _contained(coroutine: Coroutine[Any, Any, None]) -> None:

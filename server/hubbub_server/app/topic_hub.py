@@ -13,7 +13,8 @@ from typing import Any, Final, Self
 import structlog
 
 from hubbub_server.app.active_topic import ActiveTopic, Subscriber
-from hubbub_server.app.committer import Committer, Pending
+from hubbub_server.app.committer import CommitGuard, Committer, Pending
+from hubbub_server.app.topic_loader import TopicDamaged, TopicLoader
 from hubbub_server.domain.commands import Answer, Command
 from hubbub_server.domain.cursor import TopicHead
 from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable, Unavailable
@@ -42,6 +43,8 @@ class TopicHub:
         self,
         *,
         log: TopicLog,
+        guard: CommitGuard,
+        loader: TopicLoader,
         directory: TopicDirectory,
         messages: MessageStore,
         codec: RecordCodec,
@@ -59,6 +62,8 @@ class TopicHub:
         topics together keep of ids and records, both of which can be read again.
         """
         self._log = log
+        self._guard = guard
+        self._loader = loader
         self._directory = directory
         self._messages = messages
         self._codec = codec
@@ -124,16 +129,17 @@ class TopicHub:
             topic = ActiveTopic(
                 topic_id,
                 log=self._log,
+                loader=self._loader,
                 directory=self._directory,
                 codec=self._codec,
                 clock=self._clock,
-                shard=shard_of(topic_id, self._log.shards),
                 spawn=self._spawn,
                 window_capacity=self._window_capacity,
             )
             committer = Committer(
                 topic,
                 log=self._log,
+                guard=self._guard,
                 messages=self._messages,
                 codec=self._codec,
                 clock=self._clock,
@@ -187,10 +193,20 @@ class TopicHub:
 
         Raises:
             LogUnavailable, StoreUnavailable: that cannot be had now.
+            TopicDamaged: it cannot be had with this program (a record is poison), or records are lost.
         """
         topic = self.topic(topic_id)
-        await topic.refresh()
+        try:
+            await topic.refresh()
+        except ValueError as error:
+            log.error("topic damaged", topic_id=topic_id, reason=str(error))
+            raise TopicDamaged("a record of this topic cannot be read") from error
         return topic
+
+    def loaded(self, topic_id: TopicId) -> ActiveTopic | None:
+        """Returns the topic as this node has it in memory, as of whenever; None when it has not."""
+        entry = self._topics.get(topic_id)
+        return entry[0] if entry is not None and entry[0].is_loaded else None
 
     def enqueue(self, topic_id: TopicId, command: Command, *, session_id: str = "", traceparent: str = "") -> Pending:
         """Queues a command in the order of the calls. Its future gets the answer or a HubbubError.

@@ -11,7 +11,7 @@ from hubbub_server.app.active_topic import ActiveTopic
 from hubbub_server.app.frames import Events
 from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable
 from hubbub_server.domain.events import MessageSent
-from hubbub_server.domain.ids import ConversationId
+from hubbub_server.domain.ids import ConversationId, TopicId
 from hubbub_server.domain.limits import SYNC_MAX_EVENTS
 from hubbub_server.ports.event_store import EventStore
 from hubbub_server.ports.message_store import MessageStore, StoredMessage
@@ -43,10 +43,7 @@ class TopicReader:
         store_error: StoreUnavailable | None = None
         if first_number not in found and first_number <= last_number:
             try:
-                rows = await self._messages.read_range(
-                    ConversationId(topic.topic_id), first_number=first_number, last_number=last_number
-                )
-                found = {row.message_number: row for row in rows} | found
+                found = await self._stored_messages(topic.topic_id, first_number, last_number) | found
             except StoreUnavailable as error:
                 store_error = error
         missing = [number for number in range(first_number, last_number + 1) if number not in found]
@@ -58,6 +55,21 @@ class TopicReader:
             if any(number not in found for number in missing):
                 raise store_error or LogUnavailable("messages are neither in the store nor in the log")
         return [found[number] for number in range(first_number, last_number + 1)]
+
+    async def messages_without_log(
+        self, conversation_id: ConversationId, tail: Iterable[LogRecord], first_number: int, last_number: int
+    ) -> list[StoredMessage]:
+        """Reads messages as `messages` does, from the store and records in memory alone. Raises as it does."""
+        found = self._messages_in(tail, first_number, last_number)
+        if first_number not in found and first_number <= last_number:
+            found = await self._stored_messages(conversation_id, first_number, last_number) | found
+        if any(number not in found for number in range(first_number, last_number + 1)):
+            raise LogUnavailable("the log cannot be read, and the store does not have these messages yet")
+        return [found[number] for number in range(first_number, last_number + 1)]
+
+    async def _stored_messages(self, topic_id: TopicId, first: int, last: int) -> dict[int, StoredMessage]:
+        rows = await self._messages.read_range(ConversationId(topic_id), first_number=first, last_number=last)
+        return {row.message_number: row for row in rows}
 
     def _messages_in(self, records: Iterable[LogRecord], first: int, last: int) -> dict[int, StoredMessage]:
         found: dict[int, StoredMessage] = {}

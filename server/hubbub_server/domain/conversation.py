@@ -137,16 +137,16 @@ def evolve(state: ConversationState, event: Event, hash_of_request: str = "") ->
             raise ValueError(f"{type(event.kind).__name__} does not belong to a conversation")
 
 
+def remember_id(state: ConversationState, event: Event, hash_of_request: str) -> ConversationState:
+    """Puts the client id of an event, if it has one, into the window, and changes nothing else."""
+    if not isinstance(event.kind, MessageSent):
+        return state
+    return replace(state, window=_window_with(state, event, event.kind.message, hash_of_request))
+
+
 def _evolve_message(
     state: ConversationState, event: Event, message: Message, hash_of_request: str
 ) -> ConversationState:
-    entry = IdEntry(
-        message_number=message.message_number,
-        content_hash=hash_of_request,
-        epoch=event.epoch,
-        position=event.position,
-        commit_time_ms=event.commit_time_ms,
-    )
     return replace(
         state,
         position=event.position,
@@ -154,8 +154,19 @@ def _evolve_message(
         commit_time_ms=event.commit_time_ms,
         last_message_number=message.message_number,
         last_counted_number=message.counted_number,
-        window=state.window.add((message.sender_id, message.client_message_id), entry),
+        window=_window_with(state, event, message, hash_of_request),
     )
+
+
+def _window_with(state: ConversationState, event: Event, message: Message, hash_of_request: str) -> IdWindow:
+    entry = IdEntry(
+        message_number=message.message_number,
+        content_hash=hash_of_request,
+        epoch=event.epoch,
+        position=event.position,
+        commit_time_ms=event.commit_time_ms,
+    )
+    return state.window.add((message.sender_id, message.client_message_id), entry)
 
 
 def _member(state: ConversationState, user_id: UserId) -> Member:
@@ -221,9 +232,10 @@ def _find_id(state: ConversationState, key: IdKey, now_ms: int, lookup: IdLookup
     entry = state.window.get(key)
     if entry is not None or state.window.is_never_used(key, now_ms):
         return entry, True
-    if lookup is None or key not in lookup.keys or lookup.applied_position < state.window.evicted_position:
+    if lookup is None or key not in lookup.keys:
         return None, False
-    return lookup.found.get(key), True
+    found = lookup.found.get(key)
+    return found, found is not None or lookup.applied_position >= state.window.evicted_position
 
 
 def _clamp_client_time(client_time_ms: int | None, commit_time_ms: int) -> int | None:

@@ -19,6 +19,7 @@
         ├── LogUnavailable
         │   └── OutcomeUnknown
         ├── StoreUnavailable
+        ├── RegistryUnavailable
         ├── DeadlinePassed
         └── NodeDraining
 
@@ -145,6 +146,10 @@ class OutcomeUnknown(LogUnavailable):
 
 class StoreUnavailable(Unavailable):
     """The store of read models cannot be reached."""
+
+
+class RegistryUnavailable(Unavailable):
+    """The registry of nodes cannot be reached: who lives is unknown."""
 
 
 class DeadlinePassed(Unavailable):

@@ -4,8 +4,8 @@ Theory of operation. Every committed message enters the window under (sender, cl
 store's applied position may leave it; they can still be looked up in the store. `floor_ms` is the largest time (commit
 time, or the time inside a UUIDv7) of all entries that ever left. An id that is not in the window was certainly never
 used if it is a UUIDv7 whose own time is after `floor_ms`: had it been used and left, the floor would not be below it.
-This holds for any client clock. Every other missing id must be looked up, and a look-up counts only if the store had
-applied everything that ever left the window when it was made.
+This holds for any client clock. Every other missing id must be looked up. What a look-up finds is true; that it finds
+nothing counts only if the store had applied everything that ever left the window when it was made.
 """
 
 from collections.abc import Mapping
@@ -85,6 +85,18 @@ class IdWindow:
             floor_ms = max(floor_ms, entry_time_ms(key[1], entry.commit_time_ms))
             evicted_position = max(evicted_position, entry.position)
         return IdWindow(floor_ms, evicted_position, kept, _EMPTY)
+
+    def floor_at(self, position: int) -> int:
+        """Returns the floor, in milliseconds, as if all entries up to `position` had left."""
+        entries = chain(self._settled.items(), self._recent.items())
+        times_ms = (entry_time_ms(k[1], entry.commit_time_ms) for k, entry in entries if entry.position <= position)
+        return max([self.floor_ms, *times_ms])
+
+    def joined(self, older: "IdWindow") -> "IdWindow":
+        """Returns a window with the entries of both; `older` is of the same conversation and reaches further back."""
+        entries = {**older._settled, **older._recent, **self._settled, **self._recent}
+        in_commit_order = dict(sorted(entries.items(), key=lambda item: item[1].position))
+        return IdWindow(older.floor_ms, older.evicted_position, in_commit_order, _EMPTY)
 
 
 def entry_time_ms(client_message_id: str, commit_time_ms: int) -> int:

@@ -19,6 +19,7 @@ live_gaps_repaired = Counter("hubbub_live_gaps_repaired", "Holes in live deliver
 head_mismatches = Counter("hubbub_head_mismatches", "Topics that a head check found behind.")
 id_lookups = Counter("hubbub_id_lookups", "Client ids looked up in the store.")
 goodbyes = Counter("hubbub_goodbyes", "Streams ended by the server, by reason.", ["reason"])
+refused_streams = Counter("hubbub_refused_streams", "Streams refused because too many were being opened.")
 streams = Gauge("hubbub_streams", "Open streams.")
 stream_buffer_bytes = Gauge("hubbub_stream_buffer_bytes", "Bytes that wait in buffers of streams.")
 active_topics = Gauge("hubbub_active_topics", "Topics in memory.")
@@ -26,4 +27,14 @@ delivered_events = Counter("hubbub_delivered_events", "Events put into buffers o
 rpcs = Counter("hubbub_rpcs", "Finished RPCs.", ["method", "code"])
 worker_lag_records = Gauge("hubbub_worker_lag_records", "Records that a worker has not applied yet.", ["role", "shard"])
 worker_applied_records = Counter("hubbub_worker_applied_records", "Records applied by a worker.", ["role"])
-worker_poisoned = Gauge("hubbub_worker_poisoned", "1 while a shard is stopped by a poison record.", ["role", "shard"])
+worker_stopped = Gauge("hubbub_worker_stopped", "1 while a shard is stopped and needs a person.", ["role", "shard"])
+worker_dead_topics = Gauge("hubbub_worker_dead_topics", "Topics with dead letters.", ["role", "shard"])
+worker_dead_letters = Counter("hubbub_worker_dead_letters", "Records put into the dead letters.", ["role"])
+worker_units = Gauge("hubbub_worker_units", "Shards that this worker holds.", ["role"])
+snapshots = Counter("hubbub_snapshots", "States of topics written beside the log.")
+trimmed_records = Counter("hubbub_trimmed_records", "Records removed from the log.", ["shard"])
+refused_shards = Gauge(
+    "hubbub_refused_shards", "1 while this process commits nothing to a shard: see its log.", ["shard"]
+)
+registered_nodes = Gauge("hubbub_registered_nodes", "Nodes that live, as this one sees it; 0 while it cannot see.")
+registry_failures = Counter("hubbub_registry_failures", "Renewals of the lease and looks at the registry that failed.")

@@ -1,11 +1,12 @@
-"""Reads the stored state of topics: where activation starts."""
+"""Reads the stored state of topics: where activation starts when there is no snapshot."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from hubbub_server.domain.ids import TopicId
 from hubbub_server.domain.topic import TopicState
-from hubbub_server.ports.projection import AppliedRow
+from hubbub_server.ports.projection import AppliedRow, ShardRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,10 +21,19 @@ class StoredTopic:
 
 
 class TopicDirectory(Protocol):
-    """Reads where topics stand. Both methods raise StoreUnavailable when the store cannot answer."""
+    """Reads where topics and shards stand. Every method raises StoreUnavailable when the store cannot answer."""
 
     async def load(self, topic_id: TopicId) -> StoredTopic | None:
         """Reads a topic's state as of one applied position (a consistent read); None when nothing of it is applied."""
 
     async def read_applied(self, topic_id: TopicId) -> AppliedRow | None:
         """Reads how far a topic is applied; None when nothing of it is."""
+
+    async def read_shard(self, shard: int) -> ShardRow | None:
+        """Reads how far a shard is applied; None when it never was."""
+
+    async def list_topics(self, *, after: TopicId | None, limit: int) -> Sequence[TopicId]:
+        """Lists up to `limit` (1 to 1,000) topics of which something is applied, in an order of the store's own.
+
+        `after` is the last one of the page before, None for the first page; the page after the last one is empty.
+        """

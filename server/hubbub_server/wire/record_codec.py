@@ -20,19 +20,18 @@ from hubbub_server.wire.times import milliseconds, timestamp
 from hubbub_server.wire.varint import encode_varint, read_varint
 
 EVENTS_TAG: Final = b"\x0a"  # field 1, length-delimited
-_POSITION_MAX: Final = 2**63 - 1
 
 KIND_TO_PB: Final = {
     ConversationKind.DIRECT: conversation_pb2.CONVERSATION_KIND_DIRECT,
     ConversationKind.GROUP: conversation_pb2.CONVERSATION_KIND_GROUP,
 }
-_KIND_FROM_PB: Final = {number: kind for kind, number in KIND_TO_PB.items()}
+KIND_FROM_PB: Final = {number: kind for kind, number in KIND_TO_PB.items()}
 ROLE_TO_PB: Final = {
     MemberRole.OWNER: conversation_pb2.MEMBER_ROLE_OWNER,
     MemberRole.ADMIN: conversation_pb2.MEMBER_ROLE_ADMIN,
     MemberRole.MEMBER: conversation_pb2.MEMBER_ROLE_MEMBER,
 }
-_ROLE_FROM_PB: Final = {number: role for role, number in ROLE_TO_PB.items()}
+ROLE_FROM_PB: Final = {number: role for role, number in ROLE_TO_PB.items()}
 
 
 class ProtoRecordCodec:
@@ -161,7 +160,7 @@ def _kind_from_pb(pb: event_pb2.Event) -> EventKind:
             return events.MessageSent(message=_message_from_pb(pb.message_sent.message))
         case "conversation_created":
             conversation = pb.conversation_created.conversation
-            kind = _KIND_FROM_PB.get(conversation.kind)
+            kind = KIND_FROM_PB.get(conversation.kind)
             if kind is None:  # a sort of conversation that this version has no rules for
                 return events.UnknownKind()
             return events.ConversationCreated(conversation_kind=kind, title=conversation.title)
@@ -208,7 +207,7 @@ def _content_from_pb(pb: message_pb2.Content) -> Content:
 
 
 def _member_from_pb(pb: conversation_pb2.Member) -> Member:
-    role = _ROLE_FROM_PB.get(pb.role, MemberRole.MEMBER)  # the contract: an unknown role counts as MEMBER
+    role = ROLE_FROM_PB.get(pb.role, MemberRole.MEMBER)  # the contract: an unknown role counts as MEMBER
     return Member(user_id=_user_id(pb.user_id), role=role, join_position=pb.join_position)
 
 

@@ -1,1 +1,1 @@
-"""Durable consumers of the log: projector and relay."""
+"""What workers do with each shard: the roles (projector, relay, state) over durable consumers, and the trimmer."""

@@ -1,6 +1,8 @@
 """Projects the log into the store (G8: the store may be down; then this waits, and nothing is lost)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NoReturn
 
 import structlog
 
@@ -10,7 +12,7 @@ from hubbub_server.ports.projection import Projection, ProjectionBatch, ShardRow
 from hubbub_server.ports.record_codec import RecordCodec
 from hubbub_server.ports.topic_log import LogRecord
 from hubbub_server.workers.backoff import Backoff
-from hubbub_server.workers.shard_loop import KeepAlive, ShardHalted, StartOver
+from hubbub_server.workers.shard_role import Batch, KeepAlive, ShardHalted, StartOver
 
 log = structlog.get_logger()
 
@@ -20,7 +22,7 @@ class Projector:
 
     The store says how far the shard is applied. Records that come again are applied again, which changes nothing.
     When more was acknowledged than the store has (it is new, or an older copy), the shard is projected again from its
-    first record; it halts if the log has not all of it any more.
+    first record, once; it halts if the log has not all of it any more.
     """
 
     role = "projector"
@@ -32,28 +34,56 @@ class Projector:
         self._backoff = backoff
         self._stored = ShardRow(shard=shard, epoch=0, sequence=0)
         self._is_resumed = False
+        self._has_started_over = False
 
     async def start(self, acknowledged: int) -> None:
-        """Waits for the store and compares it with what was acknowledged to the log."""
+        """Waits for the store and compares it with what was acknowledged to the log.
+
+        A log that was trimmed counts as acknowledged up to its first record, also for a consumer that is new.
+        """
         self._stored = await self._read_shard()
         self._is_resumed = acknowledged > 0
         if acknowledged > self._stored.sequence:
-            raise StartOver(f"{acknowledged} is acknowledged, the store has the shard up to {self._stored.sequence}")
+            if self._has_started_over:
+                self._halt(acknowledged + 1)
+            self._start_over(f"{acknowledged} is acknowledged, the store has the shard up to {self._stored.sequence}")
 
-    async def handle(self, records: Sequence[LogRecord], keep_alive: KeepAlive) -> None:
-        """Applies records, as one batch, until the store has them."""
-        self._check_continues(records[0])
-        batch = project(self._codec, self._shard, records)
-        await self._apply(batch, keep_alive)
-        self._stored = batch.shard
+    async def handle(self, batch: Batch, keep_alive: KeepAlive) -> None:
+        """Applies a batch until the store has it, and with it how far the shard is done."""
+        self._check_continues(batch)
+        # A node that had not heard of a new epoch yet may append behind it: that takes nothing back.
+        epoch = max(self._stored.epoch, *(record.facts.epoch for record in batch.records), 0)
+        shard = ShardRow(shard=self._shard, epoch=epoch, sequence=batch.last_sequence)
+        rows = project(self._codec, self._shard, batch.records) if batch.records else ProjectionBatch(shard=shard)
+        await self._apply(replace(rows, shard=shard), keep_alive)
+        self._stored = shard
+        self._has_started_over = False
 
-    def _check_continues(self, first: LogRecord) -> None:
-        if first.sequence > self._stored.sequence + 1:
-            raise ShardHalted(f"the store has the shard up to {self._stored.sequence}, the log has {first.sequence}")
-        if self._is_resumed and first.facts.epoch > self._stored.epoch:
+    async def replay(self, records: Sequence[LogRecord], keep_alive: KeepAlive) -> None:
+        """Applies records of one topic; how far the shard is done is farther already and stays."""
+        if records:
+            await self._apply(project(self._codec, self._shard, records), keep_alive)
+
+    def _check_continues(self, batch: Batch) -> None:
+        if batch.first_sequence > self._stored.sequence + 1:
+            self._halt(batch.first_sequence)
+        if self._is_resumed and batch.records and batch.records[0].facts.epoch > self._stored.epoch:
             # Sequences may have begun anew, so they say nothing about what the store has of this epoch.
-            raise StartOver(f"the store knows epoch {self._stored.epoch}, the log has {first.facts.epoch}")
+            if not self._has_started_over:
+                self._start_over(f"the store knows epoch {self._stored.epoch}, the log has another one")
+            if batch.first_sequence <= self._stored.sequence:
+                self._halt(batch.first_sequence)
         self._is_resumed = False
+
+    def _start_over(self, reason: str) -> NoReturn:
+        self._has_started_over = True
+        raise StartOver(reason)
+
+    def _halt(self, first_sequence: int) -> NoReturn:
+        raise ShardHalted(
+            f"the store has the shard up to {self._stored.sequence} of epoch {self._stored.epoch}, "
+            f"the log begins with {first_sequence}"
+        )
 
     async def _read_shard(self) -> ShardRow:
         while True:
@@ -68,13 +98,21 @@ class Projector:
     async def _apply(self, batch: ProjectionBatch, keep_alive: KeepAlive) -> None:
         while True:
             try:
+                await self._check_store_is_the_same()
                 await self._projection.apply(batch)
             except StoreUnavailable as error:
-                await keep_alive()
                 await self._wait_for_store(error)
+                await keep_alive()
             else:
                 self._backoff.reset()
                 return
+
+    async def _check_store_is_the_same(self) -> None:
+        """Notices an older copy that was put in the place of the store: this batch would hide what it lacks."""
+        row = await self._projection.read_shard(self._shard)
+        here = (row.epoch, row.sequence) if row else (0, 0)
+        if here < (self._stored.epoch, self._stored.sequence):
+            self._start_over(f"the store has the shard up to {here}, it had {self._stored.sequence}")
 
     async def _wait_for_store(self, error: StoreUnavailable) -> None:
         log.warning("store unavailable", shard=self._shard, reason=str(error))

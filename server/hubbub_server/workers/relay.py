@@ -4,8 +4,8 @@ The committing node writes these effects at once (app/effects.py); it may die in
 event in the log and submits the same command again: what is there already, or newer, stays (domain/user_topic.py).
 """
 
-import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -19,10 +19,10 @@ from hubbub_server.ports.record_codec import RecordCodec
 from hubbub_server.ports.record_consumer import PoisonRecord
 from hubbub_server.ports.topic_log import LogRecord
 from hubbub_server.workers.backoff import Backoff
-from hubbub_server.workers.shard_loop import KeepAlive, ShardHalted
+from hubbub_server.workers.shard_role import Batch, KeepAlive
+from hubbub_server.workers.side_by_side import side_by_side
 
 _MEMBERSHIP_KINDS: Final = frozenset({MembersAdded.__name__, MemberRemoved.__name__})
-_AT_ONCE: Final = 16
 _TIMEOUT_S: Final = 10.0
 
 log = structlog.get_logger()
@@ -49,38 +49,34 @@ class Relay:
     async def start(self, acknowledged: int) -> None:
         """Needs no preparation: what was acknowledged is on the users' topics."""
 
-    async def handle(self, records: Sequence[LogRecord], keep_alive: KeepAlive) -> None:
-        """Relays the membership events of records, until every topic concerned has them."""
+    async def handle(self, batch: Batch, keep_alive: KeepAlive) -> None:
+        """Relays the membership events of a batch, until every topic concerned has them."""
+        await self.replay(batch.records, keep_alive)
+
+    async def replay(self, records: Sequence[LogRecord], keep_alive: KeepAlive) -> None:
+        """Relays the membership events of records."""
         for record in records:
             if record.facts.kinds.isdisjoint(_MEMBERSHIP_KINDS):
                 continue
             for decoded in decode_record(self._codec, self._shard, record):
                 try:
                     commands = _commands(decoded.event)
+                    await side_by_side(partial(self._submit_until_done, keep_alive), commands, keep_alive)
                 except ValueError as exc:
                     raise PoisonRecord(shard=self._shard, sequence=record.sequence, reason=str(exc)) from exc
-                await self._submit(commands, keep_alive)
 
-    async def _submit(self, commands: Sequence[tuple[UserId, RecordMembership]], keep_alive: KeepAlive) -> None:
-        for start in range(0, len(commands), _AT_ONCE):
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for user_id, command in commands[start : start + _AT_ONCE]:
-                        group.create_task(self._submit_until_done(user_id, command, keep_alive))
-            except ExceptionGroup as errors:
-                raise errors.exceptions[0] from errors  # the loop knows a halted shard, not groups of them
-            await keep_alive()
-
-    async def _submit_until_done(self, user_id: UserId, command: RecordMembership, keep_alive: KeepAlive) -> None:
+    async def _submit_until_done(self, keep_alive: KeepAlive, each: tuple[UserId, RecordMembership]) -> None:
+        user_id, command = each
         while True:
             try:
                 await self._hub.submit(user_id, command, timeout_s=_TIMEOUT_S)
             except HubbubError as error:
                 log.warning("effect not written", shard=self._shard, error=type(error).__name__, reason=str(error))
-                await keep_alive()
                 await self._backoff.wait()
-            except ValueError as error:  # poison, but on the user's topic: this record is good and must not be skipped
-                raise ShardHalted(f"the topic of {user_id} cannot be read: {error}") from error
+                await keep_alive()
+            except ValueError as error:
+                # Poison, but on the user's topic. This record is good and must not be skipped: it waits for a replay.
+                raise ValueError(f"the topic of {user_id} cannot be read: {error}") from error
             else:
                 self._backoff.reset()
                 return

@@ -2,97 +2,120 @@
 
 Theory of operation. Records are handled in order, and acknowledged only when all up to them are handled for good;
 whatever ends in between (a crash, a lost acknowledgement) makes them come again, so handling is idempotent. Trouble of
-the log is waited out here, trouble of a store by the role. What does not pass by itself stops this shard with an alarm,
-after the records before it are done; the other shards go on. Nothing is skipped, and no number of failures is too many.
+the log is waited out here, trouble of a store by the role; nothing is given back, no number of failures is too many.
+
+A *poison* record, decided by what it is, goes to the dead letters, and so does what follows in its topic; all other
+topics go on (dead_topics.py). What does not pass by itself and has no topic stops this shard with an alarm: records
+that are missing in the log, a store that the log cannot fill, more dead topics than a few.
+
+One worker runs this loop for a unit at a time, and it may be mistaken about that: frozen and woken after its lease was
+taken over, it could still act. So the lease is looked at before each write and each acknowledgement; between the look
+and the act it may freeze again. What is written then is harmless: projections commute, effects are remembered by their
+source position, acknowledgements below the floor change nothing, and a letter is added only after the last one.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
 from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.obs import metrics
-from hubbub_server.ports.record_consumer import PoisonRecord, RecordConsumer, RecordConsumers
-from hubbub_server.ports.topic_log import LogRecord
+from hubbub_server.ports.dead_letters import DeadLetters, LetterTooLarge
+from hubbub_server.ports.record_consumer import AnyRecord, PoisonRecord, RecordConsumer, RecordConsumers, RecordLost
 from hubbub_server.workers.backoff import Backoff
+from hubbub_server.workers.dead_topics import DeadTopics, TooManyDeadTopics
+from hubbub_server.workers.shard_role import Batch, KeepAlive, ShardHalted, ShardRole, StartOver
 
 _MAX_RECORDS: Final = 100
 _FETCH_WAIT_S: Final = 5.0
-_LAG_INTERVAL_S: Final = 1.0
+_LAG_INTERVAL_S: Final = 2.0
 
 log = structlog.get_logger()
 
-KeepAlive = Callable[[], Awaitable[None]]
 
-
-class ShardHalted(Exception):
-    """This shard cannot go on without a person, for a reason other than a poison record."""
-
-
-class StartOver(Exception):
-    """What was acknowledged is not done after all: the shard is to be handled again from its first record."""
-
-
-class ShardRole(Protocol):
-    """What a role does with the records of one shard."""
-
-    @property
-    def role(self) -> str:
-        """Names the role; also the durable consumer."""
-
-    async def start(self, acknowledged: int) -> None:
-        """Prepares for what comes after the record with sequence `acknowledged`, 0: for the first one.
-
-        Raises:
-            StartOver: it cannot go on from there, but from the first record.
-        """
-
-    async def handle(self, records: Sequence[LogRecord], keep_alive: KeepAlive) -> None:
-        """Handles records for good before it returns, however long that takes; awaits `keep_alive` while it waits.
-
-        Raises:
-            PoisonRecord: at the first record that can never be handled; none, some or all before it are handled.
-            ShardHalted: it cannot go on.
-            StartOver: as `start`.
-        """
+class LeaseLost(Exception):
+    """Another worker may have the unit by now."""
 
 
 class ShardLoop:
-    """Runs one role on one shard."""
+    """Runs one role on one shard while `is_held` says that this worker may."""
 
-    def __init__(self, role: ShardRole, shard: int, *, consumers: RecordConsumers, backoff: Backoff) -> None:
+    def __init__(
+        self,
+        role: ShardRole,
+        shard: int,
+        *,
+        consumers: RecordConsumers,
+        letters: DeadLetters,
+        backoff: Backoff,
+        is_held: Callable[[], bool],
+        lag_alarm_records: int,
+    ) -> None:
+        """`lag_alarm_records` is the lag from which on it is worth an alarm."""
         self._role = role
         self._shard = shard
         self._consumers = consumers
         self._backoff = backoff
+        self._is_held = is_held
+        self._lag_alarm_records = lag_alarm_records
+        self._is_lagging = False
+        self._dead = DeadTopics(letters, role=role.role, shard=shard, backoff=backoff)
         self._lag = metrics.worker_lag_records.labels(role.role, shard)
-        self._poisoned = metrics.worker_poisoned.labels(role.role, shard)
+        self._stopped = metrics.worker_stopped.labels(role.role, shard)
         self._applied = metrics.worker_applied_records.labels(role.role)
-        self._lag_time_s = 0.0
 
-    async def run(self) -> None:
-        """Runs until it is cancelled; returns only when the shard is stopped for good, after raising the alarm."""
-        self._poisoned.set(0)
+    async def run(self, tasks: asyncio.TaskGroup) -> None:
+        """Runs until it is cancelled or the lease is lost. When the shard cannot go on, it keeps the alarm until then.
+
+        `tasks` owns what runs beside it and ends with it.
+        """
+        self._stopped.set(0)
         try:
-            while True:
-                try:
-                    async with self._consumers.open(role=self._role.role, shard=self._shard) as consumer:
-                        await self._role.start(await consumer.acknowledged())
-                        await self._consume(consumer)
-                except LogUnavailable as error:
-                    await self._wait_for_log(error)
-                except StartOver as error:
-                    log.warning("shard starts over", role=self._role.role, shard=self._shard, reason=str(error))
-                    await self._forget()
-        except (PoisonRecord, ShardHalted) as error:
-            self._poisoned.set(1)
+            await self._run_or_stop(tasks)
+        except LeaseLost:
+            log.warning("lease lost", role=self._role.role, shard=self._shard)
+        finally:
+            self._say_no_more()
+
+    async def _run_or_stop(self, tasks: asyncio.TaskGroup) -> None:
+        try:
+            await self._run(tasks)
+        except (RecordLost, ShardHalted, LetterTooLarge, TooManyDeadTopics) as error:
+            self._stopped.set(1)
             log.error("shard stopped", role=self._role.role, shard=self._shard, reason=str(error))
+            await asyncio.get_running_loop().create_future()  # a person is waited for, who starts the worker again
+
+    def _say_no_more(self) -> None:
+        """Takes back what the metrics say of this unit: it is for the next worker to tell."""
+        for gauge in (metrics.worker_lag_records, metrics.worker_stopped, metrics.worker_dead_topics):
+            gauge.remove(self._role.role, self._shard)
+
+    async def _run(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            try:
+                async with self._consumers.open(role=self._role.role, shard=self._shard) as consumer:
+                    await self._run_with(consumer, tasks)
+            except LogUnavailable as error:
+                await self._wait_for_log(error)
+            except StartOver as error:
+                log.warning("shard starts over", role=self._role.role, shard=self._shard, reason=str(error))
+                await self._forget()
+
+    async def _run_with(self, consumer: RecordConsumer, tasks: asyncio.TaskGroup) -> None:
+        watching = tasks.create_task(self._watch_lag(consumer), name=f"lag of {self._role.role}-{self._shard}")
+        try:
+            await self._dead.load()
+            await self._role.start(await consumer.acknowledged())
+            await self._consume(consumer)
+        finally:
+            watching.cancel()
 
     async def _forget(self) -> None:
         while True:
+            self._require_lease()
             try:
                 await self._consumers.forget(role=self._role.role, shard=self._shard)
             except LogUnavailable as error:
@@ -106,35 +129,69 @@ class ShardLoop:
                 records = await consumer.fetch(max_records=_MAX_RECORDS, wait_s=_FETCH_WAIT_S)
                 if records:
                     await self._handle(consumer, records)
-                await self._report_lag(consumer)
                 self._backoff.reset()
             except LogUnavailable as error:
                 # The consumer stays open: it knows what it gave out, and a later acknowledgement covers a lost one.
                 await self._wait_for_log(error)
 
-    async def _handle(self, consumer: RecordConsumer, records: Sequence[LogRecord]) -> None:
+    async def _handle(self, consumer: RecordConsumer, records: Sequence[AnyRecord]) -> None:
         async def keep_alive() -> None:
+            self._require_lease()
             with suppress(LogUnavailable):  # then the records come again, which is harmless
                 await consumer.keep_alive()
 
-        try:
-            await self._role.handle(records, keep_alive)
-        except PoisonRecord as poison:
-            good = [record for record in records if record.sequence < poison.sequence]
-            if good:
-                await self._role.handle(good, keep_alive)
-                with suppress(LogUnavailable):  # going on after it would pass over the poison record
-                    await consumer.ack(good[-1])
-            raise
+        self._require_lease()
+        await self._handle_for_good(records, keep_alive)
         self._applied.inc(len(records))
+        self._require_lease()
         await consumer.ack(records[-1])
 
-    async def _report_lag(self, consumer: RecordConsumer) -> None:
-        now_s = asyncio.get_running_loop().time()
-        if now_s - self._lag_time_s >= _LAG_INTERVAL_S:
-            self._lag_time_s = now_s
-            self._lag.set(await consumer.lag())
+    async def _handle_for_good(self, records: Sequence[AnyRecord], keep_alive: KeepAlive) -> None:
+        """Handles what lives and puts aside what is dead. Never raises LogUnavailable: a batch is not fetched again.
+
+        What comes before a poison record is handled before that one is put aside: then the letters begin where the
+        role's work on the topic ends.
+        """
+        start, end = records[0].sequence, records[-1].sequence
+        living = await self._dead.put_aside(records, keep_alive)
+        while True:
+            try:
+                await self._role.handle(Batch(first_sequence=start, last_sequence=end, records=living), keep_alive)
+            except PoisonRecord as poison:
+                before = [record for record in living if record.sequence < poison.sequence]
+                (killed,) = [record for record in living if record.sequence == poison.sequence]
+                after = [record for record in living if record.sequence > poison.sequence]
+                if poison.sequence > start:
+                    batch = Batch(first_sequence=start, last_sequence=poison.sequence - 1, records=before)
+                    await self._role.handle(batch, keep_alive)
+                await self._dead.kill(killed, poison.reason, keep_alive)
+                start, living = poison.sequence, await self._dead.put_aside(after, keep_alive)
+            else:
+                return
+
+    def _require_lease(self) -> None:
+        if not self._is_held():
+            raise LeaseLost
+
+    async def _watch_lag(self, consumer: RecordConsumer) -> None:
+        """Tells how far behind this shard is; also while the role waits for its store."""
+        while True:
+            with suppress(LogUnavailable):
+                lag = await consumer.lag()
+                self._lag.set(lag)
+                self._judge(lag)
+            await asyncio.sleep(_LAG_INTERVAL_S)
+
+    def _judge(self, lag: int) -> None:
+        """Raises the alarm once, and takes it back when half of the lag is gone."""
+        if not self._is_lagging and lag >= self._lag_alarm_records:
+            self._is_lagging = True
+            log.error("shard lags", role=self._role.role, shard=self._shard, lag_records=lag)
+        elif self._is_lagging and lag < self._lag_alarm_records / 2:
+            self._is_lagging = False
+            log.info("shard caught up", role=self._role.role, shard=self._shard, lag_records=lag)
 
     async def _wait_for_log(self, error: LogUnavailable) -> None:
         log.warning("log unavailable", role=self._role.role, shard=self._shard, reason=str(error))
         await self._backoff.wait()
+        self._require_lease()

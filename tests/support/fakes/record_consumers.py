@@ -1,7 +1,7 @@
 """Durable consumers of a FakeLogServer. Acknowledged floors live in the server, so they outlast consumers.
 
 Switches: `is_unavailable` (every call raises LogUnavailable), `fail_acks` (so many next acknowledgements are lost and
-raise it), `poison` (places that cannot be read).
+raise it), `unreadable` (places without facts), `lost` (places where nothing is any more).
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from hubbub_server.domain.errors import LogUnavailable
-from hubbub_server.ports.record_consumer import PoisonRecord
+from hubbub_server.ports.record_consumer import AnyRecord, RecordLost, UnreadableRecord
 from hubbub_server.ports.topic_log import LogRecord
 from tests.support.fakes.topic_log import FakeLogServer
 
@@ -21,7 +21,8 @@ class FakeRecordConsumers:
         self.is_unavailable = False
         self.fail_acks = 0
         self.keep_alives = 0
-        self.poison: set[tuple[int, int]] = set()
+        self.unreadable: set[tuple[int, int]] = set()
+        self.lost: set[tuple[int, int]] = set()
         self.server = server
         self.changed = asyncio.Event()
         server.on_append.append(self.changed.set)
@@ -29,12 +30,23 @@ class FakeRecordConsumers:
     @asynccontextmanager
     async def open(self, *, role: str, shard: int) -> AsyncIterator["FakeRecordConsumer"]:
         self.check_available()
+        self.create(role, shard)
         yield FakeRecordConsumer(self, role, shard)
+
+    async def acknowledged(self, *, role: str, shard: int) -> int:
+        await asyncio.sleep(0)
+        self.check_available()
+        return self.floor(role, shard)
 
     async def forget(self, *, role: str, shard: int) -> None:
         await asyncio.sleep(0)
         self.check_available()
         self.server.ack_floors.pop((role, shard), None)
+
+    def create(self, role: str, shard: int) -> None:
+        """Makes a durable consumer if there is none: as on a server, its floor is right before the first record."""
+        records, last = self.server.records[shard], self.server.last_sequences[shard]
+        self.server.ack_floors.setdefault((role, shard), records[0].sequence - 1 if records else last)
 
     def floor(self, role: str, shard: int) -> int:
         """Returns the last acknowledged sequence."""
@@ -54,13 +66,14 @@ class FakeRecordConsumer:
         self._key = (role, shard)
         self._delivered = consumers.floor(role, shard)
 
-    async def fetch(self, *, max_records: int, wait_s: float) -> Sequence[LogRecord]:
+    async def fetch(self, *, max_records: int, wait_s: float) -> Sequence[AnyRecord]:
         loop = asyncio.get_running_loop()
         end_s = loop.time() + wait_s
         while True:
             self._consumers.check_available()
             if self._key not in self._consumers.server.ack_floors:  # new, or the shard was recreated
-                self._consumers.server.ack_floors[self._key] = self._delivered = 0
+                self._consumers.create(*self._key)
+                self._delivered = self._consumers.floor(*self._key)
             self._consumers.changed.clear()
             if found := self._next(max_records):
                 self._delivered = found[-1].sequence
@@ -72,26 +85,27 @@ class FakeRecordConsumer:
             except TimeoutError:
                 return []
 
-    def _next(self, max_records: int) -> list[LogRecord]:
+    def _next(self, max_records: int) -> list[AnyRecord]:
         shard = self._key[1]
-        found: list[LogRecord] = []
+        found: list[AnyRecord] = []
         for record in self._consumers.server.records[shard]:
             if record.sequence <= self._delivered or len(found) == max_records:
                 continue
-            if (shard, record.sequence) in self._consumers.poison:
+            if (shard, record.sequence) in self._consumers.lost:
                 if not found:
-                    raise PoisonRecord(shard=shard, sequence=record.sequence, reason="no valid facts")
+                    raise RecordLost(shard=shard, sequence=record.sequence)
                 break
-            found.append(record)
+            found.append(_without_facts(record) if (shard, record.sequence) in self._consumers.unreadable else record)
         return found
 
-    async def ack(self, record: LogRecord) -> None:
+    async def ack(self, record: AnyRecord) -> None:
         await asyncio.sleep(0)
         self._consumers.check_available()
         if self._consumers.fail_acks > 0:
             self._consumers.fail_acks -= 1
             raise LogUnavailable("the acknowledgement was lost")
-        if record not in self._consumers.server.records[self._key[1]]:
+        stored = self._consumers.server.records[self._key[1]]
+        if not any(record in (each, _without_facts(each)) for each in stored if each.sequence == record.sequence):
             raise LogUnavailable("the record is of a log that was lost")
         self._consumers.server.ack_floors[self._key] = max(self._consumers.floor(*self._key), record.sequence)
 
@@ -107,3 +121,9 @@ class FakeRecordConsumer:
         self._consumers.check_available()
         floor = self._consumers.floor(*self._key)
         return sum(record.sequence > floor for record in self._consumers.server.records[self._key[1]])
+
+
+def _without_facts(record: LogRecord) -> UnreadableRecord:
+    return UnreadableRecord(
+        topic_id=record.facts.topic_id, sequence=record.sequence, headers={}, body=record.body, reason="no headers"
+    )

@@ -102,6 +102,12 @@ class FakeStore:
         self._check_available()
         return self._shards.get(shard)
 
+    async def list_topics(self, *, after: TopicId | None, limit: int) -> Sequence[TopicId]:
+        self._check_available()
+        if not 1 <= limit <= 1_000:
+            raise ValueError(f"limit {limit} is not in 1 to 1,000")
+        return [topic_id for topic_id in sorted(self._applied) if after is None or topic_id > after][:limit]
+
     async def read_after(self, topic_id: TopicId, *, after_position: int, limit: int) -> Sequence[EventRow]:
         self._check_available()
         if not 1 <= limit <= 1_000:

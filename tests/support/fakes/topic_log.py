@@ -9,6 +9,7 @@ time".
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -67,9 +68,17 @@ class FakeLogServer:
         self.turns = turns
         self.latency_s: Callable[[], float] | None = None
         self.epochs = [1] * shards
+        self.clock_s: Callable[[], float] = time.monotonic
+        self.append_times_s: dict[tuple[int, int], float] = {}
+        self.states: dict[TopicId, bytes] = {}
+        self.newest_states: dict[int, TopicId] = {}
+        self.complete_epochs = [1] * shards
+        self.whole_from = [1] * shards
         self.records: list[list[LogRecord]] = [[] for _ in range(shards)]
         self.last_sequences = [0] * shards
         self.by_topic: dict[TopicId, list[LogRecord]] = {}
+        self.history: dict[TopicId, list[LogRecord]] = {}
+        """All that was ever appended: what a judge knows and no node does."""
         self.ack_floors: dict[tuple[str, int], int] = {}
         self.nodes: list[FakeTopicLog] = []
         self.commits = 0
@@ -99,7 +108,9 @@ class FakeLogServer:
             raise Conflict(f"the head is {head}, not {after_sequence}")
         self.last_sequences[shard] += 1
         stored = LogRecord(facts=record.facts, body=record.body, sequence=self.last_sequences[shard])
+        self.append_times_s[shard, stored.sequence] = self.clock_s()
         log.append(stored)
+        self.history.setdefault(topic_id, []).append(stored)
         self.records[shard].append(stored)
         self.commits += 1
         for node in self.nodes:
@@ -125,8 +136,9 @@ class FakeLogServer:
         return appended
 
     def recreate(self, shard: int) -> None:
-        """Loses a shard and makes a new one with the next epoch; all nodes notice at once."""
+        """Loses a shard and makes a new one with the next epoch; all nodes notice at once. Its states are kept."""
         self.epochs[shard] += 1
+        self.whole_from[shard] = 1
         self.records[shard] = []
         self.last_sequences[shard] = 0
         self.by_topic = {t: log for t, log in self.by_topic.items() if shard_of(t, self.shards) != shard}
@@ -135,8 +147,32 @@ class FakeLogServer:
         for node in self.nodes:
             node.disturb()
 
+    def set_epoch(self, shard: int, epoch: int) -> None:
+        """Begins another epoch in the same log; all nodes notice at once."""
+        self.epochs[shard] = max(epoch, self.epochs[shard])
+        for node in self.nodes:
+            node.disturb()
+
+    def forget_after(self, shard: int, sequence: int) -> None:
+        """Loses the newest records of a shard, as a log does that was restored from an older copy."""
+        self.last_sequences[shard] = min(self.last_sequences[shard], sequence)
+        self.records[shard] = [r for r in self.records[shard] if r.sequence <= sequence]
+        for topic_id, log in self.by_topic.items():
+            if shard_of(topic_id, self.shards) == shard:
+                log[:] = [r for r in log if r.sequence <= sequence]
+        for node in self.nodes:
+            node.disturb()
+
+    def lose(self, shard: int, *sequences: int) -> None:
+        """Loses records as a damaged disk does: nothing else changes."""
+        self.records[shard] = [r for r in self.records[shard] if r.sequence not in sequences]
+        for topic_id, log in self.by_topic.items():
+            if shard_of(topic_id, self.shards) == shard:
+                log[:] = [r for r in log if r.sequence not in sequences]
+
     def trim(self, shard: int, *, below_sequence: int) -> None:
         """Removes the records of a shard below a sequence."""
+        self.whole_from[shard] = max(self.whole_from[shard], below_sequence)
         self.records[shard] = [r for r in self.records[shard] if r.sequence >= below_sequence]
         for topic_id, log in self.by_topic.items():
             if shard_of(topic_id, self.shards) == shard:
@@ -171,7 +207,7 @@ class FakeTopicLog:
             raise RecordTooLarge(f"{len(record.body)} bytes are more than {self._server.max_record_bytes}")
         self.appends += 1
         fault = self.append_faults.popleft() if self.append_faults else None
-        return await self._request(lambda: self._append(record, after_sequence, fault))
+        return await self.request(lambda: self._append(record, after_sequence, fault))
 
     def _append(self, record: NewRecord, after_sequence: int, fault: AppendFault | None) -> int:
         match fault:
@@ -194,14 +230,14 @@ class FakeTopicLog:
                 raise LogUnavailable("not connected")
 
     async def read_head(self, topic_id: TopicId) -> LogRecord | None:
-        return await self._request(lambda: self._head(topic_id))
+        return await self.request(lambda: self._head(topic_id))
 
     def _head(self, topic_id: TopicId) -> LogRecord | None:
         log = self._server.by_topic.get(topic_id)
         return log[-1] if log else None
 
     async def read_next(self, topic_id: TopicId, *, after_sequence: int) -> LogRecord | None:
-        return await self._request(
+        return await self.request(
             lambda: next((r for r in self._server.by_topic.get(topic_id, ()) if r.sequence > after_sequence), None)
         )
 
@@ -210,12 +246,12 @@ class FakeTopicLog:
             heads = {topic_id: self._head(topic_id) for topic_id in topic_ids}
             return {t: RecordHead(facts=head.facts, sequence=head.sequence) for t, head in heads.items() if head}
 
-        return await self._request(read)
+        return await self.request(read)
 
     async def read_range(
         self, topic_id: TopicId, *, after_sequence: int, up_to_sequence: int, max_bytes: int
     ) -> Sequence[LogRecord]:
-        return await self._request(lambda: self._range(topic_id, after_sequence, up_to_sequence, max_bytes))
+        return await self.request(lambda: self._range(topic_id, after_sequence, up_to_sequence, max_bytes))
 
     def _range(self, topic_id: TopicId, after_sequence: int, up_to_sequence: int, max_bytes: int) -> list[LogRecord]:
         found = [r for r in self._server.by_topic.get(topic_id, ()) if after_sequence < r.sequence <= up_to_sequence]
@@ -237,7 +273,7 @@ class FakeTopicLog:
                 self._listeners[topic_id] = listener
 
         try:
-            await self._request(register)
+            await self.request(register)
         except BaseException:  # a follow that failed or was cancelled leaves nothing behind
             is_wanted = False
             await self.unfollow(topic_id)
@@ -291,7 +327,8 @@ class FakeTopicLog:
         elif listener := self._listeners.get(item[0]):
             listener.on_poke(item[1])
 
-    async def _request(self, act: Callable[[], T]) -> T:
+    async def request(self, act: Callable[[], T]) -> T:
+        """Lets the server act and returns its answer. Raises LogUnavailable when the link is cut."""
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if self._is_cut:
             raise LogUnavailable("not connected")

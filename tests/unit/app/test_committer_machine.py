@@ -36,6 +36,7 @@ from hubbub_server.ports.topic_directory import StoredTopic
 from tests.support.app_node import ALICE, BOB, CAROL, CODEC, GROUP, AppCluster, Listener
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import AppendFault, FakeTopicLog, LiveFault
+from tests.support.loaders import OpenGuard, fake_loader
 from tests.support.virtual_time import run_in_virtual_time
 from tests.unit.domain.builders import uuid4, uuid7
 
@@ -122,6 +123,8 @@ class Cluster:
         log = self.parts.server.connect()
         hub = TopicHub(
             log=log,
+            guard=OpenGuard(),
+            loader=fake_loader(self.parts.server, log, self.parts.store),
             directory=self.parts.store,
             messages=self.parts.store,
             codec=CODEC,
@@ -242,7 +245,7 @@ class Cluster:
     def first_uses(self) -> dict[IdKey, tuple[int, int, str]]:
         """Number, position and text of each client id, from the log; fails when one was used twice."""
         uses: dict[IdKey, tuple[int, int, str]] = {}
-        for event in self.parts.events():
+        for event in self.parts.history():
             if isinstance(event.kind, MessageSent):
                 message = event.kind.message
                 key = (message.sender_id, message.client_message_id)
@@ -255,7 +258,7 @@ class Cluster:
         """The members at each position from `start` to the head of the log."""
         members: set[UserId] = set()
         history = [set(members)]
-        for event in self.parts.events():
+        for event in self.parts.history():
             match event.kind:
                 case MembersAdded(members=added):
                     members |= {m.user_id for m in added}
@@ -358,7 +361,7 @@ class Cluster:
 
     def judge_log(self) -> None:
         """G2, G3, G5."""
-        events = self.parts.events()
+        events = self.parts.history()
         assert [event.position for event in events] == list(range(1, len(events) + 1))
         sent = [event for event in events if isinstance(event.kind, MessageSent)]
         assert [event.message_number for event in sent] == list(range(1, len(sent) + 1))
@@ -374,13 +377,13 @@ class Cluster:
             if use is not None and command.previous_client_message_id is not None:
                 before = uses[(command.sender_id, command.previous_client_message_id)]
                 assert before[1] < use[1], "a pipeline lost its order"
-        for record in self.parts.server.by_topic[GROUP][1:]:
+        for record in self.parts.server.history[GROUP][1:]:
             decoded = [d.event for d in CODEC.decode(record.body)]
             assert len(decoded) == 1 or not any(map(changes_access, decoded))
 
     def judge_listeners(self) -> None:
         """G4: each listener heard every event after its head once and in order, the last one included."""
-        events = self.parts.events()
+        events = self.parts.history()
         for node in self.nodes:
             for start, listener in node.listeners:
                 assert listener.events == events[start:]

@@ -30,6 +30,7 @@ from hubbub_server.domain.events import ConversationLeft, Event, MemberRemoved, 
 from hubbub_server.domain.ids import TopicId, UserId
 from tests.support.app_node import ALICE, BOB, CAROL, CODEC, GROUP, AppCluster, message_id, send
 from tests.support.fakes.topic_log import FakeTopicLog, LiveFault
+from tests.support.loaders import OpenGuard, fake_loader
 from tests.support.virtual_time import run_in_virtual_time
 from tests.unit.app.test_committer_machine import LATENCIES_S, LoopClock
 from tests.unit.app.test_stream_promises import caller
@@ -199,7 +200,16 @@ class Cluster:
 
     async def start_node(self) -> Node:
         log, store, clock = self.parts.server.connect(), self.parts.store, LoopClock(0)
-        hub = TopicHub(log=log, directory=store, messages=store, codec=CODEC, clock=clock, ids=self.parts.ids)
+        hub = TopicHub(
+            log=log,
+            guard=OpenGuard(),
+            loader=fake_loader(self.parts.server, log, store),
+            directory=store,
+            messages=store,
+            codec=CODEC,
+            clock=clock,
+            ids=self.parts.ids,
+        )
         reader = TopicReader(log=log, messages=store, events=store, codec=CODEC)
         stack = AsyncExitStack()
         await stack.enter_async_context(hub)

@@ -20,7 +20,7 @@ from hubbub_server.app.frames import (
     Welcome,
 )
 from hubbub_server.app.session import BUFFER_MAX_BYTES, BUFFER_MAX_EVENTS, HEARTBEAT_INTERVAL_S, RESET_AFTER_S, Session
-from hubbub_server.app.streams import LiveStream, Streams
+from hubbub_server.app.streams import MAX_OPENING, LiveStream, Streams
 from hubbub_server.domain.commands import RecordMembership
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import RateLimited
@@ -147,12 +147,13 @@ def test_a_reader_that_does_not_even_take_goodbye_is_reset() -> None:
 
 
 @asynccontextmanager
-async def streams_of(node: AppNode, cluster: AppCluster) -> AsyncIterator[Streams]:
+async def streams_of(node: AppNode, cluster: AppCluster, *, max_opening: int = MAX_OPENING) -> AsyncIterator[Streams]:
     async with Streams(
         hub=node.hub,
         authenticate=None,  # type: ignore[arg-type]  # no token is checked here
         clock=cluster.clock,
         ids=cluster.ids,
+        max_opening=max_opening,
     ) as streams:
         yield streams
 

@@ -1,22 +1,33 @@
 """A worker on a log, a store and users' topics in memory, with retries that take a millisecond."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 
+from hubbub_server.app.take_snapshots import TakeSnapshots
 from hubbub_server.domain.commands import Answer, CreateGroup, RecordMembership
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, shard_of
 from hubbub_server.obs import metrics
 from hubbub_server.wire.record_codec import ProtoRecordCodec
+from hubbub_server.workers.handled_records import HandledRecords
+from hubbub_server.workers.roles import ROLES, NewRole, Pace, shard_loops, trimmers, worker_roles
 from hubbub_server.workers.worker import Worker
+from tests.support.fakes.dead_letters import FakeDeadLetters
+from tests.support.fakes.log_shards import FakeLogShards
 from tests.support.fakes.record_consumers import FakeRecordConsumers
+from tests.support.fakes.shard_leases import FakeLeaseServer, FakeShardLeases
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import FakeLogServer
+from tests.support.fakes.topic_states import FakeTopicStates
+from tests.support.loaders import fake_loader
 from tests.support.records import LogWriter
 from tests.support.waiting import until
 from tests.unit.domain.builders import ALICE, send, uuid4
 
 SHARDS = 2
+PACE = Pace(first_retry_s=0.001, max_retry_s=0.002, lag_alarm_records=1_000)
 
 
 class FakeHub:
@@ -51,21 +62,46 @@ class Stage:
         self.consumers = FakeRecordConsumers(self.server)
         self.store = FakeStore()
         self.hub = FakeHub(self.writer)
-        metrics.worker_poisoned.clear()  # metrics are the process's; each test starts without alarms
+        self.log = self.server.connect()
+        self.states = FakeTopicStates(self.server, self.log)
+        self.log_shards = FakeLogShards(self.server, self.log)
+        self.letters = FakeDeadLetters()
+        self.lease_server = FakeLeaseServer()
+        self.pace = PACE
+        metrics.worker_stopped.clear()  # metrics are the process's; each test starts without alarms
+        metrics.worker_dead_topics.clear()
+        self._lives = count(1)
+
+    def roles(self) -> dict[str, NewRole]:
+        """Returns the roles on this stage's store and hub."""
+        return worker_roles(projection=self.store, codec=ProtoRecordCodec(), hub=self.hub, snapshots=self.snapshots)
+
+    def worker(self) -> Worker:
+        """Makes a worker, a new life of the one before."""
+        return Worker(
+            f"worker.{next(self._lives)}",
+            work=shard_loops(self.roles(), consumers=self.consumers, letters=self.letters, pace=self.pace)
+            | trimmers(log_shards=self.log_shards, handled=self.handled, snapshots=self.snapshots, pace=self.pace),
+            shards=SHARDS,
+            leases=FakeShardLeases(self.lease_server),
+            now_s=time.monotonic,
+        )
+
+    @property
+    def handled(self) -> HandledRecords:
+        """Tells what all roles have handled."""
+        return HandledRecords(roles=ROLES, consumers=self.consumers, letters=self.letters, projection=self.store)
+
+    @property
+    def snapshots(self) -> TakeSnapshots:
+        """Takes snapshots, with the store as it is now."""
+        loader = fake_loader(self.server, self.log, self.store)
+        return TakeSnapshots(loader=loader, states=self.states)
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[asyncio.Task[None]]:
-        """Runs a worker; leaving the block kills it wherever it is."""
-        worker = Worker(
-            consumers=self.consumers,
-            projection=self.store,
-            codec=ProtoRecordCodec(),
-            hub=self.hub,
-            shards=SHARDS,
-            first_retry_s=0.001,
-            max_retry_s=0.002,
-        )
-        running = asyncio.create_task(worker.run())
+        """Runs a worker; leaving the block ends it wherever it is."""
+        running = asyncio.create_task(self.worker().run())
         try:
             yield running
         finally:
@@ -92,8 +128,8 @@ class Stage:
         return self.consumers.floor(role, shard) == self.server.last_sequences[shard]
 
     async def until_caught_up(self, *shards: int) -> None:
-        """Waits until both roles have acknowledged all of these shards."""
-        await until(lambda: all(self.is_caught_up(role, s) for role in ("projector", "relay") for s in shards))
+        """Waits until all roles have acknowledged all of these shards."""
+        await until(lambda: all(self.is_caught_up(role, s) for role in ROLES for s in shards))
 
     async def stored_numbers(self, topic_id: ConversationId) -> list[int]:
         """Returns the numbers of the stored messages."""
@@ -102,6 +138,10 @@ class Stage:
 
 def gauge(name: str, role: str, shard: int) -> float:
     """Returns a gauge of a worker, 0 while it has none."""
-    metric = {"poisoned": metrics.worker_poisoned, "lag": metrics.worker_lag_records}[name]
+    metric = {
+        "stopped": metrics.worker_stopped,
+        "lag": metrics.worker_lag_records,
+        "dead_topics": metrics.worker_dead_topics,
+    }[name]
     (samples,) = (m.samples for m in metric.collect())
     return next((s.value for s in samples if s.labels == {"role": role, "shard": str(shard)}), 0.0)

@@ -9,9 +9,10 @@ from hubbub_server.domain.errors import OutcomeUnknown, RateLimited, StoreUnavai
 from hubbub_server.domain.ids import ConversationId, UserId
 from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.ports.record_codec import RecordUndecodable
+from hubbub_server.workers.replay import Replay
 from tests.support.waiting import until
 from tests.unit.domain.builders import ALICE, BOB, CAROL, user
-from tests.unit.workers.stage import Stage, gauge
+from tests.unit.workers.stage import SHARDS, Stage, gauge
 
 pytestmark = pytest.mark.asyncio
 
@@ -27,8 +28,8 @@ def standing(stage: Stage, user_id: UserId, room: ConversationId) -> tuple[bool,
     if state is None:
         return None
     assert isinstance(state, UserTopicState)
-    membership = state.memberships[room]
-    return membership.joined, membership.position
+    membership = state.memberships.get(room)
+    return (membership.joined, membership.position) if membership else None
 
 
 async def test_all_who_were_added_hear_of_it(stage: Stage) -> None:
@@ -138,31 +139,41 @@ async def test_records_without_membership_are_not_even_decoded(stage: Stage) -> 
     assert standing(stage, BOB, room) == (True, 4)
 
 
-async def test_membership_event_that_cannot_be_read_stops_the_shard(stage: Stage) -> None:
-    room = stage.make_group(0)
+async def test_membership_event_that_cannot_be_read_holds_up_its_topic_alone(stage: Stage) -> None:
+    room, other = stage.make_group(0), stage.make_group(0)
     stage.writer.run(room, AddMembers(actor_id=ALICE, user_ids=(BOB,)))
-    stage.server.records[0][2] = replace(stage.server.records[0][2], body=b"\xff")
+    sequence = stage.server.last_sequences[0]
+    stage.server.records[0][-1] = replace(stage.server.records[0][-1], body=b"\xff")
+    stage.writer.run(room, AddMembers(actor_id=ALICE, user_ids=(CAROL,)))
+    stage.writer.run(other, AddMembers(actor_id=ALICE, user_ids=(BOB,)))
 
     async with stage.working():
-        await until(lambda: gauge("poisoned", "relay", 0) == 1)
+        await stage.until_caught_up(0, 1)
+        assert gauge("dead_topics", "relay", 0) == 1
 
     assert standing(stage, ALICE, room) == (True, 2)
-    assert standing(stage, BOB, room) is None
-    assert stage.consumers.floor("relay", 0) == 2
+    assert standing(stage, CAROL, room) is None
+    assert standing(stage, BOB, other) == (True, 3)
+    letters = stage.letters.letters["relay", 0, room]
+    assert [letter.record.sequence for letter in letters] == [sequence, sequence + 1]
 
 
-async def test_users_topic_that_cannot_be_read_stops_the_shard_and_nothing_else(stage: Stage) -> None:
-    """G8: poison on one user's topic raises the alarm; the worker and its other shards go on."""
+async def test_users_topic_that_cannot_be_read_holds_up_the_conversation_that_has_news_for_it(stage: Stage) -> None:
+    """G8: its record is good, so it is not skipped but waits for a replay; everything else goes on."""
     stage.hub.failures = [RecordUndecodable("not a record")]
-    stage.make_group(0, BOB)
+    bad = stage.make_group(0, BOB)
 
-    async with stage.working() as worker:
-        await until(lambda: gauge("poisoned", "relay", 0) == 1)
-        room = stage.make_group(1, CAROL)
-        await until(lambda: standing(stage, CAROL, room) == (True, 3))
-        assert not worker.done()
+    async with stage.working():
+        await until(lambda: gauge("dead_topics", "relay", 0) == 1)
+        rooms = [stage.make_group(shard, CAROL) for shard in (0, 1)]
+        await until(lambda: all(standing(stage, CAROL, room) == (True, 3) for room in rooms))
+        await stage.until_caught_up(0)
 
-    assert stage.consumers.floor("relay", 0) == 0
+    assert standing(stage, BOB, bad) is None
+    async for outcome in Replay(stage.letters, roles=stage.roles(), shards=SHARDS).run():
+        assert outcome.reason == ""
+    assert standing(stage, ALICE, bad) == (True, 2)
+    assert standing(stage, BOB, bad) == (True, 3)
 
 
 async def test_large_group_is_told_a_few_users_at_a_time(stage: Stage) -> None:

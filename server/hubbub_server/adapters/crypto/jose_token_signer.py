@@ -12,13 +12,15 @@ from joserfc.jwk import OKPKey
 from hubbub_server.adapters.crypto.errors import map_errors
 from hubbub_server.domain.errors import BadCredentials
 from hubbub_server.domain.ids import DeviceSessionId, is_user_id
+from hubbub_server.domain.limits import FUTURE_ID_TOLERANCE_MS
 from hubbub_server.ports.clock import Clock
 from hubbub_server.ports.credentials import AccessClaims
 
 _ALGORITHM: Final = "Ed25519"
 """The EdDSA of RFC 9864, which names the curve. Fixed: the header of a token never chooses."""
 _TYPE: Final = "at+jwt"
-_LEEWAY_S: Final = 60
+_LEEWAY_S: Final = FUTURE_ID_TOLERANCE_MS // 1000
+"""A node whose clock is behind must not throw out who has just signed in at another one."""
 _MAC_BYTES: Final = 32
 _REFRESH_TOKEN_MAX_CHARACTERS: Final = 512
 
@@ -26,9 +28,9 @@ _REFRESH_TOKEN_MAX_CHARACTERS: Final = 512
 class JoseTokenSigner:
     """Signs and checks tokens with one Ed25519 key and one HMAC key.
 
-    Times: `exp` is exact, `nbf` and `iat` may lie up to 60 s ahead (the clock of another node made them). A refresh
-    token is base64url of "session.generation" and its HMAC-SHA256: the same session and generation make the same
-    token. Both keys belong to all nodes of a cluster.
+    Times: `exp` is exact, `nbf` and `iat` may lie up to five minutes ahead, as ids may (the clock of another node made
+    them). A refresh token is base64url of "session.generation" and its HMAC-SHA256: the same session and generation
+    make the same token. Both keys belong to all nodes of a cluster.
     """
 
     def __init__(

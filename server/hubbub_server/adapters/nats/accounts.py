@@ -13,7 +13,7 @@ from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
 from hubbub_server.adapters.nats.connection import NatsConnection
-from hubbub_server.adapters.nats.kv import KvBucket
+from hubbub_server.adapters.nats.kv import ensure_bucket, open_bucket
 from hubbub_server.domain.errors import LogUnavailable, NameTaken
 from hubbub_server.domain.ids import DeviceSessionId, UserId
 from hubbub_server.ports.accounts import Account, DeviceSession, Profile
@@ -29,9 +29,9 @@ _LOGIN_NAME = re.compile(r"[a-z0-9_.-]+\Z")
 
 async def ensure_buckets(connection: NatsConnection, *, replicas: int) -> None:
     """Makes the buckets that are missing. Raises LogUnavailable."""
-    await KvBucket(connection, _ACCOUNTS).ensure(replicas=replicas, can_expire=False)
-    await KvBucket(connection, _PROFILES).ensure(replicas=replicas, can_expire=False)
-    await KvBucket(connection, _DEVICE_SESSIONS).ensure(replicas=replicas, can_expire=True)
+    await ensure_bucket(connection, _ACCOUNTS, replicas=replicas, can_expire=False)
+    await ensure_bucket(connection, _PROFILES, replicas=replicas, can_expire=False)
+    await ensure_bucket(connection, _DEVICE_SESSIONS, replicas=replicas, can_expire=True)
 
 
 class NatsAccountStore:
@@ -39,8 +39,8 @@ class NatsAccountStore:
 
     def __init__(self, connection: NatsConnection) -> None:
         """Takes the connection."""
-        self._accounts = KvBucket(connection, _ACCOUNTS)
-        self._profiles = KvBucket(connection, _PROFILES)
+        self._accounts = open_bucket(connection, _ACCOUNTS)
+        self._profiles = open_bucket(connection, _PROFILES)
 
     async def create(self, account: Account) -> None:
         """Creates an account under its login name, and its profile. Raises NameTaken when the name is another's."""
@@ -72,7 +72,7 @@ class NatsDeviceSessionStore:
 
     def __init__(self, connection: NatsConnection) -> None:
         """Takes the connection."""
-        self._sessions = KvBucket(connection, _DEVICE_SESSIONS)
+        self._sessions = open_bucket(connection, _DEVICE_SESSIONS)
 
     async def create(self, session: DeviceSession) -> None:
         """Stores a new session."""

@@ -245,16 +245,15 @@ class NatsConnection:
         return None
 
     async def retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Repeats an idempotent call for up to five seconds. "No such message" is an answer: it is raised at once."""
+        """Repeats an idempotent call for up to five seconds."""
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + RETRY_FOR_S
         while True:
             pause_s = random.uniform(*_RETRY_PAUSE_S)
             try:
                 return await attempt()
-            except LogUnavailable as error:
-                is_answer = isinstance(error, ApiRefusal) and error.is_no_message
-                if is_answer or loop.time() + pause_s > give_up_s:
+            except LogUnavailable:
+                if loop.time() + pause_s > give_up_s:
                     raise
             await asyncio.sleep(pause_s)
 

@@ -1,127 +1,22 @@
-"""A JetStream KV bucket: single documents under compare-and-set, read from the leader.
-
-The revision of a key is the sequence of its newest message, 0 when it has none. Buckets are ordinary KV buckets, so the
-`nats` command line reads them; keys are never deleted, so delete markers do not occur.
-"""
-
-import base64
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+"""Ordinary KV buckets, so the `nats` command line reads them."""
 
 from hubbub_server.adapters.nats.connection import NatsConnection
-from hubbub_server.adapters.nats.direct_get import MAX_SUBJECTS, read_latest
-from hubbub_server.adapters.nats.errors import ApiRefusal
-from hubbub_server.adapters.nats.records import EXPECTED_SEQUENCE
-from hubbub_server.adapters.nats.streams import read_stream_info
-from hubbub_server.domain.errors import LogUnavailable
-
-_DIRECT_TRIES = 3
+from hubbub_server.adapters.nats.documents import Documents
+from hubbub_server.adapters.nats.streams import ensure_stream, stream_config
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
-    """A value and its revision."""
-
-    value: bytes
-    revision: int
+def open_bucket(connection: NatsConnection, name: str) -> Documents:
+    """Returns the documents of a bucket; `ensure_bucket` makes it."""
+    return Documents(connection, stream=f"KV_{name}", prefix=f"$KV.{name}.")
 
 
-class KvBucket:
-    """One bucket over an open connection. Methods repeat themselves for five seconds, then raise LogUnavailable."""
-
-    def __init__(self, connection: NatsConnection, name: str) -> None:
-        """Names the bucket; `ensure` makes it."""
-        self._connection = connection
-        self._name = name
-        self._stream = f"KV_{name}"
-
-    async def ensure(self, *, replicas: int, can_expire: bool) -> None:
-        """Makes the bucket if it is missing. `can_expire` allows `ttl_s` in `write`."""
-        config = {
-            "name": self._stream,
-            "subjects": [f"$KV.{self._name}.>"],
-            "retention": "limits",
-            "storage": "file",
-            "discard": "new",
-            "num_replicas": replicas,
-            "max_msgs_per_subject": 1,
-            "max_bytes": -1,
-            "max_msgs": -1,
-            "max_consumers": -1,
-            "allow_direct": True,
-            "allow_rollup_hdrs": True,
-            "allow_msg_ttl": can_expire,
-            "deny_delete": True,
-        }
-
-        async def make() -> None:
-            try:
-                await self._connection.call(f"STREAM.CREATE.{self._stream}", config)
-            except ApiRefusal as refusal:
-                if not refusal.is_other_stream:  # it is there, with settings that an operator changed
-                    raise
-
-        await self._connection.retry(make)
-
-    async def read(self, key: str) -> Document | None:
-        """Reads a document from the leader."""
-        query = {"last_by_subj": self._subject(key)}
-        try:
-            content = await self._connection.retry(
-                partial(self._connection.call, f"STREAM.MSG.GET.{self._stream}", query)
-            )
-        except ApiRefusal as refusal:
-            if refusal.is_no_message:
-                return None
-            raise
-        message = content["message"]
-        return Document(value=base64.b64decode(message.get("data", "")), revision=message["seq"])
-
-    async def write(self, key: str, value: bytes, *, revision: int, ttl_s: int = 0) -> bool:
-        """Writes a document if its revision is still `revision`; tells whether the key has this value now.
-
-        A write whose answer was lost is repeated and recognised by its value.
-        """
-        headers = {EXPECTED_SEQUENCE: str(revision)}
-        if ttl_s > 0:
-            headers["Nats-TTL"] = str(ttl_s)
-
-        async def attempt() -> bool:
-            answer = await self._connection.request(self._subject(key), value, headers=headers)
-            content = json.loads(answer.data)
-            if "error" not in content:
-                return True
-            refusal = ApiRefusal.of(content["error"])
-            if not refusal.is_conflict:
-                raise refusal
-            found = await self.read(key)
-            if (found.revision if found else 0) == revision:
-                raise LogUnavailable("another write of the key is in flight")
-            return found is not None and found.value == value
-
-        return await self._connection.retry(attempt)
-
-    async def read_many(self, keys: Sequence[str]) -> Mapping[str, bytes]:
-        """Reads the documents of many keys; those without one are left out."""
-        documents: dict[str, bytes] = {}
-        for start in range(0, len(keys), MAX_SUBJECTS):
-            documents.update(await self._read_chunk(keys[start : start + MAX_SUBJECTS]))
-        return documents
-
-    async def _read_chunk(self, keys: Sequence[str]) -> Mapping[str, bytes]:
-        info = await self._connection.retry(partial(read_stream_info, self._connection, self._stream))
-        reached = info["state"]["last_seq"]
-        subjects = {self._subject(key): key for key in keys}
-        for _ in range(_DIRECT_TRIES if reached else 0):
-            try:
-                messages = await read_latest(self._connection, self._stream, list(subjects), reached=reached)
-            except LogUnavailable:
-                continue
-            return {subjects[(message.headers or {})["Nats-Subject"]]: message.data for message in messages}
-        found = {key: await self.read(key) for key in keys} if reached else {}
-        return {key: document.value for key, document in found.items() if document}
-
-    def _subject(self, key: str) -> str:
-        return f"$KV.{self._name}.{key}"
+async def ensure_bucket(connection: NatsConnection, name: str, *, replicas: int, can_expire: bool) -> None:
+    """Makes a bucket if it is missing. `can_expire` allows `ttl_s` in writes. Raises LogUnavailable."""
+    config = stream_config(f"KV_{name}", f"$KV.{name}.>", replicas=replicas) | {
+        "max_msgs_per_subject": 1,
+        "allow_direct": True,
+        "allow_rollup_hdrs": True,
+        "allow_msg_ttl": can_expire,
+        "deny_delete": True,
+    }
+    await ensure_stream(connection, config)

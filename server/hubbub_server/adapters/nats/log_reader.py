@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 
 from hubbub_server.adapters.nats.connection import RETRY_FOR_S, NatsConnection
 from hubbub_server.adapters.nats.direct_get import MAX_BYTES, MAX_SUBJECTS, Stale, read_latest
-from hubbub_server.adapters.nats.errors import ApiRefusal, map_errors
+from hubbub_server.adapters.nats.errors import map_errors
 from hubbub_server.adapters.nats.records import (
     SEQUENCE,
     RecordUnreadable,
@@ -27,7 +27,7 @@ from hubbub_server.adapters.nats.records import (
     stream_name,
     topic_of_subject,
 )
-from hubbub_server.adapters.nats.streams import read_stream
+from hubbub_server.adapters.nats.streams import get_message, read_stream
 from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.domain.ids import TopicId, shard_of
 from hubbub_server.ports.topic_log import LogRecord, RecordHead
@@ -62,7 +62,7 @@ class LogReader:
         heads: dict[TopicId, RecordHead] = {}
         for shard, topics in by_shard.items():
             stream = await self._connection.retry(partial(read_stream, self._connection, shard))
-            if stream.last_sequence == 0:
+            if stream.last_sequence < stream.first_sequence:
                 continue
             for start in range(0, len(topics), MAX_SUBJECTS):
                 chunk = topics[start : start + MAX_SUBJECTS]
@@ -83,9 +83,16 @@ class LogReader:
         self, shard: int, topics: Sequence[TopicId], reached: int
     ) -> dict[TopicId, RecordHead]:
         subjects = [log_subject(shard, topic_id) for topic_id in topics]
+        if witness := await self._read_subject(shard, reached):
+            subjects.append(witness)  # topics that are all trimmed would give an answer that proves nothing
         messages = await read_latest(self._connection, stream_name(shard), subjects, reached=reached)
-        records = map(_read_message, messages)
-        return {r.facts.topic_id: RecordHead(facts=r.facts, sequence=r.sequence) for r in records}
+        found = {record.facts.topic_id: record for record in map(read_message, messages)}
+        heads = {topic_id: found[topic_id] for topic_id in topics if topic_id in found}
+        return {t: RecordHead(facts=head.facts, sequence=head.sequence) for t, head in heads.items()}
+
+    async def _read_subject(self, shard: int, sequence: int) -> str | None:
+        message = await get_message(self._connection, stream_name(shard), {"seq": sequence})
+        return message["subject"] if message else None
 
     async def read_range(
         self, topic_id: TopicId, *, after_sequence: int, up_to_sequence: int, max_bytes: int
@@ -127,7 +134,7 @@ class LogReader:
             "max_bytes": min(max(max_bytes, 1), MAX_BYTES),
         }
         messages, end = await self._connection.collect(f"DIRECT.GET.{self._stream(topic_id)}", query)
-        records = [record for record in map(_read_message, messages) if record.sequence <= up_to]
+        records = [record for record in map(read_message, messages) if record.sequence <= up_to]
         position = records[0].facts.first_position if records else 0
         for record in records:
             if record.facts.first_position != position:
@@ -140,13 +147,8 @@ class LogReader:
 
     async def _read_from_leader(self, topic_id: TopicId, query: Mapping[str, Any]) -> LogRecord | None:
         stream = self._stream(topic_id)
-        try:
-            content = await self._connection.retry(lambda: self._connection.call(f"STREAM.MSG.GET.{stream}", query))
-        except ApiRefusal as refusal:
-            if refusal.is_no_message:
-                return None
-            raise
-        return _read_stored(content["message"])
+        message = await self._connection.retry(partial(get_message, self._connection, stream, query))
+        return read_stored(message) if message else None
 
     def _stream(self, topic_id: TopicId) -> str:
         return stream_name(shard_of(topic_id, self._shards))
@@ -162,8 +164,8 @@ async def _bounded() -> AsyncIterator[None]:
             yield
 
 
-def _read_message(message: Msg) -> LogRecord:
-    """Reads an answer to a direct get; its subject is the inbox, the record's own is a header."""
+def read_message(message: Msg) -> LogRecord:
+    """Reads an answer to a direct get (its subject is a header). Raises LogUnavailable when it is no record."""
     headers = message.headers or {}
     try:
         topic_id = topic_of_subject(headers["Nats-Subject"])
@@ -172,8 +174,8 @@ def _read_message(message: Msg) -> LogRecord:
         raise LogUnavailable(f"record {headers.get(SEQUENCE)} cannot be read: {error}") from error
 
 
-def _read_stored(message: Mapping[str, Any]) -> LogRecord:
-    """Reads a message as the leader describes it."""
+def read_stored(message: Mapping[str, Any]) -> LogRecord:
+    """Reads a message as the leader describes it. Raises LogUnavailable when it is no record."""
     try:
         headers = parse_header_block(base64.b64decode(message.get("hdrs", "")))
         return LogRecord(

@@ -15,7 +15,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,9 @@ from nats.js.api import Header
 from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.errors import ApiRefusal
 from hubbub_server.adapters.nats.records import RecordUnreadable, decode_facts, stream_name, topic_of_subject
-from hubbub_server.adapters.nats.streams import read_stream
+from hubbub_server.adapters.nats.streams import get_message, read_stream
 from hubbub_server.domain.errors import LogUnavailable
-from hubbub_server.ports.record_consumer import PoisonRecord
+from hubbub_server.ports.record_consumer import AnyRecord, RecordLost, UnreadableRecord
 from hubbub_server.ports.topic_log import LogRecord
 
 if TYPE_CHECKING:
@@ -70,6 +70,20 @@ class NatsRecordConsumers:
             self._open.remove(consumer)
             await consumer.close()
 
+    async def acknowledged(self, *, role: str, shard: int) -> int:
+        """Returns the acknowledged floor of a role, without touching what an open consumer does."""
+
+        async def read() -> int:
+            try:
+                info = await self._connection.call(f"CONSUMER.INFO.{stream_name(shard)}.{role}")
+            except ApiRefusal as refusal:
+                if refusal.is_no_consumer:
+                    return 0
+                raise
+            return int(info["ack_floor"]["stream_seq"])
+
+        return await self._connection.retry(read)
+
     async def forget(self, *, role: str, shard: int) -> None:
         """Deletes the durable consumer, if there is one."""
 
@@ -93,10 +107,16 @@ class NatsRecordConsumer:
         self._shard = shard
         self._path = f"{stream_name(shard)}.{role}"
         self._created = ""
+        self._before_first = 0
+        """What was acknowledged, or trimmed, when this was opened. A new consumer says the latter on R1 only."""
         self._next = 1
         """Sequence of the record to return next."""
         self._unacked: dict[int, tuple[str, str]] = {}
         """Record id and where to acknowledge, by sequence, of what was returned."""
+        self._done = 0
+        """Sequence of the last record that was to be acknowledged, confirmed or not."""
+        self._forgotten = ""
+        """Where to acknowledge what came again although it is done."""
         self._buffer: deque[Msg] = deque()
         self._inbox: Subscription | None = None
         self._inbox_subject = ""
@@ -105,13 +125,16 @@ class NatsRecordConsumer:
         self._is_broken = False
         self._arrived = asyncio.Event()
 
-    async def fetch(self, *, max_records: int, wait_s: float) -> Sequence[LogRecord]:
+    async def fetch(self, *, max_records: int, wait_s: float) -> Sequence[AnyRecord]:
         """Returns the next records; see the port."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + wait_s
         while True:
             self._arrived.clear()
-            if records := self._take(max_records):
+            records = self._take(max_records)
+            if self._forgotten:
+                await self._acknowledge_again()
+            if records:
                 return records
             if self._is_broken:
                 await asyncio.sleep(_RESTART_PAUSE_S)
@@ -126,8 +149,8 @@ class NatsRecordConsumer:
                     return []
                 await self._look_for_lost()
 
-    def _take(self, max_records: int) -> list[LogRecord]:
-        records: list[LogRecord] = []
+    def _take(self, max_records: int) -> list[AnyRecord]:
+        records: list[AnyRecord] = []
         while self._buffer and len(records) < max_records:
             message = self._buffer[0]
             sequence = message.metadata.sequence.stream
@@ -135,17 +158,24 @@ class NatsRecordConsumer:
                 self._is_broken = True
                 break
             if sequence == self._next:
-                try:
-                    facts = decode_facts(topic_of_subject(message.subject), message.headers)
-                except RecordUnreadable as error:
-                    if records:
-                        break
-                    raise PoisonRecord(shard=self._shard, sequence=sequence, reason=str(error)) from error
-                records.append(LogRecord(facts=facts, body=message.data, sequence=sequence))
-                self._unacked[sequence] = (facts.record_id, message.reply)
+                record = _read(message, sequence)
+                records.append(record)
+                self._unacked[sequence] = (_record_id(record), message.reply)
                 self._next += 1
+            elif sequence <= self._done:
+                self._forgotten = message.reply
+                self._unacked.pop(sequence, None)
             self._buffer.popleft()
         return records
+
+    async def _acknowledge_again(self) -> None:
+        """Repeats an acknowledgement that was not confirmed, or that servers forgot when they were killed.
+
+        Without it a shard in which nothing follows would look behind for ever, and would not be trimmed.
+        """
+        reply, self._forgotten = self._forgotten, ""
+        with suppress(LogUnavailable):  # then it comes again
+            await self._connection.publish(reply, b"+ACK")
 
     async def _pull(self) -> None:
         query = {"batch": _PULL_RECORDS, "expires": int(_PULL_FOR_S * _NANOSECONDS), "max_bytes": _PULL_BYTES}
@@ -190,7 +220,9 @@ class NatsRecordConsumer:
             stream = await self._connection.retry(partial(read_stream, self._connection, self._shard))
             floor: int = info["ack_floor"]["stream_seq"]
             self._created = info["created"]
-            self._next = floor + 1 if floor > 0 else max(stream.first_sequence, 1)
+            self._before_first = max(floor, stream.first_sequence - 1)
+            self._next = self._before_first + 1
+            self._done = self._before_first
             self._unacked.clear()
         elif met_hole:
             await self._require_next_exists()
@@ -217,16 +249,10 @@ class NatsRecordConsumer:
         return await self._connection.call(f"CONSUMER.CREATE.{self._path}", query)
 
     async def _require_next_exists(self) -> None:
-        """Asks the leader for the record that was skipped: one that was lost is poison."""
-        query = {"seq": self._next}
-        try:
-            await self._connection.retry(
-                partial(self._connection.call, f"STREAM.MSG.GET.{stream_name(self._shard)}", query)
-            )
-        except ApiRefusal as refusal:
-            if refusal.is_no_message:
-                raise PoisonRecord(shard=self._shard, sequence=self._next, reason="it is missing") from refusal
-            raise
+        """Asks the leader for the record that was skipped; one that was lost, not trimmed, is never passed over."""
+        name, query = stream_name(self._shard), {"seq": self._next}
+        if await self._connection.retry(partial(get_message, self._connection, name, query)) is None:
+            raise RecordLost(shard=self._shard, sequence=self._next)
 
     async def _renew_inbox(self) -> None:
         await self.close()
@@ -241,11 +267,12 @@ class NatsRecordConsumer:
         if self._inbox is not None:
             await self._connection.unsubscribe(self._inbox)
 
-    async def ack(self, record: LogRecord) -> None:
+    async def ack(self, record: AnyRecord) -> None:
         """Remembers that everything up to this record is done; confirmed when it returns."""
         record_id, reply = self._unacked.get(record.sequence, ("", ""))
-        if record_id != record.facts.record_id:
+        if not reply or record_id != _record_id(record):
             raise LogUnavailable(f"record {record.sequence} does not wait for an acknowledgement, or is of a lost log")
+        self._done = max(self._done, record.sequence)
         await self._connection.retry(partial(self._connection.request, reply, b"+ACK"))
         for sequence in tuple(self._unacked):
             if sequence <= record.sequence:
@@ -258,7 +285,7 @@ class NatsRecordConsumer:
 
     async def acknowledged(self) -> int:
         """Returns the sequence of the last acknowledged record."""
-        return int((await self._read_info())["ack_floor"]["stream_seq"])
+        return max(self._before_first, int((await self._read_info())["ack_floor"]["stream_seq"]))
 
     async def lag(self) -> int:
         """Returns how many records of the shard are not acknowledged."""
@@ -267,3 +294,17 @@ class NatsRecordConsumer:
 
     async def _read_info(self) -> dict[str, Any]:
         return await self._connection.retry(partial(self._connection.call, f"CONSUMER.INFO.{self._path}"))
+
+
+def _read(message: Msg, sequence: int) -> AnyRecord:
+    topic_id, headers = topic_of_subject(message.subject), message.headers or {}
+    try:
+        return LogRecord(facts=decode_facts(topic_id, headers), body=message.data, sequence=sequence)
+    except RecordUnreadable as error:
+        return UnreadableRecord(
+            topic_id=topic_id, sequence=sequence, headers=headers, body=message.data, reason=str(error)
+        )
+
+
+def _record_id(record: AnyRecord) -> str:
+    return record.facts.record_id if isinstance(record, LogRecord) else ""

@@ -43,8 +43,13 @@ def live_subject(shard: int, topic_id: TopicId) -> str:
     return f"live.{shard}.{topic_id}"
 
 
+def state_stream_name(shard: int) -> str:
+    """Returns the name of the stream that keeps the states of a shard's topics."""
+    return f"STATE_{shard}"
+
+
 def topic_of_subject(subject: str) -> TopicId:
-    """Returns the topic of a log or live subject."""
+    """Returns the topic of a log, live or state subject."""
     return TopicId(subject.rpartition(".")[2])
 
 

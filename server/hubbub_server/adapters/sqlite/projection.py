@@ -4,6 +4,7 @@ Rows carry (epoch, position) of their cause and give way only to newer ones, so 
 """
 
 import sqlite3
+import time
 from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
@@ -11,9 +12,11 @@ from typing import Final, Self
 
 from hubbub_server.adapters.sqlite.connections import SqliteConnections
 from hubbub_server.adapters.sqlite.schema import migrate
+from hubbub_server.adapters.sqlite.topic_directory import read_shard
 from hubbub_server.ports.projection import ConversationRow, MemberRow, ProjectionBatch, ShardRow
 
 _WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
+_BUSY_PAUSE_S: Final = 0.01
 
 _PUT_EVENT: Final = """
     INSERT INTO events (topic_id, position, epoch, framed) VALUES (?, ?, ?, ?)
@@ -120,12 +123,7 @@ class SqliteProjection:
 
     async def read_shard(self, shard: int) -> ShardRow | None:
         """Reads how far a shard is applied; None when it never was."""
-        row = await self._connections.run(
-            lambda connection: connection.execute(
-                "SELECT epoch, sequence FROM applied_shards WHERE shard = ?", (shard,)
-            ).fetchone()
-        )
-        return None if row is None else ShardRow(shard=shard, epoch=row[0], sequence=row[1])
+        return await self._connections.run(lambda connection: read_shard(connection, shard))
 
     def _connect(self, path: Path) -> sqlite3.Connection:
         mode = "rwc" if self._is_new_allowed else "rw"
@@ -137,7 +135,7 @@ class SqliteProjection:
             timeout=self._timeout_s,
         )
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _switch_to_wal(connection, time.monotonic() + self._timeout_s)
             connection.execute("PRAGMA synchronous = FULL")  # acknowledged to the log only when it is on the disk
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
             migrate(connection)
@@ -145,6 +143,19 @@ class SqliteProjection:
             connection.close()
             raise
         return connection
+
+
+def _switch_to_wal(connection: sqlite3.Connection, deadline_s: float) -> None:
+    """Waits for others that open a new file at the same moment: SQLite itself would not."""
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
+                raise
+            time.sleep(_BUSY_PAUSE_S)
+        else:
+            return
 
 
 def _apply(connection: sqlite3.Connection, batch: ProjectionBatch) -> None:

@@ -1,13 +1,14 @@
 """Reads where topics stand."""
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Final
 
 from hubbub_server.adapters.sqlite.connections import SqliteConnections
 from hubbub_server.app.stored_topic import stored_conversation, stored_user_topic
 from hubbub_server.domain.events import ConversationKind, MemberRole
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id, is_user_id
-from hubbub_server.ports.projection import AppliedRow, ConversationRow, MemberRow, MembershipRow
+from hubbub_server.ports.projection import AppliedRow, ConversationRow, MemberRow, MembershipRow, ShardRow
 from hubbub_server.ports.topic_directory import StoredTopic
 
 _APPLIED: Final = """
@@ -23,6 +24,8 @@ _MEMBERS: Final = "SELECT user_id, epoch, position, role FROM members WHERE conv
 _MEMBERSHIPS: Final = """
     SELECT conversation_id, epoch, position, joined, source_epoch, source_position FROM memberships
     WHERE user_id = ?"""
+
+_TOPICS: Final = "SELECT topic_id FROM applied_topics WHERE topic_id > ? ORDER BY topic_id LIMIT ?"
 
 _ROLES: Final = {None: None} | {role.value: role for role in MemberRole}
 
@@ -52,6 +55,24 @@ class SqliteTopicDirectory:
     async def read_applied(self, topic_id: TopicId) -> AppliedRow | None:
         """Reads how far a topic is applied."""
         return await self._reader.run(lambda connection: _read_applied(connection, topic_id))
+
+    async def read_shard(self, shard: int) -> ShardRow | None:
+        """Reads how far a shard is applied."""
+        return await self._reader.run(lambda connection: read_shard(connection, shard))
+
+    async def list_topics(self, *, after: TopicId | None, limit: int) -> Sequence[TopicId]:
+        """Lists topics of which something is applied, in the order of their ids."""
+        if not 1 <= limit <= 1_000:
+            raise ValueError(f"limit {limit} is not in 1 to 1,000")
+        return await self._reader.run(
+            lambda connection: [row[0] for row in connection.execute(_TOPICS, (after or "", limit))]
+        )
+
+
+def read_shard(connection: sqlite3.Connection, shard: int) -> ShardRow | None:
+    """Reads how far a shard is applied; None when it never was."""
+    row = connection.execute("SELECT epoch, sequence FROM applied_shards WHERE shard = ?", (shard,)).fetchone()
+    return None if row is None else ShardRow(shard=shard, epoch=row[0], sequence=row[1])
 
 
 def _read_applied(connection: sqlite3.Connection, topic_id: TopicId) -> AppliedRow | None:

@@ -1,5 +1,6 @@
 """Bounds how many RPCs are served at once."""
 
+import random
 from typing import Any, Final
 
 from hubbub_server.domain.errors import Unavailable
@@ -8,6 +9,7 @@ from hubbub_server.rpc.interceptors.layered import OURS, Proceed
 
 MAX_UNARY: Final = 1_000
 MAX_STREAMS: Final = 20_000
+_RETRY_SPREAD_S: Final = 2.5
 
 
 class Limits:
@@ -25,7 +27,8 @@ class Limits:
         if not call.method.startswith(OURS):
             return await proceed()
         if self._free[call.is_stream] < 1:
-            raise Unavailable("this node serves as many calls as it can", retry_after_s=1.0)
+            retry_after_s = random.uniform(0.5, _RETRY_SPREAD_S)  # not all of them again in the same second
+            raise Unavailable("this node serves as many calls as it can", retry_after_s=retry_after_s)
         self._free[call.is_stream] -= 1
         try:
             return await proceed()

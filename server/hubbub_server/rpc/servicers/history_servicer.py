@@ -83,14 +83,19 @@ class HistoryServicer(history_service_pb2_grpc.HistoryServiceServicer):
             older_available=page.older_available,
             newer_available=page.newer_available,
             head=head_to_pb(page.head),
+            head_unconfirmed=not page.is_head_confirmed,
         )
 
     async def GetMessage(self, request: pb.GetMessageRequest, context: object) -> pb.GetMessageResponse:
         """Gets one message."""
-        message, head = await self._history.get_message(
+        found = await self._history.get_message(
             current_call().authenticated.user_id, _conversation_id(request.conversation_id), request.message_number
         )
-        return pb.GetMessageResponse(message=stored_message_to_pb(message), head=head_to_pb(head))
+        return pb.GetMessageResponse(
+            message=stored_message_to_pb(found.message),
+            head=head_to_pb(found.head),
+            head_unconfirmed=not found.is_head_confirmed,
+        )
 
 
 def _conversation_id(text: str) -> str:

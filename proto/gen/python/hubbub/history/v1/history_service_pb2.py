@@ -28,7 +28,7 @@ from hubbub.conversation.v1 import conversation_pb2 as hubbub_dot_conversation_d
 from hubbub.conversation.v1 import message_pb2 as hubbub_dot_conversation_dot_v1_dot_message__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'hubbub/history/v1/history_service.proto\x12\x11hubbub.history.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1ahubbub/chat/v1/frame.proto\x1a)hubbub/conversation/v1/conversation.proto\x1a$hubbub/conversation/v1/message.proto\">\n\x0bSyncRequest\x12/\n\x07\x63ursors\x18\x01 \x03(\x0b\x32\x1e.hubbub.conversation.v1.Cursor\":\n\x0cSyncResponse\x12*\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x1b.hubbub.chat.v1.ServerFrame\"B\n\x0fSyncOnceRequest\x12/\n\x07request\x18\x01 \x01(\x0b\x32\x1e.hubbub.history.v1.SyncRequest\">\n\x10SyncOnceResponse\x12*\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x1b.hubbub.chat.v1.ServerFrame\"\x83\x01\n\x13ListMessagesRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x15\n\ranchor_number\x18\x02 \x01(\x03\x12)\n\x04side\x18\x03 \x01(\x0e\x32\x1b.hubbub.history.v1.PageSide\x12\x11\n\tpage_size\x18\x04 \x01(\x05\"\xac\x01\n\x14ListMessagesResponse\x12\x31\n\x08messages\x18\x01 \x03(\x0b\x32\x1f.hubbub.conversation.v1.Message\x12\x17\n\x0folder_available\x18\x02 \x01(\x08\x12\x17\n\x0fnewer_available\x18\x03 \x01(\x08\x12/\n\x04head\x18\x04 \x01(\x0b\x32!.hubbub.conversation.v1.TopicHead\"D\n\x11GetMessageRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x16\n\x0emessage_number\x18\x02 \x01(\x03\"w\n\x12GetMessageResponse\x12\x30\n\x07message\x18\x01 \x01(\x0b\x32\x1f.hubbub.conversation.v1.Message\x12/\n\x04head\x18\x02 \x01(\x0b\x32!.hubbub.conversation.v1.TopicHead*f\n\x08PageSide\x12\x19\n\x15PAGE_SIDE_UNSPECIFIED\x10\x00\x12\x14\n\x10PAGE_SIDE_BEFORE\x10\x01\x12\x13\n\x0fPAGE_SIDE_AFTER\x10\x02\x12\x14\n\x10PAGE_SIDE_AROUND\x10\x03\x32\xef\x03\n\x0eHistoryService\x12K\n\x04Sync\x12\x1e.hubbub.history.v1.SyncRequest\x1a\x1f.hubbub.history.v1.SyncResponse(\x01\x30\x01\x12U\n\x08SyncOnce\x12\".hubbub.history.v1.SyncOnceRequest\x1a#.hubbub.history.v1.SyncOnceResponse0\x01\x12\x95\x01\n\x0cListMessages\x12&.hubbub.history.v1.ListMessagesRequest\x1a\'.hubbub.history.v1.ListMessagesResponse\"4\x82\xd3\xe4\x93\x02.\x12,/v1/conversations/{conversation_id}/messages\x12\xa0\x01\n\nGetMessage\x12$.hubbub.history.v1.GetMessageRequest\x1a%.hubbub.history.v1.GetMessageResponse\"E\x82\xd3\xe4\x93\x02?\x12=/v1/conversations/{conversation_id}/messages/{message_number}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'hubbub/history/v1/history_service.proto\x12\x11hubbub.history.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1ahubbub/chat/v1/frame.proto\x1a)hubbub/conversation/v1/conversation.proto\x1a$hubbub/conversation/v1/message.proto\">\n\x0bSyncRequest\x12/\n\x07\x63ursors\x18\x01 \x03(\x0b\x32\x1e.hubbub.conversation.v1.Cursor\":\n\x0cSyncResponse\x12*\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x1b.hubbub.chat.v1.ServerFrame\"B\n\x0fSyncOnceRequest\x12/\n\x07request\x18\x01 \x01(\x0b\x32\x1e.hubbub.history.v1.SyncRequest\">\n\x10SyncOnceResponse\x12*\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x1b.hubbub.chat.v1.ServerFrame\"\x83\x01\n\x13ListMessagesRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x15\n\ranchor_number\x18\x02 \x01(\x03\x12)\n\x04side\x18\x03 \x01(\x0e\x32\x1b.hubbub.history.v1.PageSide\x12\x11\n\tpage_size\x18\x04 \x01(\x05\"\xc6\x01\n\x14ListMessagesResponse\x12\x31\n\x08messages\x18\x01 \x03(\x0b\x32\x1f.hubbub.conversation.v1.Message\x12\x17\n\x0folder_available\x18\x02 \x01(\x08\x12\x17\n\x0fnewer_available\x18\x03 \x01(\x08\x12/\n\x04head\x18\x04 \x01(\x0b\x32!.hubbub.conversation.v1.TopicHead\x12\x18\n\x10head_unconfirmed\x18\x05 \x01(\x08\"D\n\x11GetMessageRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x16\n\x0emessage_number\x18\x02 \x01(\x03\"\x91\x01\n\x12GetMessageResponse\x12\x30\n\x07message\x18\x01 \x01(\x0b\x32\x1f.hubbub.conversation.v1.Message\x12/\n\x04head\x18\x02 \x01(\x0b\x32!.hubbub.conversation.v1.TopicHead\x12\x18\n\x10head_unconfirmed\x18\x03 \x01(\x08*f\n\x08PageSide\x12\x19\n\x15PAGE_SIDE_UNSPECIFIED\x10\x00\x12\x14\n\x10PAGE_SIDE_BEFORE\x10\x01\x12\x13\n\x0fPAGE_SIDE_AFTER\x10\x02\x12\x14\n\x10PAGE_SIDE_AROUND\x10\x03\x32\xef\x03\n\x0eHistoryService\x12K\n\x04Sync\x12\x1e.hubbub.history.v1.SyncRequest\x1a\x1f.hubbub.history.v1.SyncResponse(\x01\x30\x01\x12U\n\x08SyncOnce\x12\".hubbub.history.v1.SyncOnceRequest\x1a#.hubbub.history.v1.SyncOnceResponse0\x01\x12\x95\x01\n\x0cListMessages\x12&.hubbub.history.v1.ListMessagesRequest\x1a\'.hubbub.history.v1.ListMessagesResponse\"4\x82\xd3\xe4\x93\x02.\x12,/v1/conversations/{conversation_id}/messages\x12\xa0\x01\n\nGetMessage\x12$.hubbub.history.v1.GetMessageRequest\x1a%.hubbub.history.v1.GetMessageResponse\"E\x82\xd3\xe4\x93\x02?\x12=/v1/conversations/{conversation_id}/messages/{message_number}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,8 +39,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HISTORYSERVICE'].methods_by_name['ListMessages']._serialized_options = b'\202\323\344\223\002.\022,/v1/conversations/{conversation_id}/messages'
   _globals['_HISTORYSERVICE'].methods_by_name['GetMessage']._loaded_options = None
   _globals['_HISTORYSERVICE'].methods_by_name['GetMessage']._serialized_options = b'\202\323\344\223\002?\022=/v1/conversations/{conversation_id}/messages/{message_number}'
-  _globals['_PAGESIDE']._serialized_start=957
-  _globals['_PAGESIDE']._serialized_end=1059
+  _globals['_PAGESIDE']._serialized_start=1010
+  _globals['_PAGESIDE']._serialized_end=1112
   _globals['_SYNCREQUEST']._serialized_start=201
   _globals['_SYNCREQUEST']._serialized_end=263
   _globals['_SYNCRESPONSE']._serialized_start=265
@@ -52,11 +52,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMESSAGESREQUEST']._serialized_start=458
   _globals['_LISTMESSAGESREQUEST']._serialized_end=589
   _globals['_LISTMESSAGESRESPONSE']._serialized_start=592
-  _globals['_LISTMESSAGESRESPONSE']._serialized_end=764
-  _globals['_GETMESSAGEREQUEST']._serialized_start=766
-  _globals['_GETMESSAGEREQUEST']._serialized_end=834
-  _globals['_GETMESSAGERESPONSE']._serialized_start=836
-  _globals['_GETMESSAGERESPONSE']._serialized_end=955
-  _globals['_HISTORYSERVICE']._serialized_start=1062
-  _globals['_HISTORYSERVICE']._serialized_end=1557
+  _globals['_LISTMESSAGESRESPONSE']._serialized_end=790
+  _globals['_GETMESSAGEREQUEST']._serialized_start=792
+  _globals['_GETMESSAGEREQUEST']._serialized_end=860
+  _globals['_GETMESSAGERESPONSE']._serialized_start=863
+  _globals['_GETMESSAGERESPONSE']._serialized_end=1008
+  _globals['_HISTORYSERVICE']._serialized_start=1115
+  _globals['_HISTORYSERVICE']._serialized_end=1610
 # @@protoc_insertion_point(module_scope)

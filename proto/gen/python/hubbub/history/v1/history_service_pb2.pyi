@@ -190,10 +190,15 @@ class ListMessagesResponse(_message.Message):
     OLDER_AVAILABLE_FIELD_NUMBER: _builtins.int
     NEWER_AVAILABLE_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
+    HEAD_UNCONFIRMED_FIELD_NUMBER: _builtins.int
     older_available: _builtins.bool
     """True when the caller may see older ones than the first."""
     newer_available: _builtins.bool
     """True when newer ones than the last exist."""
+    head_unconfirmed: _builtins.bool
+    """True while the node cannot read the log: the page is what it and the store have, and newer events may exist, acknowledged ones
+    too. Not for one who is not known there as a member: that answers BACKEND_UNAVAILABLE. Ask again later, or Sync.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]:
         """Always ascending by number, without holes."""
@@ -209,10 +214,11 @@ class ListMessagesResponse(_message.Message):
         older_available: _builtins.bool = ...,
         newer_available: _builtins.bool = ...,
         head: _conversation_pb2.TopicHead | None = ...,
+        head_unconfirmed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "messages", b"messages", "newer_available", b"newer_available", "older_available", b"older_available"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "head_unconfirmed", b"head_unconfirmed", "messages", b"messages", "newer_available", b"newer_available", "older_available", b"older_available"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -252,6 +258,9 @@ class GetMessageResponse(_message.Message):
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
+    HEAD_UNCONFIRMED_FIELD_NUMBER: _builtins.int
+    head_unconfirmed: _builtins.bool
+    """As in ListMessagesResponse."""
     @_builtins.property
     def message(self) -> _message_pb2.Message:
         """The message, also when it is a tombstone."""
@@ -265,10 +274,11 @@ class GetMessageResponse(_message.Message):
         *,
         message: _message_pb2.Message | None = ...,
         head: _conversation_pb2.TopicHead | None = ...,
+        head_unconfirmed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "head_unconfirmed", b"head_unconfirmed", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,8 +27,8 @@ if _version_not_supported:
 
 class HistoryServiceStub:
     """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer, on any
-    node. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE,
-    NODE_DRAINING and INTERNAL.
+    node; only `head_unconfirmed` says otherwise. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED,
+    RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING and INTERNAL.
     """
 
     def __init__(self, channel):
@@ -61,8 +61,8 @@ class HistoryServiceStub:
 
 class HistoryServiceServicer:
     """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer, on any
-    node. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE,
-    NODE_DRAINING and INTERNAL.
+    node; only `head_unconfirmed` says otherwise. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED,
+    RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING and INTERNAL.
     """
 
     def Sync(self, request_iterator, context):
@@ -131,8 +131,8 @@ def add_HistoryServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class HistoryService:
     """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer, on any
-    node. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE,
-    NODE_DRAINING and INTERNAL.
+    node; only `head_unconfirmed` says otherwise. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED,
+    RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING and INTERNAL.
     """
 
     @staticmethod

@@ -14,8 +14,8 @@ GRPC_VERSION: str
 
 class HistoryServiceStub:
     """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer, on any
-    node. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE,
-    NODE_DRAINING and INTERNAL.
+    node; only `head_unconfirmed` says otherwise. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED,
+    RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING and INTERNAL.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -37,8 +37,8 @@ class HistoryServiceStub:
 
 class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads messages and missed events. Reads at the head are exact: what was acknowledged before the call is in the answer, on any
-    node. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE,
-    NODE_DRAINING and INTERNAL.
+    node; only `head_unconfirmed` says otherwise. Needs an access token. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED,
+    RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING and INTERNAL.
     """
 
     @_abc_1.abstractmethod

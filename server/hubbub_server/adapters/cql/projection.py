@@ -1,0 +1,179 @@
+"""The write side: applies batches of the log to the tables. Only the worker uses it.
+
+A batch becomes one write for each partition that it touches (or a few, when it is large), some of them at a time, in
+three steps: events, messages and client ids; then the state of each topic with its floor; then the shard. Each step is
+confirmed before the next begins, so a floor is never ahead of its rows, wherever it breaks off.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from hubbub_server.adapters.cql.schema import bucket_of, id_slot
+from hubbub_server.adapters.cql.session import CqlSession
+from hubbub_server.adapters.cql.side_by_side import side_by_side
+from hubbub_server.adapters.cql.timestamps import Insert, Write
+from hubbub_server.adapters.cql.topic_directory import READ_SHARD, read_shard
+from hubbub_server.domain.ids import TopicId, is_conversation_id, is_user_id
+from hubbub_server.ports.projection import AppliedRow, ProjectionBatch, ShardRow
+
+_EVENT: Final = Insert.into("events", "topic_id", "bucket", "position", "epoch", "framed")
+_MESSAGE: Final = Insert.into(
+    "messages",
+    *("conversation_id", "bucket", "message_number", "epoch", "position", "counted_number", "sender_id"),
+    *("client_message_id", "content_hash", "commit_time_ms", "body"),
+)
+_MESSAGE_ID: Final = Insert.into(
+    "message_ids",
+    *("conversation_id", "slot", "sender_id", "client_message_id", "message_number", "content_hash"),
+    *("epoch", "position", "commit_time_ms"),
+)
+_SETTINGS: Final = Insert.into(
+    "conversations",
+    *("conversation_id", "settings_epoch", "settings_position", "kind", "title", "creator_id", "creation_hash"),
+)
+_MEMBER: Final = Insert.into("conversations", "conversation_id", "user_id", "epoch", "position", "role")
+_MEMBERSHIP: Final = Insert.into(
+    "user_topics",
+    *("user_id", "conversation_id", "epoch", "position", "joined", "source_epoch", "source_position"),
+)
+_SHARD: Final = Insert.into("applied_shards", "shard", "epoch", "sequence")
+
+_FLOOR: Final = (
+    *("applied_epoch", "applied_position", "applied_sequence", "applied_commit_time_ms"),
+    *("applied_message_number", "applied_counted_number"),
+)
+
+
+class _Floor:
+    """The statements of a topic's floor, in one of the two tables that have it."""
+
+    def __init__(self, table: str, key: str) -> None:
+        self.place = Insert.into(table, key, *_FLOOR)
+        self.id_floor = Insert.into(table, key, "applied_id_floor_ms")
+        self.unknown_event = Insert.into(table, key, "applied_unknown_event")
+
+    def writes(self, row: AppliedRow) -> Iterator[Write]:
+        """Yields the writes of one row; what it does not know, it leaves as it is."""
+        if row.id_floor_ms:
+            yield self.id_floor.merged(row.topic_id, row.id_floor_ms)
+        if row.has_unknown_event:
+            yield self.unknown_event.at(row.epoch, row.position, row.topic_id, True)
+        yield self.place.at(
+            *(row.epoch, row.position, row.topic_id, row.epoch, row.position, row.sequence, row.commit_time_ms),
+            *(row.last_message_number, row.last_counted_number),
+        )
+
+
+_CONVERSATION_FLOOR: Final = _Floor("conversations", "conversation_id")
+_USER_FLOOR: Final = _Floor("user_topics", "user_id")
+
+SELECTS: Final = (READ_SHARD,)
+INSERTS: Final = (
+    *(_EVENT, _MESSAGE, _MESSAGE_ID, _SETTINGS, _MEMBER, _MEMBERSHIP, _SHARD),
+    *(_CONVERSATION_FLOOR.place, _CONVERSATION_FLOOR.id_floor, _CONVERSATION_FLOOR.unknown_event),
+    *(_USER_FLOOR.place, _USER_FLOOR.id_floor, _USER_FLOOR.unknown_event),
+)
+
+_MAX_ROWS: Final = 256
+_MAX_BYTES: Final = 256 * 1024
+"""Of rows that need not be written together. Servers refuse mutations above half a commit-log segment (16 MiB)."""
+
+_Partition = tuple[str, str, int]
+_Grouped = dict[_Partition, list[Write]]
+
+
+class CqlProjection:
+    """Implements Projection on a session that may write, which its caller opens and closes."""
+
+    def __init__(self, session: CqlSession) -> None:
+        self._session = session
+
+    async def apply(self, batch: ProjectionBatch) -> None:
+        """Writes a batch, confirmed by a quorum when it returns."""
+        await side_by_side(self._session.write, _chunks(_rows(batch).values()))
+        await side_by_side(self._session.write, _states(batch).values())
+        shard = batch.shard
+        await self._session.write([_SHARD.at(shard.epoch, shard.sequence, shard.shard, shard.epoch, shard.sequence)])
+
+    async def read_shard(self, shard: int) -> ShardRow | None:
+        """Reads how far a shard is applied; None when it never was."""
+        return await read_shard(self._session, shard)
+
+
+def _rows(batch: ProjectionBatch) -> _Grouped:
+    """Returns the writes of everything but states and floors, by partition."""
+    grouped: _Grouped = {}
+    for event in batch.events:
+        bucket = bucket_of(event.position)
+        grouped.setdefault(("events", event.topic_id, bucket), []).append(
+            _EVENT.at(event.epoch, event.position, event.topic_id, bucket, event.position, event.epoch, event.framed)
+        )
+    for row in batch.messages:
+        bucket, slot = bucket_of(row.message_number), id_slot(row.client_message_id)
+        grouped.setdefault(("messages", row.conversation_id, bucket), []).append(
+            _MESSAGE.at(
+                *(row.epoch, row.position, row.conversation_id, bucket, row.message_number, row.epoch, row.position),
+                *(row.counted_number, row.sender_id, row.client_message_id, row.content_hash, row.commit_time_ms),
+                row.body,
+            )
+        )
+        grouped.setdefault(("message_ids", row.conversation_id, slot), []).append(
+            _MESSAGE_ID.at(
+                *(row.epoch, row.position, row.conversation_id, slot, row.sender_id, row.client_message_id),
+                *(row.message_number, row.content_hash, row.epoch, row.position, row.commit_time_ms),
+            )
+        )
+    return grouped
+
+
+def _states(batch: ProjectionBatch) -> dict[TopicId, list[Write]]:
+    """Returns what makes up each topic's state, its floor last: one mutation of one partition, so all or nothing."""
+    states: dict[TopicId, list[Write]] = {}
+    for settings in batch.conversations:
+        epoch, position = settings.epoch, settings.position
+        states.setdefault(settings.conversation_id, []).append(
+            _SETTINGS.at(
+                *(epoch, position, settings.conversation_id, epoch, position, settings.kind.value, settings.title),
+                *(settings.creator_id, settings.creation_hash),
+            )
+        )
+    for member in batch.members:
+        role = member.role.value if member.role else ""
+        epoch, position = member.epoch, member.position
+        states.setdefault(member.conversation_id, []).append(
+            _MEMBER.at(epoch, position, member.conversation_id, member.user_id, epoch, position, role)
+        )
+    for news in batch.memberships:
+        epoch, position = news.epoch, news.position
+        states.setdefault(news.user_id, []).append(
+            _MEMBERSHIP.at(
+                *(epoch, position, news.user_id, news.conversation_id, epoch, position),
+                *(news.joined, news.source_epoch, news.source_position),
+            )
+        )
+    for applied in batch.applied:
+        states.setdefault(applied.topic_id, []).extend(_floor_of(applied.topic_id).writes(applied))
+    return states
+
+
+def _floor_of(topic_id: TopicId) -> _Floor:
+    if is_user_id(topic_id):
+        return _USER_FLOOR
+    if is_conversation_id(topic_id):
+        return _CONVERSATION_FLOOR
+    raise ValueError(f"{topic_id!r} is no topic id")
+
+
+def _chunks(partitions: Iterable[list[Write]]) -> Iterator[list[Write]]:
+    """Cuts what is too large for one mutation."""
+    for writes in partitions:
+        chunk: list[Write] = []
+        size_bytes = 0
+        for write in writes:
+            write_bytes = sum(len(value) for value in write.values if isinstance(value, bytes))
+            if chunk and (len(chunk) == _MAX_ROWS or size_bytes + write_bytes > _MAX_BYTES):
+                yield chunk
+                chunk, size_bytes = [], 0
+            chunk.append(write)
+            size_bytes += write_bytes
+        yield chunk

@@ -1,0 +1,29 @@
+"""Does one thing to many, a few at a time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+
+_AT_ONCE: Final = 16
+
+
+async def side_by_side(
+    work: Callable[[T], Coroutine[Any, Any, None]],
+    items: Sequence[T],
+    keep_alive: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Awaits `work` of each item, 16 at a time, and `keep_alive`, if there is one, before each 16.
+
+    The first error ends the others of its 16 and is raised as it is: whoever calls this knows no groups of them.
+    """
+    for start in range(0, len(items), _AT_ONCE):
+        if keep_alive is not None:
+            await keep_alive()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for item in items[start : start + _AT_ONCE]:
+                    group.create_task(work(item))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors

@@ -1,0 +1,53 @@
+"""Snapshots for tests of the states of topics."""
+
+from hubbub_server.domain.conversation import ConversationState
+from hubbub_server.domain.events import ConversationKind, Member, MemberRole
+from hubbub_server.domain.id_window import IdWindow
+from hubbub_server.domain.ids import ConversationId, TopicId, UserId
+from hubbub_server.domain.user_topic import Membership, UserTopicState
+from hubbub_server.ports.topic_states import RecentIds, Snapshot
+
+OWNER, MEMBER, FORMER = (UserId(TopicId(f"u{name}")) for name in ("owner", "member", "former"))
+
+
+def conversation_snapshot(
+    topic_id: TopicId, position: int = 7, *, epoch: int = 1, sequence: int = 70, title: str = "tea"
+) -> Snapshot:
+    """Returns the state of a group with two members and one who left."""
+    conversation_id = ConversationId(topic_id)
+    state = ConversationState(
+        conversation_id=conversation_id,
+        epoch=epoch,
+        position=position,
+        commit_time_ms=1_800_000_000_123,
+        kind=ConversationKind.GROUP,
+        title=title,
+        creator_id=OWNER,
+        creation_hash="0123456789abcdef",
+        members={
+            OWNER: Member(user_id=OWNER, role=MemberRole.OWNER, join_position=2),
+            MEMBER: Member(user_id=MEMBER, role=MemberRole.MEMBER, join_position=3),
+        },
+        former_members={FORMER: 4},
+        last_message_number=3,
+        last_counted_number=2,
+        window=IdWindow(1_800_000_000_456, position),
+    )
+    recent_ids = RecentIds(position=5, sequence=50, floor_ms=1_800_000_000_400)
+    return Snapshot(topic_id=topic_id, state=state, sequence=sequence, recent_ids=recent_ids)
+
+
+def user_snapshot(topic_id: TopicId, position: int = 2, *, epoch: int = 1, sequence: int = 20) -> Snapshot:
+    """Returns the state of a user who is in one conversation and left another."""
+    news = [
+        Membership(conversation_id=ConversationId(TopicId(name)), joined=joined, epoch=1, position=9, user_position=at)
+        for name, joined, at in (("cin", True, 1), ("cout", False, 2))
+    ]
+    state = UserTopicState(
+        user_id=UserId(topic_id),
+        epoch=epoch,
+        position=position,
+        commit_time_ms=1_800_000_000_000,
+        memberships={each.conversation_id: each for each in news},
+    )
+    return Snapshot(topic_id=topic_id, state=state, sequence=sequence)
