@@ -1,6 +1,7 @@
 """docs/GUARANTEES.md says which test guards what: each of them is there; and so is each case that has to be a test."""
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,11 +65,23 @@ def test_every_measurement_that_the_guarantees_name_is_one_of_the_report() -> No
     assert not set(named) - set(EXPECTED)
 
 
-def test_every_fault_of_chaos_stands_in_one_row_of_the_matrix() -> None:
+def matrix() -> dict[tuple[str, ...], str]:
+    """Returns the longest pauses of the failure matrix by the faults of chaos in their row."""
     rows = [line.split("|") for line in GUARANTEES.read_text().splitlines() if line.startswith("| ")]
-    named = [fault for row in rows if len(row) == MATRIX_COLUMNS + 2 for fault in row[7].strip().split(", ")]
-    faults = [fault for fault in named if fault not in ("–", "faults of chaos")]
+    pauses = {tuple(row[7].strip().split(", ")): row[8].strip() for row in rows if len(row) == MATRIX_COLUMNS + 2}
+    return {faults: pause for faults, pause in pauses.items() if faults not in (("–",), ("faults of chaos",))}
+
+
+def test_every_fault_of_chaos_stands_in_one_row_of_the_matrix() -> None:
+    faults = [fault for row in matrix() for fault in row]
     assert sorted(faults) == sorted(kind.name for kind in CATALOGUE)
+
+
+@pytest.mark.parametrize(("faults", "pause"), matrix().items(), ids=lambda value: str(value[0]))
+def test_pauses_of_the_matrix_are_those_of_the_report(faults: tuple[str, ...], pause: str) -> None:
+    measured = json.loads((TESTS.parent / "docs" / "report.json").read_text())["figures"]["chaos"]["faults"]
+    both = ("longest_pause_s", "slowest_send_s")
+    assert pause == " · ".join(f"{max(measured[fault][name] for fault in faults):.1f}" for name in both)
 
 
 def test_every_case_is_named_by_a_test() -> None:
