@@ -22,7 +22,7 @@ from hubbub_server.wiring import Core
 from hubbub_server.workers.roles import ROLES, Pace
 from hubbub_server.workers.worker import Worker
 from tests.support.services import NatsCluster
-from tests.support.waiting import until_found
+from tests.support.waiting import until_found, until_it_answers
 
 SHARDS = 2
 ANSWER_S = 10.0
@@ -57,17 +57,21 @@ class RealInstance:
         async with SqliteProjection(self.settings.store.path) as projection:
             await wiring.make_streams(self.settings.nats, projection, _must_not_close)
 
+    async def _open_core(self, stack: AsyncExitStack) -> Core:
+        """Tries again while the log is unavailable, as the supervisor does who starts a node again."""
+        return await until_it_answers(lambda: wiring.open_core(stack, self.settings, "test", _must_not_close))
+
     @asynccontextmanager
     async def core(self) -> AsyncIterator[Core]:
         """Opens the adapters."""
         async with AsyncExitStack() as stack:
-            yield await wiring.open_core(stack, self.settings, "test", _must_not_close)
+            yield await self._open_core(stack)
 
     @asynccontextmanager
     async def node(self) -> AsyncIterator[RealNode]:
         """Runs one more node."""
         async with AsyncExitStack() as stack:
-            core = await wiring.open_core(stack, self.settings, "test", _must_not_close)
+            core = await self._open_core(stack)
             guard = await wiring.open_guard(stack, core)
             hub = await wiring.open_hub(stack, core, guard)
             reader = TopicReader(log=core.log, messages=core.messages, events=core.events, codec=core.codec)
