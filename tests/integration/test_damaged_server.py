@@ -58,11 +58,14 @@ async def make_leader(instance: RealInstance, server: NatsServer) -> None:
 
         async def lead() -> bool | None:
             try:
-                if (await core.connection.call(f"STREAM.INFO.{STREAM}"))["cluster"].get("leader") == server.data.name:
+                group = (await core.connection.call(f"STREAM.INFO.{STREAM}"))["cluster"]
+                if group.get("leader") == server.data.name:
                     return True
-                placement = {"placement": {"preferred": server.data.name}}
-                await core.connection.call(f"STREAM.LEADER.STEPDOWN.{STREAM}", placement)
-            except LogUnavailable:  # it does not follow yet
+                followers = {each["name"] for each in group.get("replicas") or () if each.get("current")}
+                if server.data.name in followers:  # elections without an end would keep it from catching up
+                    placement = {"placement": {"preferred": server.data.name}}
+                    await core.connection.call(f"STREAM.LEADER.STEPDOWN.{STREAM}", placement)
+            except LogUnavailable:  # an election
                 pass
             return None
 
