@@ -18,6 +18,7 @@ pytestmark = pytest.mark.asyncio
 SHARD = 0
 WAIT_S = 10.0
 NOTHING_COMES_S = 0.05
+TOLD_WITHIN_S = 1.5
 
 
 def new_role() -> str:
@@ -111,8 +112,9 @@ async def test_how_far_a_role_is_can_be_read_beside_its_open_consumer(log_setup:
             appended = await append(log, 6)
             fetched = await fetch_exactly(consumer, 4)
             await consumer.ack(fetched[1])
-            acknowledged = await others.acknowledged(role=role, shard=SHARD)
             rest = await fetch_exactly(consumer, 2)
+            assert await consumer.fetch(max_records=1, wait_s=TOLD_WITHIN_S) == []
+            acknowledged = await others.acknowledged(role=role, shard=SHARD)
             unknown = await others.acknowledged(role=new_role(), shard=SHARD)
 
         assert acknowledged == appended[1].sequence
