@@ -62,10 +62,11 @@ class RecordConsumer(Protocol):
         """
 
     async def ack(self, record: AnyRecord) -> None:
-        """Takes everything up to this record for done. It is durable within a second while `fetch` is called, and when
-        the consumer is closed: what was acknowledged after that comes again if the process dies.
+        """Takes everything up to this record for done.
 
-        Raises LogUnavailable when the record does not wait for it, or is of a log that is gone.
+        That is durable within a second while `fetch` is called, and when the consumer is closed: what was acknowledged
+        after that comes again if the process dies. Raises LogUnavailable when the record does not wait for it, or is of
+        a log that is gone.
         """
 
     async def keep_alive(self) -> None:
@@ -85,7 +86,7 @@ class RecordConsumers(Protocol):
         """Opens the durable consumer of a role on a shard, creating it at the first record there is if it is new."""
 
     async def acknowledged(self, *, role: str, shard: int) -> int:
-        """Returns the sequence of the last record that a role acknowledged on a shard: up to a second old if it is open.
+        """Returns the sequence of the last record that a role acknowledged on a shard, up to a second late.
 
         Less than that of the first record when it acknowledged none that is there. Raises LogUnavailable.
         """

@@ -22,14 +22,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from nats.aio.msg import Msg
 from nats.js.api import Header
 from uuid_utils import uuid4
 
 from hubbub_server.adapters.nats.connection import NatsConnection
-from hubbub_server.adapters.nats.errors import ApiRefusal
 from hubbub_server.adapters.nats.kv import ensure_bucket, open_bucket
 from hubbub_server.adapters.nats.records import RecordUnreadable, decode_facts, stream_name, topic_of_subject
 from hubbub_server.adapters.nats.streams import epoch_of, get_message, read_stream_info
@@ -179,7 +178,7 @@ class NatsRecordConsumer:
         end_s = loop.time() + wait_s
         while True:
             self._arrived.clear()
-            if self._done > self._floor.sequence and loop.time() >= self._remember_at_s:
+            if self._is_to_remember() and loop.time() >= self._remember_at_s:
                 await self._remember()
             if records := self._take(max_records):
                 return records
@@ -188,7 +187,7 @@ class NatsRecordConsumer:
                 await self.restart()
             if self._pull_left <= 0 or loop.time() >= self._pull_end_s:
                 await self._pull()
-            wake_s = self._remember_at_s if self._done > self._floor.sequence else end_s
+            wake_s = self._remember_at_s if self._is_to_remember() else end_s
             try:
                 async with asyncio.timeout_at(min(end_s, wake_s, self._pull_end_s)):
                     await self._arrived.wait()
@@ -308,7 +307,7 @@ class NatsRecordConsumer:
     async def close(self) -> None:
         """Writes the floor and stops reading; what was not acknowledged comes again from the next one that opens."""
         await self._drop_reader()
-        if self._done > self._floor.sequence:
+        if self._is_to_remember():
             with suppress(LogUnavailable):  # then more comes again
                 await self._remember()
 
@@ -323,11 +322,16 @@ class NatsRecordConsumer:
             if sequence <= record.sequence:
                 del self._given[sequence]
 
+    def _is_to_remember(self) -> bool:
+        return self._done > self._floor.sequence and bool(self._log)
+
     async def _remember(self) -> None:
         floor = replace(self._floor, sequence=self._done)
         written = await self._floors.write(self._role, self._shard, self._log, floor)
         if written is None:
             self._log = ""  # begin again at what is written
+            self._buffer.clear()
+            self._given.clear()
             self.interrupt()
             raise LogUnavailable("the floor was taken back, or another worker has the unit")
         self._floor = written
