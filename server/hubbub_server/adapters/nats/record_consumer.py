@@ -39,7 +39,7 @@ from hubbub_server.ports.topic_log import LogRecord
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
 
-_BUCKET: Final = "floors"
+_BUCKET: Final = "FLOORS"
 _REMEMBER_EVERY_S: Final = 1.0
 _PULL_FOR_S: Final = 5.0
 _PULL_RECORDS: Final = 512
