@@ -346,7 +346,7 @@ class NatsRecordConsumer:
     async def lag(self) -> int:
         """Returns how many records of the shard are not acknowledged."""
         stream = await _read_stream(self._connection, self._shard)
-        return stream.last - (self._done if stream.identity == self._log else stream.first - 1)
+        return max(0, stream.last - (self._done if stream.identity == self._log else stream.first - 1))
 
 
 async def _read_stream(connection: NatsConnection, shard: int) -> _Stream:
