@@ -80,9 +80,9 @@ class NatsRecordConsumers:
     async def open(self, *, role: str, shard: int) -> AsyncIterator["NatsRecordConsumer"]:
         """Opens the consumer of a role on a shard after the last record that is known to be acknowledged."""
         consumer = NatsRecordConsumer(self._connection, self._floors, role=role, shard=shard)
-        await consumer.restart()
         self._open.add(consumer)
         try:
+            await consumer.restart()
             yield consumer
         finally:
             self._open.remove(consumer)
@@ -169,6 +169,8 @@ class NatsRecordConsumer:
         self._inbox_subject = ""
         self._pull_end_s = 0.0
         self._pull_left = 0
+        self._is_pull_vain = False
+        """Whether the last pull has brought nothing so far."""
         self._is_broken = False
         self._arrived = asyncio.Event()
 
@@ -186,6 +188,8 @@ class NatsRecordConsumer:
                 await asyncio.sleep(_RESTART_PAUSE_S)
                 await self.restart()
             if self._pull_left <= 0 or loop.time() >= self._pull_end_s:
+                if self._is_pull_vain:
+                    await self._look_for_lost()
                 await self._pull()
             wake_s = self._remember_at_s if self._is_to_remember() else end_s
             try:
@@ -194,8 +198,6 @@ class NatsRecordConsumer:
             except TimeoutError:
                 if loop.time() >= end_s:
                     return []
-                if loop.time() >= self._pull_end_s:
-                    await self._look_for_lost()
 
     def _take(self, max_records: int) -> list[AnyRecord]:
         records: list[AnyRecord] = []
@@ -216,6 +218,7 @@ class NatsRecordConsumer:
     async def _pull(self) -> None:
         query = {"batch": _PULL_RECORDS, "expires": int(_PULL_FOR_S * _NANOSECONDS), "max_bytes": _PULL_BYTES}
         self._pull_left = _PULL_RECORDS
+        self._is_pull_vain = True
         self._pull_end_s = asyncio.get_running_loop().time() + _PULL_FOR_S
         await self._connection.publish(
             f"$JS.API.CONSUMER.MSG.NEXT.{self._reader}", json.dumps(query).encode(), reply=self._inbox_subject
@@ -237,6 +240,7 @@ class NatsRecordConsumer:
         status = headers.get("Status")
         if status is None:
             self._pull_left -= 1
+            self._is_pull_vain = False
             self._buffer.append(message)
         else:
             # With replicas a status may overtake records that were sent before it: they still arrive here.
