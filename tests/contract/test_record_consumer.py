@@ -237,23 +237,6 @@ async def test_roles_and_shards_are_apart(log_setup: LogSetup) -> None:
         assert (await first.lag(), await second.lag(), await elsewhere.lag()) == (0, 4, 0)
 
 
-async def test_keep_alive_is_allowed_at_any_time(log_setup: LogSetup) -> None:
-    async with (
-        log_setup.node() as log,
-        log_setup.consumers() as consumers,
-        consumers.open(role=new_role(), shard=SHARD) as consumer,
-    ):
-        await consumer.keep_alive()
-        await skip_to_end(consumer)
-        appended = await append(log, 3)
-        fetched = await fetch_exactly(consumer, 3)
-        await consumer.keep_alive()
-        await consumer.ack(fetched[-1])
-        await consumer.keep_alive()
-
-        assert fetched == appended
-
-
 async def test_a_crash_of_the_log_loses_and_reorders_nothing(log_setup: LogSetup) -> None:
     """G8: kill -9 of all servers between two fetches, and again for a worker that starts after it."""
     role = new_role()

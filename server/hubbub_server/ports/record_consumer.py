@@ -69,9 +69,6 @@ class RecordConsumer(Protocol):
         a log that is gone.
         """
 
-    async def keep_alive(self) -> None:
-        """Says that the fetched records are still worked on, so that they are not delivered again meanwhile."""
-
     async def acknowledged(self) -> int:
         """Returns the sequence of the last acknowledged record, or of the last one that was trimmed; 0: neither."""
 
@@ -83,7 +80,7 @@ class RecordConsumers(Protocol):
     """Opens consumers."""
 
     def open(self, *, role: str, shard: int) -> AbstractAsyncContextManager[RecordConsumer]:
-        """Opens the durable consumer of a role on a shard, creating it at the first record there is if it is new."""
+        """Opens the consumer of a role on a shard after what it acknowledged, or at the first record there is."""
 
     async def acknowledged(self, *, role: str, shard: int) -> int:
         """Returns the sequence of the last record that a role acknowledged on a shard, up to a second late.

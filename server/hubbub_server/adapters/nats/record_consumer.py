@@ -23,10 +23,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
+from uuid import uuid4
 
 from nats.aio.msg import Msg
 from nats.js.api import Header
-from uuid_utils import uuid4
 
 from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.kv import ensure_bucket, open_bucket
@@ -44,7 +44,7 @@ _REMEMBER_EVERY_S: Final = 1.0
 _PULL_FOR_S: Final = 5.0
 _PULL_RECORDS: Final = 512
 _PULL_BYTES: Final = 8 << 20
-_UNUSED_FOR_S: Final = 30
+_UNUSED_FOR_S: Final = 300
 """After this time without a pull the server forgets a reader."""
 _PULL_IS_OVER: Final = ("404", "408")
 _PULL_HAS_BROUGHT_ALL: Final = ("Batch Completed", "MaxBytes")
@@ -339,9 +339,6 @@ class NatsRecordConsumer:
             self.interrupt()
             raise LogUnavailable("the floor was taken back, or another worker has the unit")
         self._floor = written
-
-    async def keep_alive(self) -> None:
-        """Needs nothing: the server waits for no acknowledgement."""
 
     async def acknowledged(self) -> int:
         """Returns the sequence of the last acknowledged record."""
