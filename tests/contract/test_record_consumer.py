@@ -280,3 +280,21 @@ async def test_a_recreated_log_is_read_from_its_beginning(log_setup: LogSetup) -
 
         async with consumers.open(role=role, shard=SHARD) as consumer:
             assert await fetch_exactly(consumer, 2) == appended[1:]
+
+
+async def test_what_a_role_acknowledged_before_it_ended_does_not_count_for_a_log_that_was_recreated(
+    log_setup: LogSetup,
+) -> None:
+    """C19: also when the new log is as long as the old one by the time that somebody looks."""
+    role = new_role()
+    async with log_setup.node() as log, log_setup.consumers() as consumers:
+        async with consumers.open(role=role, shard=SHARD) as consumer:
+            await skip_to_end(consumer)
+            await append(log, 2)
+            await consumer.ack((await fetch_exactly(consumer, 2))[-1])
+
+        await log_setup.recreate(SHARD)
+        appended = await append(log, 20)
+
+        async with consumers.open(role=role, shard=SHARD) as consumer:
+            assert await fetch_exactly(consumer, 20) == appended
