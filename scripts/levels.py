@@ -86,6 +86,9 @@ def judge(outcomes: Outcomes) -> int:
         counts = levels.get(name, Counter())
         print(f"{name:12} {counts['passed']:5} passed {counts['failed']:4} failed {counts['skipped']:4} skipped")
     print_matrix(by_adapter(outcomes))
+    for (classname, name), outcome in sorted(outcomes.items()):
+        if outcome == "skipped":
+            print(f"skipped: {classname}.{name}")
     if missing := find_missing(outcomes):
         print(f"did not run: {', '.join(missing)}")
     total = sum(levels.values(), Counter())

@@ -11,7 +11,7 @@ from hubbub_server.adapters.nats.accounts import ensure_buckets
 from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.dead_letters import NatsDeadLetters
 from hubbub_server.adapters.nats.log_shards import NatsLogShards
-from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
+from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers, ensure_floors
 from hubbub_server.adapters.nats.shard_leases import NatsShardLeases
 from hubbub_server.adapters.nats.streams import ensure_streams
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
@@ -187,6 +187,7 @@ async def make_streams(nats: NatsSettings, projection: Projection, on_closed: Ca
             timeout_s=30.0,
         )
         await ensure_buckets(connection, replicas=nats.replicas)
+        await ensure_floors(connection, replicas=nats.replicas)
         await NatsShardLeases(connection).ensure(replicas=nats.replicas)
         await NatsDeadLetters(connection).ensure(replicas=nats.replicas)
 

@@ -140,6 +140,11 @@ class Instance:
         self.kill(name)
         return hold
 
+    def runs_again(self, name: str, before: int) -> bool:
+        """Tells whether a program runs under another process id than before."""
+        process = self.process_of(name)
+        return process is not None and process["pid"] != before
+
     def pid_of(self, name: str) -> int:
         """The process id of a program that runs."""
         process = self.process_of(name)

@@ -21,8 +21,6 @@ BACK_S = 120.0
 def server(services: Services, monkeypatch: pytest.MonkeyPatch) -> CassandraServer:
     """The shared server, and settings that name it."""
     server = services.cassandra()
-    server.start()
-    server.wait_ready()
     server.empty_tables()
     monkeypatch.setenv("HUBBUB_STORE__KIND", "cql")
     monkeypatch.setenv("HUBBUB_STORE__CQL__PORT", str(server.port))
@@ -70,7 +68,7 @@ def test_outage_of_the_store_costs_no_message_and_is_caught_up(server: Cassandra
         server.kill()
         assert erin.send(room, _new_id(), "two").status_code == 200
         before = instance.kill("node-1")
-        wait_until(lambda: instance.process_of("node-1") is not None and instance.pid_of("node-1") != before)
+        wait_until(lambda: instance.runs_again("node-1", before))
         wait_until(lambda: frank.call("GET", f"/v1/conversations/{room}/messages").status_code == 200)
         assert erin.send(room, _new_id(), "three").status_code == 200
         assert frank.texts(room) == ["one", "two", "three"]

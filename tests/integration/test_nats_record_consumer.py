@@ -8,13 +8,14 @@ import pytest
 from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
 from hubbub_server.domain.errors import LogUnavailable
-from hubbub_server.ports.record_consumer import AnyRecord, RecordConsumer, RecordLost, UnreadableRecord
-from tests.contract.test_record_consumer import WAIT_S, append, fetch_exactly, new_role, skip_to_end
+from hubbub_server.ports.record_consumer import RecordConsumer, RecordConsumers, RecordLost, UnreadableRecord
+from hubbub_server.ports.topic_log import LogRecord
+from tests.contract.test_record_consumer import TOLD_WITHIN_S, WAIT_S, append, fetch_exactly, new_role, skip_to_end
 from tests.support.fault_proxy import Cut, Direction, FaultProxy
 from tests.support.log_records import new_topic
 from tests.support.logs import SHARDS, NatsLogSetup
 from tests.support.services import Services, ready_nats_cluster
-from tests.support.waiting import RECOVERY_TIMEOUT_S, until_it_answers
+from tests.support.waiting import RECOVERY_TIMEOUT_S
 
 pytestmark = pytest.mark.asyncio
 
@@ -72,7 +73,7 @@ async def test_a_trimmed_log_is_read_from_its_first_record_by_a_new_role() -> No
 
 
 async def test_what_was_delivered_to_a_dead_worker_comes_to_the_next_at_once(services: Services) -> None:
-    """Kill -9 of a worker: nothing waits for ack_wait (30 s), nothing is skipped."""
+    """Kill -9 of a worker: nothing waits for a time-out of the server, nothing is skipped."""
     setup = NatsLogSetup(services.nats(1))
     role = new_role()
     async with (
@@ -84,9 +85,12 @@ async def test_what_was_delivered_to_a_dead_worker_comes_to_the_next_at_once(ser
     ):
         await skip_to_end(consumer)
         appended = await append(log, 10)
-        await consumer.ack((await fetch_exactly(consumer, 4))[-1])
+        fetched = await fetch_exactly(consumer, 10)
+        await consumer.ack(fetched[3])
+        assert await consumer.fetch(max_records=1, wait_s=TOLD_WITHIN_S) == []
         proxy.refuse()
         proxy.cut(Cut.RST)
+        await consumer.ack(fetched[6])
 
         async with asyncio.timeout(10), next_worker.open(role=role, shard=0) as heir:
             assert await fetch_exactly(heir, 6) == appended[4:]
@@ -110,58 +114,65 @@ async def test_what_was_sent_over_a_link_that_broke_comes_again(services: Servic
         assert await fetch_exactly(consumer, 5) == appended
 
 
-async def until_caught_up(consumer: RecordConsumer) -> None:
-    """Fetches, as a worker does when nothing new comes, until nothing waits for an acknowledgement."""
+async def until_told(consumer: RecordConsumer, others: RecordConsumers, role: str, record: LogRecord) -> None:
+    """Fetches, as a worker does when nothing new comes, until what was acknowledged is known to others."""
     async with asyncio.timeout(RECOVERY_TIMEOUT_S):
-        while await until_it_answers(consumer.lag):
+        while await others.acknowledged(role=role, shard=0) != record.sequence:
             with suppress(LogUnavailable):
                 assert await consumer.fetch(max_records=10, wait_s=0.05) == []
 
 
-async def test_acknowledgement_that_the_server_forgot_is_repeated(services: Services) -> None:
-    """C87: a server that is killed may lose it. Nothing may follow in the shard; it must not look behind for ever."""
+async def test_floor_that_could_not_be_written_is_written_when_the_log_is_back(services: Services) -> None:
+    """C87: the log was away when a worker was done with the last records of a shard; nothing may follow in it."""
     setup = NatsLogSetup(services.nats(1))
     role = new_role()
     async with (
         setup.node() as log,
-        setup.connection() as connection,
+        setup.consumers() as others,
+        FaultProxy(setup.cluster.servers[0].port) as proxy,
+        setup.connection([f"nats://127.0.0.1:{proxy.port}"]) as connection,
         NatsRecordConsumers(connection).open(role=role, shard=0) as consumer,
     ):
         await skip_to_end(consumer)
-        appended = await append(log, 5)
-        await consumer.ack((await fetch_exactly(consumer, 5))[-1])
-        assert await consumer.lag() == 0
-        await connection.call(f"CONSUMER.RESET.LOG_0.{role}", {"seq": appended[1].sequence})
-        assert await consumer.lag() == 4
+        fetched = await fetch_exactly(consumer, len(await append(log, 5)))
+        proxy.refuse()
+        proxy.cut(Cut.RST)
+        await consumer.ack(fetched[-1])
+        with pytest.raises(LogUnavailable):
+            await consumer.fetch(max_records=10, wait_s=2 * TOLD_WITHIN_S)
+        proxy.flow()
 
-        await until_caught_up(consumer)
-        assert await consumer.acknowledged() == appended[-1].sequence
+        await until_told(consumer, others, role, fetched[-1])
 
 
-async def test_acknowledgement_that_was_not_confirmed_is_repeated(services: Services) -> None:
-    """C87: the log was away when a worker was done with the last records of a shard."""
+async def test_worker_whose_floor_is_taken_back_begins_again_at_the_first_record(services: Services) -> None:
+    """`hubbub log new-epoch` makes all roles start over, whoever has the consumer open; so does a newer worker."""
     setup = NatsLogSetup(services.nats(1))
+    role = new_role()
     async with (
         setup.node() as log,
-        FaultProxy(setup.cluster.servers[0].port) as proxy,
-        setup.connection([f"nats://127.0.0.1:{proxy.port}"]) as connection,
-        NatsRecordConsumers(connection).open(role=new_role(), shard=0) as consumer,
+        setup.consumers() as consumers,
+        setup.consumers() as others,
+        consumers.open(role=role, shard=0) as consumer,
     ):
         await skip_to_end(consumer)
         appended = await append(log, 5)
         fetched = await fetch_exactly(consumer, 5)
-        proxy.refuse()
-        proxy.cut(Cut.RST)
+        await consumer.ack(fetched[2])
+        await until_told(consumer, others, role, fetched[2])
+
+        await others.forget(role=role, shard=0)
+        await consumer.ack(fetched[-1])
         with pytest.raises(LogUnavailable):
-            await consumer.ack(fetched[-1])
-        proxy.flow()
+            await consumer.fetch(max_records=10, wait_s=2 * TOLD_WITHIN_S)
+        again = await consumer.fetch(max_records=1_000_000, wait_s=WAIT_S)
 
-        await until_caught_up(consumer)
-        assert await consumer.acknowledged() == appended[-1].sequence
+        assert await others.acknowledged(role=role, shard=0) == 0
+        assert again[0].sequence < appended[0].sequence or len(again) == 5
 
 
-async def test_durable_consumer_that_somebody_deleted_is_made_again_and_misses_nothing(services: Services) -> None:
-    """C85: a worker that only waits would be silent for ever. What it had done comes again, which changes nothing."""
+async def test_reader_that_somebody_deleted_is_made_again_and_misses_nothing(services: Services) -> None:
+    """C85: a worker that only waits would be silent for ever."""
     setup = NatsLogSetup(services.nats(1))
     role = new_role()
     async with (
@@ -170,16 +181,13 @@ async def test_durable_consumer_that_somebody_deleted_is_made_again_and_misses_n
         NatsRecordConsumers(connection).open(role=role, shard=0) as consumer,
     ):
         await skip_to_end(consumer)
-        before = await append(log, 3)
-        await consumer.ack((await fetch_exactly(consumer, 3))[-1])
-        await connection.call(f"CONSUMER.DELETE.LOG_0.{role}")
+        before = await fetch_exactly(consumer, len(await append(log, 3)))
+        names = (await connection.call("CONSUMER.NAMES.LOG_0"))["consumers"]
+        (reader,) = [name for name in names if name.startswith(role)]
+        await connection.call(f"CONSUMER.DELETE.LOG_0.{reader}")
         after = await append(log, 3)
 
-        fetched: list[AnyRecord] = []
-        async with asyncio.timeout(RECOVERY_TIMEOUT_S):
-            while not fetched or fetched[-1] != after[-1]:
-                with suppress(LogUnavailable):
-                    fetched += await consumer.fetch(max_records=100, wait_s=WAIT_S)
-        assert fetched[-6:] == [*before, *after]
-        await consumer.ack(fetched[-1])
+        assert await fetch_exactly(consumer, 3) == after
+        await consumer.ack(before[-1])
+        await consumer.ack(after[-1])
         assert await consumer.lag() == 0

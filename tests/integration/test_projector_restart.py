@@ -14,6 +14,7 @@ import pytest
 
 from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.log_shards import NatsLogShards
+from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
 from hubbub_server.adapters.nats.streams import ensure_streams
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
 from hubbub_server.adapters.nats.topic_states import NatsTopicStates
@@ -27,10 +28,11 @@ from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_loader import TopicLoader
 from hubbub_server.domain.commands import AddMembers, Command, CreateGroup, RemoveMember
 from hubbub_server.domain.errors import StoreUnavailable
-from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, UserId
+from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, UserId, shard_of
 from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.wire.record_codec import ProtoRecordCodec
 from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
+from hubbub_server.workers.projector import Projector
 from tests.support.loaders import OpenGuard
 from tests.support.program import Program, running
 from tests.support.services import NatsCluster, ready_nats_cluster
@@ -60,6 +62,7 @@ class Node:
     directory: SqliteTopicDirectory
     messages: SqliteMessageStore
     events: SqliteEventStore
+    consumers: NatsRecordConsumers
 
     async def submit(self, topic_id: TopicId, command: Command) -> None:
         """Commits a command."""
@@ -77,6 +80,17 @@ class Node:
             except StoreUnavailable:
                 return None
             return True if applied and applied.position == head.facts.last_position else None
+
+        await until_found(look)
+
+    async def until_remembered(self, topic_id: TopicId) -> None:
+        """Waits until it is written that the projector came to the head of a topic's log."""
+        head = await self.log.read_head(topic_id)
+        assert head is not None
+
+        async def look() -> bool | None:
+            done = await self.consumers.acknowledged(role=Projector.role, shard=shard_of(topic_id, SHARDS))
+            return True if done >= head.sequence else None
 
         await until_found(look)
 
@@ -106,7 +120,14 @@ async def open_node(cluster: NatsCluster, store: Path) -> AsyncIterator[Node]:
                 clock=SystemClock(),
                 ids=RandomIds(),
             ) as hub:
-                yield Node(hub=hub, log=log, directory=directory, messages=messages, events=SqliteEventStore(reader))
+                yield Node(
+                    hub=hub,
+                    log=log,
+                    directory=directory,
+                    messages=messages,
+                    events=SqliteEventStore(reader),
+                    consumers=NatsRecordConsumers(connection),
+                )
 
 
 def worker_settings(cluster: NatsCluster, store: Path) -> dict[str, str]:
@@ -213,7 +234,7 @@ async def check_standing(node: Node, user_id: UserId, expected: dict[Conversatio
 
 
 async def test_worker_on_an_empty_store_projects_everything_again(tmp_path: Path) -> None:
-    """The file was lost, the log's consumer remembers that it was acknowledged: going on would lose history."""
+    """The file was lost, the floor says that it was projected: going on would lose history."""
     store = tmp_path / "store.db"
     async with ready_nats_cluster(1) as cluster, open_node(cluster, store) as node:
         room = ROOMS[0]
@@ -223,6 +244,7 @@ async def test_worker_on_an_empty_store_projects_everything_again(tmp_path: Path
                 await node.submit(room, send(ALICE, message_id(number)))
             await node.until_applied(room)
             await node.until_applied(ALICE)
+            await node.until_remembered(room)
         for suffix in ("", "-wal", "-shm"):
             os.unlink(f"{store}{suffix}")
         await node.submit(room, send(ALICE, message_id(11)))

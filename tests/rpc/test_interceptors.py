@@ -321,6 +321,7 @@ async def test_each_rpc_leaves_one_line_without_its_token() -> None:
             await edge.call(request=_SECRET.encode())
             edge.act = _raising(HubbubError(_SECRET))
             await _stream_status(edge)
+            await until(lambda: any(entry["event"] == "stream closed" for entry in logs))  # after the client knows
 
     lines = [entry for entry in logs if entry["event"] in ("rpc finished", "stream closed")]
     assert [(line["rpc"], line["code"], line["reason"]) for line in lines] == [

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from hubbub_server.adapters.cql.schema import migrate
 from hubbub_server.supervisor.cassandra_servers import DATACENTER, CassandraPlan, fetch_jars, prepare
 from hubbub_server.supervisor.leash import leashed
 from hubbub_server.supervisor.ports import find_free
+from tests.support.waiting import wait_until
 
 KEYSPACE: Final = "hubbub_test"
 _READY_TIMEOUT_S: Final = 180.0
@@ -98,12 +98,11 @@ class CassandraServer:
 
     def wait_ready(self) -> None:
         """Waits until it answers CQL."""
-        deadline_s = time.monotonic() + _READY_TIMEOUT_S
-        while not self._answers():
-            assert self._process is not None
-            if self._process.poll() is not None or time.monotonic() > deadline_s:
-                raise RuntimeError(f"cassandra does not serve: {self.log.read_text()[-4_000:]}")
-            time.sleep(0.1)
+        process = self._process
+        assert process is not None
+        wait_until(lambda: process.poll() is not None or self._answers(), _READY_TIMEOUT_S)
+        if process.returncode is not None:
+            raise RuntimeError(f"cassandra does not serve: {self.log.read_text()[-4_000:]}")
 
     def _answers(self) -> bool:
         # The CQL port opens last, when the server is ready for clients.

@@ -10,7 +10,7 @@ from typing import Protocol
 from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.errors import ApiRefusal
 from hubbub_server.adapters.nats.log_shards import NatsLogShards
-from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
+from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers, ensure_floors
 from hubbub_server.adapters.nats.records import EXPECTED_SEQUENCE, encode_facts, header_block_bytes, stream_name
 from hubbub_server.adapters.nats.streams import ensure_streams
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
@@ -211,6 +211,7 @@ class NatsLogSetup:
             known_epochs=self.epochs,
             timeout_s=RECOVERY_TIMEOUT_S,
         )
+        await ensure_floors(connection, replicas=self.cluster.replicas)
 
     @asynccontextmanager
     async def node(self) -> AsyncIterator[TopicLog]:

@@ -211,12 +211,14 @@ class Services:
         return self._nats[size]
 
     def cassandra(self) -> "CassandraServer":
-        """Returns the shared CQL server, running; see `require_cassandra`."""
+        """Returns the shared CQL server, ready; see `require_cassandra`."""
         from tests.support import cassandra
 
         require_cassandra()
         if self._cassandra is None:
             self._cassandra = self._stack.enter_context(cassandra.cassandra_server())
+        self._cassandra.start()  # a test that failed may have left it dead
+        self._cassandra.wait_ready()
         return self._cassandra
 
     def valkey(self) -> "ValkeyServer":

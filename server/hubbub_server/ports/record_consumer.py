@@ -62,10 +62,12 @@ class RecordConsumer(Protocol):
         """
 
     async def ack(self, record: AnyRecord) -> None:
-        """Remembers that everything up to this record is done. Confirmed by the server when it returns."""
+        """Takes everything up to this record for done.
 
-    async def keep_alive(self) -> None:
-        """Says that the fetched records are still worked on, so that they are not delivered again meanwhile."""
+        That is durable within a second while `fetch` is called, and when the consumer is closed: what was acknowledged
+        after that comes again if the process dies. Raises LogUnavailable when the record does not wait for it, or is of
+        a log that is gone.
+        """
 
     async def acknowledged(self) -> int:
         """Returns the sequence of the last acknowledged record, or of the last one that was trimmed; 0: neither."""
@@ -78,10 +80,10 @@ class RecordConsumers(Protocol):
     """Opens consumers."""
 
     def open(self, *, role: str, shard: int) -> AbstractAsyncContextManager[RecordConsumer]:
-        """Opens the durable consumer of a role on a shard, creating it at the first record there is if it is new."""
+        """Opens the consumer of a role on a shard after what it acknowledged, or at the first record there is."""
 
     async def acknowledged(self, *, role: str, shard: int) -> int:
-        """Returns the sequence of the last record that a role acknowledged on a shard, open or not.
+        """Returns the sequence of the last record that a role acknowledged on a shard, up to a second late.
 
         Less than that of the first record when it acknowledged none that is there. Raises LogUnavailable.
         """

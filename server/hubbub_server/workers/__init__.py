@@ -1,1 +1,1 @@
-"""What workers do with each shard: the roles (projector, relay, state) over durable consumers, and the trimmer."""
+"""What workers do with each shard: the roles (projector, relay, state) over the log, and the trimmer."""

@@ -20,7 +20,7 @@ from hubbub_server.ports.dead_letters import DeadLetters, DeadTopic, LettersMove
 from hubbub_server.ports.record_consumer import AnyRecord, UnreadableRecord, topic_of
 from hubbub_server.ports.topic_log import LogRecord
 from hubbub_server.workers.backoff import Backoff
-from hubbub_server.workers.shard_role import KeepAlive
+from hubbub_server.workers.shard_role import RequireLease
 
 if TYPE_CHECKING:
     from hubbub_server.domain.ids import TopicId
@@ -52,7 +52,7 @@ class DeadTopics:
         self._topics = dict(await self._letters.topics(role=self._role, shard=self._shard))
         self._gauge.set(len(self._topics))
 
-    async def put_aside(self, records: Sequence[AnyRecord], keep_alive: KeepAlive) -> list[LogRecord]:
+    async def put_aside(self, records: Sequence[AnyRecord], require_lease: RequireLease) -> list[LogRecord]:
         """Puts aside what is of dead topics or has no facts; returns the others, in order.
 
         Raises:
@@ -61,15 +61,15 @@ class DeadTopics:
         living: list[LogRecord] = []
         for record in records:
             if isinstance(record, UnreadableRecord):
-                await self.kill(record, record.reason, keep_alive)
-            elif not await self._follow(record, keep_alive):
+                await self.kill(record, record.reason, require_lease)
+            elif not await self._follow(record, require_lease):
                 living.append(record)
         return living
 
-    async def kill(self, record: AnyRecord, reason: str, keep_alive: KeepAlive) -> None:
+    async def kill(self, record: AnyRecord, reason: str, require_lease: RequireLease) -> None:
         """Puts a record aside that can never be handled; its topic is dead from here on. Raises as `put_aside`."""
         topic_id = topic_of(record)
-        while not await self._add(record, reason, self._topics.get(topic_id), keep_alive):
+        while not await self._add(record, reason, self._topics.get(topic_id), require_lease):
             pass
         log.error(
             "record put into the dead letters",
@@ -80,7 +80,7 @@ class DeadTopics:
             reason=reason,
         )
 
-    async def _follow(self, record: LogRecord, keep_alive: KeepAlive) -> bool:
+    async def _follow(self, record: LogRecord, require_lease: RequireLease) -> bool:
         """Puts a record of a dead topic aside; tells whether it did, now or before."""
         epoch, sequence = place_of(record)
         while (topic := self._topics.get(record.facts.topic_id)) is not None:
@@ -88,11 +88,11 @@ class DeadTopics:
                 return False
             if topic.last_place[0] == epoch and sequence <= topic.last_place[1]:
                 return True
-            if await self._add(record, f"comes after letter {topic.last_number}", topic, keep_alive):
+            if await self._add(record, f"comes after letter {topic.last_number}", topic, require_lease):
                 return True
         return False
 
-    async def _add(self, record: AnyRecord, reason: str, topic: DeadTopic | None, keep_alive: KeepAlive) -> bool:
+    async def _add(self, record: AnyRecord, reason: str, topic: DeadTopic | None, require_lease: RequireLease) -> bool:
         """Adds a letter; False when the letters were others and have been read again."""
         if topic is None and len(self._topics) >= MAX_DEAD_TOPICS:
             raise TooManyDeadTopics(f"{MAX_DEAD_TOPICS} topics are dead; record {record.sequence}: {reason}")
@@ -121,7 +121,7 @@ class DeadTopics:
                 self._counter.inc()
                 return True
             await self._backoff.wait()
-            await keep_alive()
+            require_lease()
 
     async def _loaded(self) -> bool:
         try:

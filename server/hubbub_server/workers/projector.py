@@ -12,7 +12,7 @@ from hubbub_server.ports.projection import Projection, ProjectionBatch, ShardRow
 from hubbub_server.ports.record_codec import RecordCodec
 from hubbub_server.ports.topic_log import LogRecord
 from hubbub_server.workers.backoff import Backoff
-from hubbub_server.workers.shard_role import Batch, KeepAlive, ShardHalted, StartOver
+from hubbub_server.workers.shard_role import Batch, RequireLease, ShardHalted, StartOver
 
 log = structlog.get_logger()
 
@@ -48,21 +48,21 @@ class Projector:
                 self._halt(acknowledged + 1)
             self._start_over(f"{acknowledged} is acknowledged, the store has the shard up to {self._stored.sequence}")
 
-    async def handle(self, batch: Batch, keep_alive: KeepAlive) -> None:
+    async def handle(self, batch: Batch, require_lease: RequireLease) -> None:
         """Applies a batch until the store has it, and with it how far the shard is done."""
         self._check_continues(batch)
         # A node that had not heard of a new epoch yet may append behind it: that takes nothing back.
         epoch = max(self._stored.epoch, *(record.facts.epoch for record in batch.records), 0)
         shard = ShardRow(shard=self._shard, epoch=epoch, sequence=batch.last_sequence)
         rows = project(self._codec, self._shard, batch.records) if batch.records else ProjectionBatch(shard=shard)
-        await self._apply(replace(rows, shard=shard), keep_alive)
+        await self._apply(replace(rows, shard=shard), require_lease)
         self._stored = shard
         self._has_started_over = False
 
-    async def replay(self, records: Sequence[LogRecord], keep_alive: KeepAlive) -> None:
+    async def replay(self, records: Sequence[LogRecord], require_lease: RequireLease) -> None:
         """Applies records of one topic; how far the shard is done is farther already and stays."""
         if records:
-            await self._apply(project(self._codec, self._shard, records), keep_alive)
+            await self._apply(project(self._codec, self._shard, records), require_lease)
 
     def _check_continues(self, batch: Batch) -> None:
         if batch.first_sequence > self._stored.sequence + 1:
@@ -95,14 +95,14 @@ class Projector:
                 self._backoff.reset()
                 return row or ShardRow(shard=self._shard, epoch=0, sequence=0)
 
-    async def _apply(self, batch: ProjectionBatch, keep_alive: KeepAlive) -> None:
+    async def _apply(self, batch: ProjectionBatch, require_lease: RequireLease) -> None:
         while True:
             try:
                 await self._check_store_is_the_same()
                 await self._projection.apply(batch)
             except StoreUnavailable as error:
                 await self._wait_for_store(error)
-                await keep_alive()
+                require_lease()
             else:
                 self._backoff.reset()
                 return

@@ -19,7 +19,7 @@ from hubbub_server.ports.record_codec import RecordCodec
 from hubbub_server.ports.record_consumer import PoisonRecord
 from hubbub_server.ports.topic_log import LogRecord
 from hubbub_server.workers.backoff import Backoff
-from hubbub_server.workers.shard_role import Batch, KeepAlive
+from hubbub_server.workers.shard_role import Batch, RequireLease
 from hubbub_server.workers.side_by_side import side_by_side
 
 _MEMBERSHIP_KINDS: Final = frozenset({MembersAdded.__name__, MemberRemoved.__name__})
@@ -49,11 +49,11 @@ class Relay:
     async def start(self, acknowledged: int) -> None:
         """Needs no preparation: what was acknowledged is on the users' topics."""
 
-    async def handle(self, batch: Batch, keep_alive: KeepAlive) -> None:
+    async def handle(self, batch: Batch, require_lease: RequireLease) -> None:
         """Relays the membership events of a batch, until every topic concerned has them."""
-        await self.replay(batch.records, keep_alive)
+        await self.replay(batch.records, require_lease)
 
-    async def replay(self, records: Sequence[LogRecord], keep_alive: KeepAlive) -> None:
+    async def replay(self, records: Sequence[LogRecord], require_lease: RequireLease) -> None:
         """Relays the membership events of records."""
         for record in records:
             if record.facts.kinds.isdisjoint(_MEMBERSHIP_KINDS):
@@ -61,11 +61,11 @@ class Relay:
             for decoded in decode_record(self._codec, self._shard, record):
                 try:
                     commands = _commands(decoded.event)
-                    await side_by_side(partial(self._submit_until_done, keep_alive), commands, keep_alive)
+                    await side_by_side(partial(self._submit_until_done, require_lease), commands, require_lease)
                 except ValueError as exc:
                     raise PoisonRecord(shard=self._shard, sequence=record.sequence, reason=str(exc)) from exc
 
-    async def _submit_until_done(self, keep_alive: KeepAlive, each: tuple[UserId, RecordMembership]) -> None:
+    async def _submit_until_done(self, require_lease: RequireLease, each: tuple[UserId, RecordMembership]) -> None:
         user_id, command = each
         while True:
             try:
@@ -73,7 +73,7 @@ class Relay:
             except HubbubError as error:
                 log.warning("effect not written", shard=self._shard, error=type(error).__name__, reason=str(error))
                 await self._backoff.wait()
-                await keep_alive()
+                require_lease()
             except ValueError as error:
                 # Poison, but on the user's topic. This record is good and must not be skipped: it waits for a replay.
                 raise ValueError(f"the topic of {user_id} cannot be read: {error}") from error

@@ -27,10 +27,12 @@ from hubbub_server.ports.dead_letters import DeadLetters, LetterTooLarge
 from hubbub_server.ports.record_consumer import AnyRecord, PoisonRecord, RecordConsumer, RecordConsumers, RecordLost
 from hubbub_server.workers.backoff import Backoff
 from hubbub_server.workers.dead_topics import DeadTopics, TooManyDeadTopics
-from hubbub_server.workers.shard_role import Batch, KeepAlive, ShardHalted, ShardRole, StartOver
+from hubbub_server.workers.shard_role import Batch, ShardHalted, ShardRole, StartOver
 
 _MAX_RECORDS: Final = 100
 _FETCH_WAIT_S: Final = 5.0
+_GATHER_S: Final = 0.25
+"""Pause after a batch that was not full: under light traffic a batch costs as much as a record, for who comes next."""
 _LAG_INTERVAL_S: Final = 2.0
 
 log = structlog.get_logger()
@@ -130,42 +132,41 @@ class ShardLoop:
                 if records:
                     await self._handle(consumer, records)
                 self._backoff.reset()
+                if 0 < len(records) < _MAX_RECORDS:
+                    await asyncio.sleep(_GATHER_S)
             except LogUnavailable as error:
                 # The consumer stays open: it knows what it gave out, and a later acknowledgement covers a lost one.
                 await self._wait_for_log(error)
 
     async def _handle(self, consumer: RecordConsumer, records: Sequence[AnyRecord]) -> None:
-        async def keep_alive() -> None:
-            self._require_lease()
-            with suppress(LogUnavailable):  # then the records come again, which is harmless
-                await consumer.keep_alive()
-
         self._require_lease()
-        await self._handle_for_good(records, keep_alive)
+        await self._handle_for_good(records)
         self._applied.inc(len(records))
         self._require_lease()
         await consumer.ack(records[-1])
 
-    async def _handle_for_good(self, records: Sequence[AnyRecord], keep_alive: KeepAlive) -> None:
+    async def _handle_for_good(self, records: Sequence[AnyRecord]) -> None:
         """Handles what lives and puts aside what is dead. Never raises LogUnavailable: a batch is not fetched again.
 
         What comes before a poison record is handled before that one is put aside: then the letters begin where the
         role's work on the topic ends.
         """
         start, end = records[0].sequence, records[-1].sequence
-        living = await self._dead.put_aside(records, keep_alive)
+        living = await self._dead.put_aside(records, self._require_lease)
         while True:
             try:
-                await self._role.handle(Batch(first_sequence=start, last_sequence=end, records=living), keep_alive)
+                await self._role.handle(
+                    Batch(first_sequence=start, last_sequence=end, records=living), self._require_lease
+                )
             except PoisonRecord as poison:
                 before = [record for record in living if record.sequence < poison.sequence]
                 (killed,) = [record for record in living if record.sequence == poison.sequence]
                 after = [record for record in living if record.sequence > poison.sequence]
                 if poison.sequence > start:
                     batch = Batch(first_sequence=start, last_sequence=poison.sequence - 1, records=before)
-                    await self._role.handle(batch, keep_alive)
-                await self._dead.kill(killed, poison.reason, keep_alive)
-                start, living = poison.sequence, await self._dead.put_aside(after, keep_alive)
+                    await self._role.handle(batch, self._require_lease)
+                await self._dead.kill(killed, poison.reason, self._require_lease)
+                start, living = poison.sequence, await self._dead.put_aside(after, self._require_lease)
             else:
                 return
 

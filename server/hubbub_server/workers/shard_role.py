@@ -1,12 +1,13 @@
 """What a role does with the records of one shard: the interface between the loop and the roles."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from hubbub_server.ports.topic_log import LogRecord
 
-KeepAlive = Callable[[], Awaitable[None]]
+RequireLease = Callable[[], None]
+"""Ends the work, by an exception of its own, when the lease of the unit is lost."""
 
 
 class ShardHalted(Exception):
@@ -34,7 +35,7 @@ class ShardRole(Protocol):
 
     @property
     def role(self) -> str:
-        """Names the role; also the durable consumer."""
+        """Names the role, its lease and its floor."""
 
     async def start(self, acknowledged: int) -> None:
         """Prepares for what comes after the record with sequence `acknowledged`, 0: for the first one.
@@ -43,8 +44,8 @@ class ShardRole(Protocol):
             StartOver: it cannot go on from there, but from the first record.
         """
 
-    async def handle(self, batch: Batch, keep_alive: KeepAlive) -> None:
-        """Handles a batch for good before it returns, however long that takes; awaits `keep_alive` while it waits.
+    async def handle(self, batch: Batch, require_lease: RequireLease) -> None:
+        """Handles a batch for good before it returns, however long that takes; after each wait calls `require_lease`.
 
         Raises:
             PoisonRecord: at the first record that can never be handled; none, some or all before it are handled.
@@ -52,7 +53,7 @@ class ShardRole(Protocol):
             StartOver: as `start`.
         """
 
-    async def replay(self, records: Sequence[LogRecord], keep_alive: KeepAlive) -> None:
+    async def replay(self, records: Sequence[LogRecord], require_lease: RequireLease) -> None:
         """Handles records of one topic, in order, out of dead letters: `handle` has passed over them long ago.
 
         Raises:

@@ -1,7 +1,7 @@
 """Does one thing to many, a few at a time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -12,15 +12,15 @@ _AT_ONCE: Final = 16
 async def side_by_side(
     work: Callable[[T], Coroutine[Any, Any, None]],
     items: Sequence[T],
-    keep_alive: Callable[[], Awaitable[None]] | None = None,
+    require_lease: Callable[[], None] | None = None,
 ) -> None:
-    """Awaits `work` of each item, 16 at a time, and `keep_alive`, if there is one, before each 16.
+    """Awaits `work` of each item, 16 at a time; calls `require_lease`, if there is one, before each 16.
 
     The first error ends the others of its 16 and is raised as it is: whoever calls this knows no groups of them.
     """
     for start in range(0, len(items), _AT_ONCE):
-        if keep_alive is not None:
-            await keep_alive()
+        if require_lease is not None:
+            require_lease()
         try:
             async with asyncio.TaskGroup() as group:
                 for item in items[start : start + _AT_ONCE]:

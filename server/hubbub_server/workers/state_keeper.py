@@ -18,7 +18,7 @@ from hubbub_server.domain.ids import TopicId
 from hubbub_server.ports.topic_log import LogRecord, RecordFacts
 from hubbub_server.ports.topic_states import SnapshotTooLarge
 from hubbub_server.workers.backoff import Backoff
-from hubbub_server.workers.shard_role import Batch, KeepAlive
+from hubbub_server.workers.shard_role import Batch, RequireLease
 from hubbub_server.workers.side_by_side import side_by_side
 
 _EVERY_POSITIONS: Final = 64
@@ -40,16 +40,16 @@ class StateKeeper:
     async def start(self, acknowledged: int) -> None:
         """Needs no preparation."""
 
-    async def handle(self, batch: Batch, keep_alive: KeepAlive) -> None:
+    async def handle(self, batch: Batch, require_lease: RequireLease) -> None:
         """Takes one snapshot of each topic that is new, changed who may read, or passed a multiple of 64 positions."""
-        await self.replay([record for record in batch.records if _is_occasion(record.facts)], keep_alive)
+        await self.replay([record for record in batch.records if _is_occasion(record.facts)], require_lease)
 
-    async def replay(self, records: Sequence[LogRecord], keep_alive: KeepAlive) -> None:
+    async def replay(self, records: Sequence[LogRecord], require_lease: RequireLease) -> None:
         """Takes one snapshot of each topic of `records`."""
         topics = list(dict.fromkeys(record.facts.topic_id for record in records))
-        await side_by_side(partial(self._take, keep_alive), topics, keep_alive)
+        await side_by_side(partial(self._take, require_lease), topics, require_lease)
 
-    async def _take(self, keep_alive: KeepAlive, topic_id: TopicId) -> None:
+    async def _take(self, require_lease: RequireLease, topic_id: TopicId) -> None:
         while True:
             try:
                 await self._snapshots.take(topic_id)
@@ -58,7 +58,7 @@ class StateKeeper:
                 return
             except LogUnavailable as error:
                 log.warning("log unavailable", role=self.role, shard=self._shard, reason=str(error))
-                await keep_alive()
+                require_lease()
                 await self._backoff.wait()
             else:
                 self._backoff.reset()

@@ -156,8 +156,8 @@ async def test_a_client_without_a_password_is_signed_out_when_its_refresh_token_
 
     async with connected() as (server, first_client):
         server.before_call = refuse_refresh
+        await server.next_stream()  # of the first client, whichever would be faster
         async with HubbubClient(server.address, first_client.credentials) as client:
-            await server.next_stream()
             (await server.next_stream()).end(status(grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED"))
             assert isinstance(await error_of(client), SignedOut)
 

@@ -1,4 +1,4 @@
-"""Durable consumers of a FakeLogServer. Acknowledged floors live in the server, so they outlast consumers.
+"""Consumers of a FakeLogServer. Acknowledged floors live in the server, so they outlast consumers.
 
 Switches: `is_unavailable` (every call raises LogUnavailable), `fail_acks` (so many next acknowledgements are lost and
 raise it), `unreadable` (places without facts), `lost` (places where nothing is any more).
@@ -20,7 +20,6 @@ class FakeRecordConsumers:
     def __init__(self, server: FakeLogServer) -> None:
         self.is_unavailable = False
         self.fail_acks = 0
-        self.keep_alives = 0
         self.unreadable: set[tuple[int, int]] = set()
         self.lost: set[tuple[int, int]] = set()
         self.server = server
@@ -108,10 +107,6 @@ class FakeRecordConsumer:
         if not any(record in (each, _without_facts(each)) for each in stored if each.sequence == record.sequence):
             raise LogUnavailable("the record is of a log that was lost")
         self._consumers.server.ack_floors[self._key] = max(self._consumers.floor(*self._key), record.sequence)
-
-    async def keep_alive(self) -> None:
-        self._consumers.check_available()
-        self._consumers.keep_alives += 1
 
     async def acknowledged(self) -> int:
         self._consumers.check_available()

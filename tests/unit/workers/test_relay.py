@@ -123,7 +123,6 @@ async def test_effect_is_tried_until_it_is_written(stage: Stage) -> None:
         await stage.until_caught_up(0, 1)
 
     assert standing(stage, BOB, room) == (True, 3)
-    assert stage.consumers.keep_alives >= 15
 
 
 async def test_records_without_membership_are_not_even_decoded(stage: Stage) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import count
 
 import pytest
+from structlog.testing import capture_logs
 
 from hubbub_server.domain.commands import AddMembers
 from hubbub_server.domain.conversation import ConversationState
@@ -117,11 +118,12 @@ async def test_log_that_is_away_is_waited_for(stage: Stage) -> None:
     room = stage.make_group(0)
     stage.log.cut()
 
-    async with stage.working():
-        await until(lambda: stage.consumers.keep_alives > 3)
-        assert stage.server.states == {}
-        stage.log.heal()
-        await until(lambda: room in stage.server.states)
+    with capture_logs() as logs:
+        async with stage.working():
+            await until(lambda: sum(line["event"] == "log unavailable" for line in logs) > 3)
+            assert stage.server.states == {}
+            stage.log.heal()
+            await until(lambda: room in stage.server.states)
 
 
 async def test_lease_that_is_lost_while_many_snapshots_wait_ends_them_all_as_one(stage: Stage) -> None:
@@ -130,14 +132,14 @@ async def test_lease_that_is_lost_while_many_snapshots_wait_ends_them_all_as_one
     keeper = StateKeeper(0, snapshots=stage.snapshots, backoff=Backoff(first_s=0.001, max_s=0.002))
     looks = count(1)
 
-    async def keep_alive() -> None:
+    def require_lease() -> None:
         if next(looks) > 1:
             raise LeaseLost
 
     stage.log.cut()
 
     with pytest.raises(LeaseLost):
-        await keeper.replay([stage.server.by_topic[room][0] for room in rooms], keep_alive)
+        await keeper.replay([stage.server.by_topic[room][0] for room in rooms], require_lease)
 
 
 async def test_record_without_facts_marks_its_topic_for_the_state_keeper_and_the_others_get_snapshots(

@@ -13,7 +13,7 @@ from hubbub_server.ports.shard_leases import Unit
 from hubbub_server.ports.topic_log import LogRecord
 from hubbub_server.workers.backoff import Backoff
 from hubbub_server.workers.roles import NewRole, Pace, shard_loops
-from hubbub_server.workers.shard_role import Batch, KeepAlive, ShardRole
+from hubbub_server.workers.shard_role import Batch, RequireLease, ShardRole
 from hubbub_server.workers.worker import TICK_S, TTL_S, Worker
 from tests.support.fakes.dead_letters import FakeDeadLetters
 from tests.support.fakes.record_consumers import FakeRecordConsumers
@@ -119,14 +119,14 @@ class SpyRole:
     async def start(self, acknowledged: int) -> None:
         """Nothing to prepare."""
 
-    async def handle(self, batch: Batch, keep_alive: KeepAlive) -> None:
+    async def handle(self, batch: Batch, require_lease: RequireLease) -> None:
         while self._stage.store_is_down:
             await self._backoff.wait()
-            await keep_alive()
+            require_lease()
         sequences = [record.sequence for record in batch.records]
         self._stage.acts.append(Act(self._worker, self._unit, now_s(), sequences))
 
-    async def replay(self, records: Sequence[LogRecord], keep_alive: KeepAlive) -> None:
+    async def replay(self, records: Sequence[LogRecord], require_lease: RequireLease) -> None:
         """Not played here."""
 
 

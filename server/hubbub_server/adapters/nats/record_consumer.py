@@ -1,14 +1,18 @@
-"""RecordConsumers on JetStream: durable pull consumers, one a role and shard, read in order and without holes.
+"""RecordConsumers on JetStream: a reader in memory a role and shard, and how far each role came in a KV bucket.
 
-Theory of operation. A consumer holds one inbox and at most one open pull request; what arrives waits in a buffer, so
+Theory of operation. An open consumer reads the log through an ephemeral consumer of the server that asks for no
+acknowledgements and lives in memory: it costs the disks nothing, and one that is lost is made again after the last
+record that was returned. There is one inbox and at most one open pull request; what arrives waits in a buffer, so
 nothing that the server sent is lost between two calls of `fetch`. Only the record after the last one returned is taken
-from the buffer. An older one was returned before and is skipped. A newer one is a hole: something was sent to an inbox
-that is gone (ours before a reconnect, or of a worker that died). Then the consumer is *reset*: the server goes back to
-its acknowledged floor, we take a new inbox, and what we returned already is skipped. A reset comes first of all when a
-consumer is opened, so that nobody waits for `ack_wait`.
+from the buffer. A newer one is a hole: something was sent over a link that broke. Then the reader is made again; what
+is missing even so is looked up at the leader, and only what is not there either is lost.
 
-`ack_policy: all` makes one acknowledgement cover everything before it; the order above makes that safe. The server may
-forget acknowledgements when it is killed: records come again then, to a worker for which that is no harm.
+How far the role came, its *floor*, is written once a second at most and when the consumer is closed: records that were
+acknowledged after that come again when this process dies, to roles for which that is no harm. A durable consumer of the
+server would write on three disks for every record that is delivered and for every acknowledgement, in front of the
+commits that people wait for (docs/adr/0014). A floor says of which log it is, by the time of its making and its epoch:
+for another one it counts for nothing. It is written under the revision that was read, so a worker that was taken over,
+or whose floor was taken back meanwhile, notices and begins again at what is written.
 """
 
 import asyncio
@@ -16,16 +20,18 @@ import json
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
 
 from nats.aio.msg import Msg
 from nats.js.api import Header
 
 from hubbub_server.adapters.nats.connection import NatsConnection
-from hubbub_server.adapters.nats.errors import ApiRefusal
+from hubbub_server.adapters.nats.kv import ensure_bucket, open_bucket
 from hubbub_server.adapters.nats.records import RecordUnreadable, decode_facts, stream_name, topic_of_subject
-from hubbub_server.adapters.nats.streams import get_message, read_stream
+from hubbub_server.adapters.nats.streams import epoch_of, get_message, read_stream_info
 from hubbub_server.domain.errors import LogUnavailable
 from hubbub_server.ports.record_consumer import AnyRecord, RecordLost, UnreadableRecord
 from hubbub_server.ports.topic_log import LogRecord
@@ -33,24 +39,36 @@ from hubbub_server.ports.topic_log import LogRecord
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
 
-_ACK_WAIT_S = 30
-_PULL_FOR_S = 5.0
-_PULL_RECORDS = 512
-_PULL_BYTES = 8 << 20
-_MAX_ACK_PENDING = 4096
-_PULL_IS_OVER = ("404", "408")
-_PULL_HAS_BROUGHT_ALL = ("Batch Completed", "MaxBytes")
-"""Of the texts of status 409; the others say that the consumer or its leader is gone."""
-_RESTART_PAUSE_S = 0.02
-_NANOSECONDS = 1_000_000_000
+_BUCKET: Final = "FLOORS"
+_REMEMBER_EVERY_S: Final = 1.0
+_PULL_FOR_S: Final = 5.0
+_PULL_RECORDS: Final = 512
+_PULL_BYTES: Final = 8 << 20
+_UNUSED_FOR_S: Final = 300
+"""After this time without a pull the server forgets a reader."""
+_PULL_IS_OVER: Final = ("404", "408")
+_PULL_HAS_BROUGHT_ALL: Final = ("Batch Completed", "MaxBytes")
+"""Of the texts of status 409; the others say that the reader is gone."""
+_RESTART_PAUSE_S: Final = 0.02
+_NANOSECONDS: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stream:
+    """What a stream says: which log it is, and the sequences of its first and last record."""
+
+    identity: str
+    first: int
+    last: int
 
 
 class NatsRecordConsumers:
     """RecordConsumers over an open connection."""
 
     def __init__(self, connection: NatsConnection) -> None:
-        """Takes the connection."""
+        """Takes the connection; the floors are in a bucket that `ensure_floors` makes."""
         self._connection = connection
+        self._floors = _Floors(connection)
         self._open: set[NatsRecordConsumer] = set()
         connection.on_reconnect(self._interrupt_all)
 
@@ -60,68 +78,99 @@ class NatsRecordConsumers:
 
     @asynccontextmanager
     async def open(self, *, role: str, shard: int) -> AsyncIterator["NatsRecordConsumer"]:
-        """Opens the durable consumer `role` of a shard, creating it at the first record if it is new."""
-        consumer = NatsRecordConsumer(self._connection, role=role, shard=shard)
-        await consumer.restart()
+        """Opens the consumer of a role on a shard after the last record that is known to be acknowledged."""
+        consumer = NatsRecordConsumer(self._connection, self._floors, role=role, shard=shard)
         self._open.add(consumer)
         try:
+            await consumer.restart()
             yield consumer
         finally:
             self._open.remove(consumer)
             await consumer.close()
 
     async def acknowledged(self, *, role: str, shard: int) -> int:
-        """Returns the acknowledged floor of a role, without touching what an open consumer does."""
-
-        async def read() -> int:
-            try:
-                info = await self._connection.call(f"CONSUMER.INFO.{stream_name(shard)}.{role}")
-            except ApiRefusal as refusal:
-                if refusal.is_no_consumer:
-                    return 0
-                raise
-            return int(info["ack_floor"]["stream_seq"])
-
-        return await self._connection.retry(read)
+        """Returns the floor of a role, up to a second old while its consumer is open."""
+        stream = await _read_stream(self._connection, shard)
+        return (await self._floors.read(role, shard, stream)).sequence
 
     async def forget(self, *, role: str, shard: int) -> None:
-        """Deletes the durable consumer, if there is one."""
+        """Takes back the floor of a role."""
+        await self._floors.forget(role, shard)
 
-        async def delete() -> None:
-            try:
-                await self._connection.call(f"CONSUMER.DELETE.{stream_name(shard)}.{role}")
-            except ApiRefusal as refusal:
-                if not refusal.is_no_consumer:
-                    raise
 
-        await self._connection.retry(delete)
+async def ensure_floors(connection: NatsConnection, *, replicas: int) -> None:
+    """Makes the bucket of the floors if it is missing. Raises LogUnavailable."""
+    await ensure_bucket(connection, _BUCKET, replicas=replicas, can_expire=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Floor:
+    """How far a role came on a shard, and the revision of the document that says so."""
+
+    sequence: int
+    revision: int
+
+
+class _Floors:
+    """How far each role came on each shard of which log."""
+
+    def __init__(self, connection: NatsConnection) -> None:
+        self._bucket = open_bucket(connection, _BUCKET)
+
+    async def read(self, role: str, shard: int, stream: _Stream) -> _Floor:
+        """Returns the floor of a role: 0 if it has none in this log, or one of a newer copy of it."""
+        document = await self._bucket.read(_key(role, shard))
+        if document is None:
+            return _Floor(sequence=0, revision=0)
+        written = json.loads(document.value)
+        is_valid = written["log"] == stream.identity and written["sequence"] <= stream.last
+        return _Floor(sequence=written["sequence"] if is_valid else 0, revision=document.revision)
+
+    async def write(self, role: str, shard: int, identity: str, floor: _Floor) -> _Floor | None:
+        """Writes a floor if its revision is still the newest, and returns it with the next one; None if it is not."""
+        value = json.dumps({"log": identity, "sequence": floor.sequence}).encode()
+        revision = await self._bucket.replace(_key(role, shard), value, revision=floor.revision)
+        return None if revision is None else replace(floor, revision=revision)
+
+    async def forget(self, role: str, shard: int) -> None:
+        """Takes back a floor; whoever has the consumer open notices."""
+        document = await self._bucket.read(_key(role, shard))
+        if document and await self.write(role, shard, "", _Floor(sequence=0, revision=document.revision)) is None:
+            raise LogUnavailable("the floor was written meanwhile")
+
+
+def _key(role: str, shard: int) -> str:
+    return f"{shard}.{role}"
 
 
 class NatsRecordConsumer:
     """RecordConsumer. Used by one task."""
 
-    def __init__(self, connection: NatsConnection, *, role: str, shard: int) -> None:
+    def __init__(self, connection: NatsConnection, floors: _Floors, *, role: str, shard: int) -> None:
         """Names the consumer; `restart` opens it."""
         self._connection = connection
+        self._floors = floors
         self._role = role
         self._shard = shard
-        self._path = f"{stream_name(shard)}.{role}"
-        self._created = ""
-        self._before_first = 0
-        """What was acknowledged, or trimmed, when this was opened. A new consumer says the latter on R1 only."""
+        self._log = ""
+        """Which log the numbers below are of."""
         self._next = 1
         """Sequence of the record to return next."""
-        self._unacked: dict[int, tuple[str, str]] = {}
-        """Record id and where to acknowledge, by sequence, of what was returned."""
         self._done = 0
-        """Sequence of the last record that was to be acknowledged, confirmed or not."""
-        self._forgotten = ""
-        """Where to acknowledge what came again although it is done."""
+        """Sequence of the last record that was acknowledged, or that was trimmed when this was opened."""
+        self._floor = _Floor(sequence=0, revision=0)
+        """What is written."""
+        self._remember_at_s = 0.0
+        self._given: dict[int, str] = {}
+        """Record ids, by sequence, of what was returned and not acknowledged."""
         self._buffer: deque[Msg] = deque()
+        self._reader = ""
         self._inbox: Subscription | None = None
         self._inbox_subject = ""
         self._pull_end_s = 0.0
         self._pull_left = 0
+        self._is_pull_vain = False
+        """Whether the last pull has brought nothing so far."""
         self._is_broken = False
         self._arrived = asyncio.Event()
 
@@ -131,23 +180,24 @@ class NatsRecordConsumer:
         end_s = loop.time() + wait_s
         while True:
             self._arrived.clear()
-            records = self._take(max_records)
-            if self._forgotten:
-                await self._acknowledge_again()
-            if records:
+            if self._is_to_remember() and loop.time() >= self._remember_at_s:
+                await self._remember()
+            if records := self._take(max_records):
                 return records
             if self._is_broken:
                 await asyncio.sleep(_RESTART_PAUSE_S)
                 await self.restart()
             if self._pull_left <= 0 or loop.time() >= self._pull_end_s:
+                if self._is_pull_vain:
+                    await self._look_for_lost()
                 await self._pull()
+            wake_s = self._remember_at_s if self._is_to_remember() else end_s
             try:
-                async with asyncio.timeout_at(min(end_s, self._pull_end_s)):
+                async with asyncio.timeout_at(min(end_s, wake_s, self._pull_end_s)):
                     await self._arrived.wait()
             except TimeoutError:
                 if loop.time() >= end_s:
                     return []
-                await self._look_for_lost()
 
     def _take(self, max_records: int) -> list[AnyRecord]:
         records: list[AnyRecord] = []
@@ -160,39 +210,28 @@ class NatsRecordConsumer:
             if sequence == self._next:
                 record = _read(message, sequence)
                 records.append(record)
-                self._unacked[sequence] = (_record_id(record), message.reply)
+                self._given[sequence] = _record_id(record)
                 self._next += 1
-            elif sequence <= self._done:
-                self._forgotten = message.reply
-                self._unacked.pop(sequence, None)
             self._buffer.popleft()
         return records
-
-    async def _acknowledge_again(self) -> None:
-        """Repeats an acknowledgement that was not confirmed, or that servers forgot when they were killed.
-
-        Without it a shard in which nothing follows would look behind for ever, and would not be trimmed.
-        """
-        reply, self._forgotten = self._forgotten, ""
-        with suppress(LogUnavailable):  # then it comes again
-            await self._connection.publish(reply, b"+ACK")
 
     async def _pull(self) -> None:
         query = {"batch": _PULL_RECORDS, "expires": int(_PULL_FOR_S * _NANOSECONDS), "max_bytes": _PULL_BYTES}
         self._pull_left = _PULL_RECORDS
+        self._is_pull_vain = True
         self._pull_end_s = asyncio.get_running_loop().time() + _PULL_FOR_S
         await self._connection.publish(
-            f"$JS.API.CONSUMER.MSG.NEXT.{self._path}", json.dumps(query).encode(), reply=self._inbox_subject
+            f"$JS.API.CONSUMER.MSG.NEXT.{self._reader}", json.dumps(query).encode(), reply=self._inbox_subject
         )
 
     async def _look_for_lost(self) -> None:
-        """Asks, after a pull that brought nothing, whether the server thinks that it sent what never arrived."""
-        info = await self._read_info()
-        if info["num_ack_pending"] > len(self._unacked) + len(self._buffer):
+        """Asks, after a pull that brought nothing, whether there is something that never arrived."""
+        stream = await _read_stream(self._connection, self._shard)
+        if stream.identity != self._log or stream.last != self._next + len(self._buffer) - 1:
             self.interrupt()
 
     def interrupt(self) -> None:
-        """Says that something may have been lost on the way: the next `fetch` goes back to the floor first."""
+        """Says that something may have been lost on the way: the next `fetch` makes the reader again first."""
         self._is_broken = True
         self._arrived.set()
 
@@ -201,6 +240,7 @@ class NatsRecordConsumer:
         status = headers.get("Status")
         if status is None:
             self._pull_left -= 1
+            self._is_pull_vain = False
             self._buffer.append(message)
         else:
             # With replicas a status may overtake records that were sent before it: they still arrive here.
@@ -211,42 +251,39 @@ class NatsRecordConsumer:
         self._arrived.set()
 
     async def restart(self) -> None:
-        """Makes the consumer if it is missing and goes back to the record after the last one that was returned."""
+        """Makes a reader that begins after the last record that was returned, in a new stream at the first one."""
         met_hole = bool(self._buffer) and self._buffer[0].metadata.sequence.stream > self._next
-        await self._renew_inbox()  # first, or what the reset sends again would go to an open pull of the old one
-        info = await self._connection.retry(self._reset)
-        if info["created"] != self._created:
-            # New to us: opened, or the stream was made anew and everything that we knew is of another log.
-            stream = await self._connection.retry(partial(read_stream, self._connection, self._shard))
-            floor: int = info["ack_floor"]["stream_seq"]
-            self._created = info["created"]
-            self._before_first = max(floor, stream.first_sequence - 1)
-            self._next = self._before_first + 1
-            self._done = self._before_first
-            self._unacked.clear()
+        await self._renew_inbox()
+        stream = await _read_stream(self._connection, self._shard)
+        if stream.identity != self._log or stream.last < self._next - 1:
+            # New to us: opened, or everything that we knew is of another log, or of a newer copy of this one.
+            self._floor = await self._floors.read(self._role, self._shard, stream)
+            self._done = max(self._floor.sequence, stream.first - 1)
+            self._next = self._done + 1
+            self._log = stream.identity
+            self._given.clear()
         elif met_hole:
             await self._require_next_exists()
+        self._reader = await self._connection.retry(self._make_reader)
         self._is_broken = False
 
-    async def _reset(self) -> dict[str, Any]:
-        try:
-            await self._connection.call(f"CONSUMER.INFO.{self._path}")  # a reset of none is not answered
-            return await self._connection.call(f"CONSUMER.RESET.{self._path}")
-        except ApiRefusal as refusal:
-            if not refusal.is_no_consumer:
-                raise
+    async def _make_reader(self) -> str:
+        name = f"{self._role}-{uuid4().hex}"
         config = {
-            "name": self._role,
-            "durable_name": self._role,
-            "deliver_policy": "all",
-            "ack_policy": "all",
-            "ack_wait": _ACK_WAIT_S * _NANOSECONDS,
-            "max_deliver": -1,
-            "max_ack_pending": _MAX_ACK_PENDING,
+            "name": name,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": self._next,
+            "ack_policy": "none",
             "replay_policy": "instant",
+            "inactive_threshold": _UNUSED_FOR_S * _NANOSECONDS,
+            "mem_storage": True,
+            "num_replicas": 1,
         }
-        query = {"stream_name": stream_name(self._shard), "config": config}
-        return await self._connection.call(f"CONSUMER.CREATE.{self._path}", query)
+        path = f"{stream_name(self._shard)}.{name}"
+        await self._connection.call(
+            f"CONSUMER.CREATE.{path}", {"stream_name": stream_name(self._shard), "config": config}
+        )
+        return path
 
     async def _require_next_exists(self) -> None:
         """Asks the leader for the record that was skipped; one that was lost, not trimmed, is never passed over."""
@@ -255,45 +292,72 @@ class NatsRecordConsumer:
             raise RecordLost(shard=self._shard, sequence=self._next)
 
     async def _renew_inbox(self) -> None:
-        await self.close()
+        await self._drop_reader()
         self._inbox_subject = self._connection.new_inbox()
         self._inbox = await self._connection.subscribe(self._inbox_subject, self._on_message)
         self._buffer.clear()
         self._pull_left = 0
         self._is_broken = True  # until all of `restart` succeeded
 
-    async def close(self) -> None:
-        """Stops listening; what was returned and not acknowledged comes again from the next one that is opened."""
+    async def _drop_reader(self) -> None:
         if self._inbox is not None:
             await self._connection.unsubscribe(self._inbox)
+            self._inbox = None
+        if self._reader:
+            with suppress(LogUnavailable):  # the server forgets it by itself, too
+                await self._connection.publish(f"$JS.API.CONSUMER.DELETE.{self._reader}", b"")
+            self._reader = ""
+
+    async def close(self) -> None:
+        """Writes the floor and stops reading; what was not acknowledged comes again from the next one that opens."""
+        await self._drop_reader()
+        if self._is_to_remember():
+            with suppress(LogUnavailable):  # then more comes again
+                await self._remember()
 
     async def ack(self, record: AnyRecord) -> None:
-        """Remembers that everything up to this record is done; confirmed when it returns."""
-        record_id, reply = self._unacked.get(record.sequence, ("", ""))
-        if not reply or record_id != _record_id(record):
+        """Takes everything up to this record for done; written within a second, by the next `fetch` or `close`."""
+        if self._given.get(record.sequence) != _record_id(record):
             raise LogUnavailable(f"record {record.sequence} does not wait for an acknowledgement, or is of a lost log")
+        if self._done <= self._floor.sequence:
+            self._remember_at_s = asyncio.get_running_loop().time() + _REMEMBER_EVERY_S
         self._done = max(self._done, record.sequence)
-        await self._connection.retry(partial(self._connection.request, reply, b"+ACK"))
-        for sequence in tuple(self._unacked):
+        for sequence in tuple(self._given):
             if sequence <= record.sequence:
-                del self._unacked[sequence]
+                del self._given[sequence]
 
-    async def keep_alive(self) -> None:
-        """Says that what was returned is still worked on."""
-        for _, reply in tuple(self._unacked.values()):
-            await self._connection.publish(reply, b"+WPI")
+    def _is_to_remember(self) -> bool:
+        return self._done > self._floor.sequence and bool(self._log)
+
+    async def _remember(self) -> None:
+        floor = replace(self._floor, sequence=self._done)
+        written = await self._floors.write(self._role, self._shard, self._log, floor)
+        if written is None:
+            self._log = ""  # begin again at what is written
+            self._buffer.clear()
+            self._given.clear()
+            self.interrupt()
+            raise LogUnavailable("the floor was taken back, or another worker has the unit")
+        self._floor = written
 
     async def acknowledged(self) -> int:
         """Returns the sequence of the last acknowledged record."""
-        return max(self._before_first, int((await self._read_info())["ack_floor"]["stream_seq"]))
+        return self._done
 
     async def lag(self) -> int:
         """Returns how many records of the shard are not acknowledged."""
-        info = await self._read_info()
-        return int(info["num_pending"]) + int(info["num_ack_pending"])
+        stream = await _read_stream(self._connection, self._shard)
+        return max(0, stream.last - (self._done if stream.identity == self._log else stream.first - 1))
 
-    async def _read_info(self) -> dict[str, Any]:
-        return await self._connection.retry(partial(self._connection.call, f"CONSUMER.INFO.{self._path}"))
+
+async def _read_stream(connection: NatsConnection, shard: int) -> _Stream:
+    content = await connection.retry(partial(read_stream_info, connection, stream_name(shard)))
+    state = content["state"]
+    return _Stream(
+        identity=f"{content['created']} epoch {epoch_of(content)}",
+        first=max(state["first_seq"], 1),
+        last=state["last_seq"],
+    )
 
 
 def _read(message: Msg, sequence: int) -> AnyRecord:

@@ -240,16 +240,20 @@ async def _read_or_make(connection: NatsConnection, config: Mapping[str, Any]) -
         return await connection.call(f"STREAM.INFO.{name}")
 
 
-def _facts(content: Mapping[str, Any]) -> StreamFacts:
+def epoch_of(content: Mapping[str, Any]) -> int:
+    """Returns the epoch that a stream's information says. Raises LogUnavailable if it says none."""
     try:
-        epoch = int(_metadata(content)[_EPOCH])
+        return int(_metadata(content)[_EPOCH])
     except (KeyError, ValueError) as error:
         raise LogUnavailable(f"{content['config']['name']} has no epoch: it was not made by hubbub") from error
+
+
+def _facts(content: Mapping[str, Any]) -> StreamFacts:
     state = content["state"]
     first, whole_from = max(state["first_seq"], 1), _whole_from(content)
     lost = [sequence for sequence in state.get("deleted") or () if sequence >= whole_from]
     return StreamFacts(
-        epoch=epoch,
+        epoch=epoch_of(content),
         first_sequence=first,
         last_sequence=state["last_seq"],
         lost_sequence=whole_from if first > whole_from else min(lost, default=None),
