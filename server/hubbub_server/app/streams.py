@@ -1,7 +1,8 @@
 """The open streams of this node: drives sessions with tasks and time, for any transport.
 
 A transport calls `Streams.open`, feeds `receive` and `half_close`, writes what `next_frames` returns until it is empty,
-ends with `end_error`, and calls `aclose` in any case. It has the only writer of its stream. Nothing here is
+ends with `end_error`, and calls `aclose` in any case. It has the only writer of its stream. A transport that has no task
+to wait with sets `on_output` instead and takes frames (`take_frames`) when it can write. Nothing here is
 authoritative: a client that comes back to another node finds everything there.
 """
 
@@ -51,6 +52,7 @@ class LiveStream:
         self._session = session
         self._streams = streams
         self._ready = asyncio.Event()
+        self._wake: Callable[[], None] = self._ready.set
         self._topics: set[ActiveTopic] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
@@ -83,27 +85,39 @@ class LiveStream:
         """Takes a frame of the client. Never raises for what the client did."""
         for action in self._session.receive(frame, self._streams.clock.monotonic_s()):
             self._do(action)
-        self._ready.set()
+        self._wake()
 
     def break_off(self, error: HubbubError) -> None:
         """The transport met something that no frame can be made of: the stream ends with `error` after Goodbye."""
         self._session.break_off(error)
-        self._ready.set()
+        self._wake()
 
     def half_close(self) -> None:
         """The client sent its last frame."""
         self._session.half_close()
-        self._ready.set()
+        self._wake()
 
     async def next_frames(self) -> Sequence[Outgoing]:
         """Waits for frames to write; empty: the stream has ended, or was closed."""
         while not self._is_closed:
-            frames = self._session.take(_WRITE_MAX_BYTES)
+            frames = self.take_frames()
             if frames or self._session.is_ended:
                 return frames
             self._ready.clear()
             await self._ready.wait()
         return ()
+
+    def on_output(self, callback: Callable[[], None]) -> None:
+        """Sets what is called, often, when there may be frames to take, the end, or `aclose`; from then on no task waits.
+
+        It runs in the middle of deliveries: it may only note that there is something to do, and must not raise.
+        """
+        self._wake = callback
+        callback()
+
+    def take_frames(self, max_bytes: int = _WRITE_MAX_BYTES) -> Sequence[Outgoing]:
+        """Takes frames to write now, about `max_bytes` of them; empty: there are none, or the stream was closed."""
+        return () if self._is_closed else self._session.take(max_bytes)
 
     def on_abort(self, callback: Callable[[], None]) -> None:
         """Sets what resets the transport when it has not ended 10 s after its last frame was due."""
@@ -122,7 +136,7 @@ class LiveStream:
         self._streams.forget(self)
         if self._session.goodbye_reason is not None:
             metrics.goodbyes.labels(reason=self._session.goodbye_reason.value).inc()
-        self._ready.set()
+        self._wake()
 
     # ---- doing what the session says
 
@@ -164,7 +178,7 @@ class LiveStream:
             self._session.answer(request_id, error)
         else:
             self._session.answer(request_id, HubbubError("internal"))  # logged where it happened
-        self._ready.set()
+        self._wake()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._streams.spawn(coroutine)
@@ -188,7 +202,7 @@ class LiveStream:
         else:
             self._session.opened()
             self._streams.opened(self)
-            self._ready.set()
+            self._wake()
 
     async def _cover(self, conversation_id: ConversationId, position: int) -> None:
         """Listens to a conversation that the user joined at `position`, unless the user has been removed since.
@@ -205,7 +219,7 @@ class LiveStream:
             return
         self._topics.add(topic)
         self._session.topic_opened(head)
-        self._ready.set()
+        self._wake()
 
     async def _cover_new(self, conversation_id: ConversationId, position: int) -> None:
         try:
@@ -222,7 +236,7 @@ class LiveStream:
             log.error("stream not opened", session_id=self.session_id, exc_info=error)
             retry_delay_s = random.uniform(5.0, 30.0)
         self._session.cut_off(LogUnavailable("a topic of this user cannot be opened now"), retry_delay_s)
-        self._ready.set()
+        self._wake()
 
     # ---- from the topics
 
@@ -239,7 +253,7 @@ class LiveStream:
                     self._spawn(self._cover_new(conversation_id, position))
                 case _:
                     pass
-        self._ready.set()
+        self._wake()
 
     def on_reset(self, topic: ActiveTopic) -> None:
         """Tells that the log was recreated, or that the user is no member in the new one."""
@@ -249,24 +263,24 @@ class LiveStream:
             self._session.topic_ended(topic.topic_id)
         else:
             self._session.topic_reset(topic.head)
-        self._ready.set()
+        self._wake()
 
     # ---- for Streams
 
     def displace(self) -> None:
         """Another stream of the same running client took over."""
         self._session.displace()
-        self._ready.set()
+        self._wake()
 
     def drain(self, retry_delay_s: float) -> None:
         """The node is leaving."""
         self._session.drain(retry_delay_s)
-        self._ready.set()
+        self._wake()
 
     def cut_off(self, error: LogUnavailable, retry_delay_s: float) -> None:
         """The node has lost the log."""
         self._session.cut_off(error, retry_delay_s)
-        self._ready.set()
+        self._wake()
 
     def tick(self, now_s: float, *, is_live: bool) -> int:
         """Lets time pass; returns the bytes that wait in the queue."""
@@ -274,7 +288,7 @@ class LiveStream:
         if self._session.must_reset and self._abort is not None:
             self._abort()
         if self._session.has_output:
-            self._ready.set()
+            self._wake()
         return self._session.buffered_bytes
 
 

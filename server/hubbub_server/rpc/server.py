@@ -28,7 +28,7 @@ from hubbub_server.rpc.interceptors.auth import Authentication
 from hubbub_server.rpc.interceptors.conformance import Conformance
 from hubbub_server.rpc.interceptors.deadline import UNARY_MAX_S, Deadline
 from hubbub_server.rpc.interceptors.errors import Errors
-from hubbub_server.rpc.interceptors.layered import Layer, LayeredInterceptor
+from hubbub_server.rpc.interceptors.layered import Layer, LayeredInterceptor, Layers
 from hubbub_server.rpc.interceptors.limits import MAX_STREAMS, MAX_UNARY, Limits
 from hubbub_server.rpc.interceptors.request_log import RequestLog
 from hubbub_server.rpc.servicers.auth_servicer import AuthServicer
@@ -36,6 +36,7 @@ from hubbub_server.rpc.servicers.chat_servicer import ChatServicer
 from hubbub_server.rpc.servicers.conversation_servicer import ConversationServicer
 from hubbub_server.rpc.servicers.history_servicer import HistoryServicer
 from hubbub_server.rpc.servicers.user_servicer import UserServicer
+from hubbub_server.rpc.streaming_calls import StreamingCalls
 
 log = structlog.get_logger()
 
@@ -127,7 +128,7 @@ class RpcServer:
         self._clock = clock
         self._is_ready = is_ready
         self._with_reflection = with_reflection
-        self._interceptor = LayeredInterceptor(layers, ids=ids)
+        self._layers = Layers(layers, ids=ids)
         self._health = HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._group = asyncio.TaskGroup()
@@ -145,19 +146,31 @@ class RpcServer:
         await self.stop(0.0)
         await self._group.__aexit__(kind, error, trace)
 
-    async def start(self, address: str) -> int:
-        """Listens on "host:port" and returns the port; port 0 takes a free one.
+    async def start(self, address: str, *, besides: str = "") -> int:
+        """Listens on "host:port" and returns the port; port 0 takes a free one. `besides` is a second address.
 
         Raises:
-            RuntimeError: the address cannot be had.
+            RuntimeError: an address cannot be had.
         """
-        server = self._server = grpc.aio.server(interceptors=[self._interceptor], options=_OPTIONS)
+        server = self._server = grpc.aio.server(interceptors=[LayeredInterceptor(self._layers)], options=_OPTIONS)
         self._add_services(server)
         port = server.add_insecure_port(address)
+        if besides:
+            server.add_insecure_port(besides)
         await self._tell_health()
         await server.start()
         self._health_task = self._group.create_task(self._watch_health(), name="health")
         return port
+
+    def streaming_calls(self) -> StreamingCalls:
+        """Returns the streaming methods, with the same layers and limits, for another transport."""
+        cases = self._use_cases
+        chat = ChatServicer(cases.conversations, cases.streams)
+        history = HistoryServicer(cases.history, cases.sync, self._clock)
+        by_name = (chat_service_pb2, "ChatService", chat), (history_service_pb2, "HistoryService", history)
+        return StreamingCalls(
+            {module.DESCRIPTOR.services_by_name[name]: servicer for module, name, servicer in by_name}, self._layers
+        )
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         cases = self._use_cases

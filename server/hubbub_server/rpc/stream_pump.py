@@ -21,6 +21,11 @@ from hubbub_server.wire.frames import encode_messages, read_connect_request
 _CANCELLATION_WITHIN_S: Final = 0.05
 
 
+async def pump(call: Call, live: LiveStream, *, takes_frames: bool) -> None:
+    """Implements Pump."""
+    await (pump_both_ways if takes_frames else pump_down)(call, live)
+
+
 async def pump_both_ways(call: Call, live: LiveStream) -> None:
     """Serves a stream on which the client sends frames. Returns at its end, raises the error that it ends with."""
     try:
@@ -30,7 +35,7 @@ async def pump_both_ways(call: Call, live: LiveStream) -> None:
             reader.cancel()
     finally:
         await live.aclose()
-    _raise_end_error(live)
+    raise_end_error(live)
 
 
 async def pump_down(call: Call, live: LiveStream) -> None:
@@ -39,7 +44,7 @@ async def pump_down(call: Call, live: LiveStream) -> None:
         await _write_frames(call, live)
     finally:
         await live.aclose()
-    _raise_end_error(live)
+    raise_end_error(live)
 
 
 async def _read_frames(call: Call, live: LiveStream) -> None:
@@ -79,6 +84,7 @@ async def _write_frames(call: Call, live: LiveStream) -> None:
             raise
 
 
-def _raise_end_error(live: LiveStream) -> None:
+def raise_end_error(live: LiveStream) -> None:
+    """Raises what the stream ends with, if that is not OK."""
     if live.end_error is not None:
         raise live.end_error
