@@ -12,7 +12,7 @@ from hubbub_server.app.session import RESET_AFTER_S
 from tests.support.live_client import LiveClient, reason_of, text_message
 from tests.support.node import Node, NodeCluster, RpcClient, until
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.parametrize("transport", ["aio", "edge"])]
 
 _SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535))
 _TEXT = "x" * 8_000

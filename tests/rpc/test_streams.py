@@ -13,7 +13,7 @@ from hubbub_server.domain.ids import UserId
 from tests.support.live_client import LiveClient, reason_of, status_of, text_message
 from tests.support.node import Node, NodeCluster, RpcClient, until
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.parametrize("transport", ["aio", "edge"])]
 
 
 async def test_a_command_is_answered_and_its_event_reaches_both_members(

@@ -31,6 +31,8 @@ from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
 from hubbub_server.app.users import Users
 from hubbub_server.domain.ids import DeviceSessionId, UserId
+from hubbub_server.edge.limits import STRANGERS, EdgeLimits
+from hubbub_server.edge.server import StreamEdge
 from hubbub_server.ports.credentials import AccessClaims
 from hubbub_server.rpc.server import RpcServer, ServerLimits, UseCases
 from hubbub_server.wire.record_codec import ProtoRecordCodec
@@ -59,39 +61,53 @@ class PlainHasher:
 
 
 class RpcClient:
-    """The stubs of one user on one channel. `auth` is the metadata of every call."""
+    """The stubs of one user. `auth` is the metadata of every call; the streaming methods may have another channel."""
 
-    def __init__(self, channel: grpc.aio.Channel, token: str | None) -> None:
-        self.channel = channel
+    def __init__(
+        self, channel: grpc.aio.Channel, token: str | None, stream_channel: grpc.aio.Channel | None = None
+    ) -> None:
+        self.channel = stream_channel or channel
         self.auth: tuple[tuple[str, str], ...] = () if token is None else (("authorization", f"Bearer {token}"),)
         self.accounts = AuthServiceStub(channel)
         self.users = UserServiceStub(channel)
         self.conversations = ConversationServiceStub(channel)
         self.chat = ChatServiceStub(channel)
         self.history = HistoryServiceStub(channel)
+        if stream_channel is not None:
+            self.chat.Connect = ChatServiceStub(stream_channel).Connect
+            self.chat.Subscribe = ChatServiceStub(stream_channel).Subscribe
+            self.history.Sync = HistoryServiceStub(stream_channel).Sync
+            self.history.SyncOnce = HistoryServiceStub(stream_channel).SyncOnce
 
 
 @dataclass
 class Node:
-    """A running node. `channel` is one connection to it; more by `open_channel`."""
+    """A running node. `address` serves everything, `stream_address` the streaming methods: the same without the edge."""
 
     address: str
+    stream_address: str
     channel: grpc.aio.Channel
+    stream_channel: grpc.aio.Channel
     log: FakeTopicLog
     hub: TopicHub
     streams: Streams
     conversations: Conversations
     server: RpcServer
+    edge: StreamEdge | None
 
     def client(self, token: str | None) -> RpcClient:
         """Returns the stubs of the holder of a token; None is anonymous."""
-        return RpcClient(self.channel, token)
+        return RpcClient(self.channel, token, self.stream_channel)
 
 
 @dataclass
 class NodeCluster:
-    """What nodes share. `breaches` lists statuses that broke the error contract."""
+    """What nodes share. `breaches` lists statuses that broke the error contract.
 
+    `transport` is what serves the streaming methods: "aio" (grpc.aio) or "edge".
+    """
+
+    transport: str = "aio"
     log_server: FakeLogServer = field(default_factory=FakeLogServer)
     store: FakeStore = field(default_factory=FakeStore)
     accounts: FakeAccountStore = field(default_factory=FakeAccountStore)
@@ -99,6 +115,7 @@ class NodeCluster:
     clock: FakeClock = field(default_factory=FakeClock)
     ids: FakeIds = field(default_factory=FakeIds)
     breaches: list[str] = field(default_factory=list)
+    edge_limits: EdgeLimits = STRANGERS
     _node_numbers: "count[int]" = field(default_factory=lambda: count(1))
 
     def __post_init__(self) -> None:
@@ -195,9 +212,19 @@ class NodeCluster:
                     report_breach=self.breaches.append,
                 )
             )
-            address = f"127.0.0.1:{await server.start('127.0.0.1:0')}"
+            address = stream_address = f"127.0.0.1:{await server.start('127.0.0.1:0')}"
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options=channel_options))
-            yield Node(address, channel, log, hub, streams, conversations, server)
+            stream_channel, edge = channel, None
+            if self.transport == "edge":
+                edge = StreamEdge(server.streaming_calls(), limits=self.edge_limits, is_ready=hub.is_live)
+                await stack.enter_async_context(edge)
+                stream_address = f"127.0.0.1:{await edge.start('127.0.0.1', 0)}"
+                stream_channel = await stack.enter_async_context(
+                    grpc.aio.insecure_channel(stream_address, options=channel_options)
+                )
+            yield Node(
+                address, stream_address, channel, stream_channel, log, hub, streams, conversations, server, edge
+            )
 
 
 async def until(condition: Callable[[], bool]) -> None:

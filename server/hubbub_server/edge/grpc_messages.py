@@ -33,14 +33,23 @@ class RequestHead:
     timeout_s: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal(Exception):
     """A call that cannot be served at all: with a status of HTTP for what is no gRPC, else with one of gRPC."""
 
-    code: grpc.StatusCode
-    text: str
-    http_status: int = 200
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        text: str,
+        *,
+        http_status: int = 200,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        """`headers` go with the answer."""
+        super().__init__(text)
+        self.code = code
+        self.text = text
+        self.http_status = http_status
+        self.headers = headers
 
 
 def read_head(headers: Iterable[tuple[bytes, bytes]], *, metadata_max_bytes: int) -> RequestHead:
@@ -55,14 +64,14 @@ def read_head(headers: Iterable[tuple[bytes, bytes]], *, metadata_max_bytes: int
     encoding = first.get(b"grpc-encoding", b"identity")
     if encoding != b"identity":
         raise Refusal(
-            code=grpc.StatusCode.UNIMPLEMENTED,
-            text="messages must not be compressed",
+            grpc.StatusCode.UNIMPLEMENTED,
+            "messages must not be compressed",
             headers=((b"grpc-accept-encoding", b"identity"),),
         )
     metadata = [field for field in fields if not field[0].startswith(b":") and field[0] not in _RESERVED]
     if sum(len(name) + len(value) + METADATA_FIELD_BYTES for name, value in metadata) > metadata_max_bytes:
         text = f"metadata has at most {metadata_max_bytes} bytes"
-        raise Refusal(code=grpc.StatusCode.RESOURCE_EXHAUSTED, text=text)
+        raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
     return RequestHead(
         path=first.get(b":path", b"").decode("latin-1"),
         metadata=tuple(_read_field(name, value) for name, value in metadata),
@@ -74,7 +83,7 @@ def _refuse_others_than_grpc(first: Mapping[bytes, bytes]) -> None:
     content_type = first.get(b"content-type", b"")
     kind, rest = content_type[:16], content_type[16:17]
     if first.get(b":method") != b"POST" or kind != b"application/grpc" or rest not in (b"", b"+", b";"):
-        raise Refusal(code=grpc.StatusCode.UNKNOWN, text="this port speaks gRPC", http_status=415)
+        raise Refusal(grpc.StatusCode.UNKNOWN, "this port speaks gRPC", http_status=415)
 
 
 def _read_timeout(value: bytes | None) -> float | None:
@@ -82,7 +91,7 @@ def _read_timeout(value: bytes | None) -> float | None:
         return None
     match = _TIMEOUT.match(value)
     if match is None:
-        raise Refusal(code=grpc.StatusCode.INVALID_ARGUMENT, text="grpc-timeout is malformed")
+        raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "grpc-timeout is malformed")
     return int(match[1]) * _UNITS_S[match[2]]
 
 
@@ -92,7 +101,7 @@ def _read_field(name: bytes, value: bytes) -> tuple[str, str | bytes]:
             return name.decode("ascii"), decode_binary(value)
         return name.decode("ascii"), value.decode("latin-1")
     except (ValueError, binascii.Error) as exc:
-        raise Refusal(code=grpc.StatusCode.INVALID_ARGUMENT, text="metadata is malformed") from exc
+        raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "metadata is malformed") from exc
 
 
 def decode_binary(value: bytes) -> bytes:

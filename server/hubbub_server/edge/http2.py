@@ -146,6 +146,11 @@ class Http2:
             return False
         return True
 
+    def end_body(self, stream_id: int) -> None:
+        """Ends our side without trailers when everything queued is sent."""
+        with suppress(NGH2Error):
+            self._connection.end_stream(stream_id)
+
     def queued_bytes(self, stream_id: int) -> int:
         """Returns how much of a stream's body waits for its window, the connection's, or the socket."""
         return self._connection.queued_body_size(stream_id)

@@ -37,6 +37,8 @@ class StreamingCalls:
             for method in service.methods
             if method.server_streaming
         ]
+        self.services = frozenset(service.full_name for service in servicers)
+        """Full names of the services that have a streaming method."""
         self._methods = {method.path: method for method in methods}
 
     def find(self, path: str) -> StreamingMethod | None:

@@ -1,0 +1,381 @@
+"""One connection of the stream edge: bytes of a socket to calls, and what calls send to as few writes as can be.
+
+Theory of operation. Everything happens in callbacks of the loop. `data_received` gives the bytes to HTTP/2 and follows
+its events; closed streams come first, so that nothing is begun for a call that is over already. Streams that have
+something to send mark themselves; once in a turn of the loop `_flush` lets each of them hand over what it has and writes
+all of it at once. A stream whose window is closed is parked until the peer opens a window; no other one waits for it.
+When the socket takes no more, nothing is handed over at all until it does, and a peer that takes nothing for long is
+cut. Every bound is in `limits.py`; time passes by `tick`, once a second.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+
+from hubbub_server.edge.grpc_messages import RESPONSE_HEADERS, Refusal, read_head, trailers_of
+from hubbub_server.edge.http2 import (
+    ConnectionClosed,
+    DataReceived,
+    ErrorCode,
+    Event,
+    GoAwayReceived,
+    Http2,
+    PeerBreach,
+    PingAcknowledged,
+    PingReceived,
+    RequestReceived,
+    SettingsReceived,
+    StreamClosed,
+    StreamReset,
+    TrailersReceived,
+    WindowUpdated,
+)
+from hubbub_server.edge.limits import Allowance, EdgeLimits
+from hubbub_server.edge.stream import EdgeStream
+from hubbub_server.obs import metrics
+
+_WRITE_BYTES: Final = 256 * 1024
+_SOCKET_HIGH_BYTES: Final = 256 * 1024
+_ANNOUNCED_S: Final = 1.0
+
+log = structlog.get_logger()
+
+
+class Host(Protocol):
+    """What a connection needs of the edge that it belongs to."""
+
+    def serve(self, stream: EdgeStream, path: str) -> bool:
+        """Starts the task of a call; False: there is no such method."""
+
+    def admit(self, connection: "EdgeConnection") -> bool:
+        """Counts a new connection; False: there are too many."""
+
+    def forget(self, connection: "EdgeConnection") -> None:
+        """The connection is over."""
+
+
+class EdgeConnection(asyncio.Protocol):
+    """A connection of a client, or of a proxy with many."""
+
+    def __init__(self, host: Host, limits: EdgeLimits, *, needs_alpn: bool) -> None:
+        """`needs_alpn`: under TLS, only a peer that has chosen "h2" is served."""
+        self._host = host
+        self._limits = limits
+        self._needs_alpn = needs_alpn
+        self._loop = asyncio.get_running_loop()
+        now_s = self._loop.time()
+        self._http2 = Http2(limits)
+        self._streams: dict[int, EdgeStream] = {}
+        self._marked: set[EdgeStream] = set()
+        self._parked: set[EdgeStream] = set()
+        self._ended: set[EdgeStream] = set()
+        self._is_scheduled = False
+        self._transport: asyncio.Transport | None = None
+        self._is_greeted = False
+        self._paused_at_s: float | None = None
+        self._began_s = self._heard_s = self._unused_since_s = now_s
+        self._pinged_at_s: float | None = None
+        self._leaving_since_s: float | None = None
+        self._has_left = False
+        self._controls = Allowance(limits.controls, now_s)
+        self._idle_frames = Allowance(limits.idle_frames, now_s)
+        self._takers: dict[type[Event], Callable[..., None]] = {
+            RequestReceived: self._take_request,
+            DataReceived: self._take_data,
+            TrailersReceived: self._take_trailers,
+            StreamClosed: self._take_closed,
+            StreamReset: self._take_closed,
+            WindowUpdated: self._take_window,
+            SettingsReceived: self._take_settings,
+            PingReceived: self._take_ping,
+            PingAcknowledged: self._take_pong,
+            GoAwayReceived: self._take_goaway,
+            ConnectionClosed: self._take_connection_closed,
+        }
+
+    def __len__(self) -> int:
+        """Number of open streams."""
+        return len(self._streams)
+
+    # ---- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greets, if there is room."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # of a stream socket
+        self._transport = transport
+        transport.set_write_buffer_limits(high=_SOCKET_HIGH_BYTES)
+        if not self._host.admit(self):
+            self._cut("too many")
+        elif self._needs_alpn and transport.get_extra_info("ssl_object").selected_alpn_protocol() != "h2":
+            self._cut("no h2")
+        else:
+            self.schedule()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends all calls."""
+        self._transport = None
+        self._host.forget(self)
+        for stream in tuple(self._streams.values()):
+            stream.take_gone()
+        self._streams.clear()
+        self._marked.clear()
+        self._parked.clear()
+        self._ended.clear()
+
+    def pause_writing(self) -> None:
+        """The peer does not take what we send."""
+        self._paused_at_s = self._loop.time()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._paused_at_s = None
+        self.schedule()
+
+    def eof_received(self) -> bool:
+        """The peer sends no more: whatever it still wants, it cannot open a window for it."""
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        """Takes bytes of the peer."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._heard_s = self._loop.time()
+        try:
+            events = self._http2.receive(data)
+        except PeerBreach as error:
+            self._cut("breach", error=str(error))
+            return
+        self._follow(events)
+        self.schedule()
+
+    # ---- events of HTTP/2
+
+    def _follow(self, events: list[Event]) -> None:
+        closed = {event.stream_id for event in events if isinstance(event, StreamReset | StreamClosed)}
+        for event in events:
+            if closed and isinstance(event, RequestReceived) and event.stream_id in closed:
+                continue
+            taker = self._takers.get(type(event))
+            if taker is not None:
+                taker(event)
+
+    def _take_request(self, event: RequestReceived) -> None:
+        try:
+            head = read_head(event.headers, metadata_max_bytes=self._limits.metadata_max_bytes)
+        except Refusal as refusal:
+            self._refuse(event, refusal)
+            return
+        stream = EdgeStream(self, self._http2, event.stream_id, head, self._limits)
+        self._streams[event.stream_id] = stream
+        if event.end_stream:
+            stream.take_end()
+        if not self._host.serve(stream, head.path):
+            stream.fail_unknown()
+
+    def _refuse(self, event: RequestReceived, refusal: Refusal) -> None:
+        """Answers what is no call: with a body for people, or with a status of gRPC."""
+        if refusal.http_status != 200:
+            head = [(b":status", str(refusal.http_status).encode()), (b"content-type", b"text/plain")]
+            self._http2.send_headers(event.stream_id, head)
+            self._http2.send_body(event.stream_id, refusal.text.encode() + b"\n")
+            self._http2.end_body(event.stream_id)
+        else:
+            answer = [*RESPONSE_HEADERS, *refusal.headers, *trailers_of(refusal.code, refusal.text)]
+            self._http2.send_headers(event.stream_id, answer, end_stream=True)
+
+    def _take_data(self, event: DataReceived) -> None:
+        stream = self._streams.get(event.stream_id)
+        if not event.data and not event.end_stream:
+            self._count(self._idle_frames, "idle frames")
+        if stream is None:
+            self._http2.consume(event.stream_id, len(event.data))
+            return
+        stream.take_data(event.data)
+        if event.end_stream:
+            stream.take_end()
+
+    def _take_trailers(self, event: TrailersReceived) -> None:
+        if (stream := self._streams.get(event.stream_id)) is not None:
+            stream.take_end()
+
+    def _take_closed(self, event: StreamClosed | StreamReset) -> None:
+        stream = self._streams.pop(event.stream_id, None)
+        if stream is None:
+            return
+        for streams in (self._marked, self._parked, self._ended):
+            streams.discard(stream)
+        stream.take_gone()
+        if not self._streams:
+            self._unused_since_s = self._loop.time()
+
+    def _take_window(self, event: WindowUpdated) -> None:
+        self._count(self._idle_frames, "idle frames")
+        if event.stream_id == 0:
+            self._marked |= self._parked
+            self._parked.clear()
+        elif (stream := self._streams.get(event.stream_id)) in self._parked and stream is not None:
+            self._parked.discard(stream)
+            self._marked.add(stream)
+
+    def _take_settings(self, event: SettingsReceived) -> None:
+        """A larger initial window opens the windows of all streams."""
+        self._is_greeted = True
+        self._count(self._controls, "controls")
+        self._marked |= self._parked
+        self._parked.clear()
+
+    def _take_ping(self, event: PingReceived) -> None:
+        self._count(self._controls, "controls", text=b"too_many_pings")  # the text makes gRPC's clients slow down
+
+    def _take_pong(self, event: PingAcknowledged) -> None:
+        self._pinged_at_s = None
+        if self._leaving_since_s is not None:
+            self._leave()
+
+    def _take_goaway(self, event: GoAwayReceived) -> None:
+        """The peer opens no more streams; those that run go on."""
+        if not self._streams:
+            self._finish("left")
+
+    def _take_connection_closed(self, event: ConnectionClosed) -> None:
+        self._finish("closed")
+
+    def _count(self, allowance: Allowance, reason: str, *, text: bytes = b"") -> None:
+        if not allowance.takes(1, self._heard_s) and self._transport is not None:
+            self._http2.terminate(ErrorCode.ENHANCE_YOUR_CALM, text=text)
+            self._finish(reason)
+
+    # ---- writing
+
+    def mark(self, stream: EdgeStream) -> None:
+        """The stream may have something to send."""
+        self._marked.add(stream)
+        if not self._is_scheduled:
+            self.schedule()
+
+    def stream_ended(self, stream: EdgeStream) -> None:
+        """The stream's trailers are handed over; its client may not have closed its side yet."""
+        self._ended.add(stream)
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Writes when this turn of the loop is over."""
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_scheduled = False
+        try:
+            while self._paused_at_s is None and self._transport is not None:
+                marked, self._marked = self._marked, set()
+                more = {stream for stream in marked if stream.fill()}
+                is_all_written = self._write()
+                self._follow(self._http2.events())
+                self._park(marked - more)
+                self._marked |= more & set(self._streams.values()) if more else more
+                if is_all_written and not self._marked and not self._close_ended():
+                    break
+        except PeerBreach as error:
+            self._cut("breach", error=str(error))
+
+    def _write(self) -> bool:
+        """Writes what HTTP/2 has; False: the socket does not take it now."""
+        while self._transport is not None and self._paused_at_s is None:
+            output = self._http2.output(_WRITE_BYTES)
+            if output:
+                self._transport.write(output)
+                metrics.edge_writes.inc()
+            if len(output) < _WRITE_BYTES:
+                return True
+        return False
+
+    def _park(self, streams: set[EdgeStream]) -> None:
+        """Keeps the streams whose bytes wait for a window."""
+        for stream in streams:
+            if stream.stream_id in self._streams and self._http2.queued_bytes(stream.stream_id):
+                self._parked.add(stream)
+
+    def _close_ended(self) -> bool:
+        """Resets streams that are over for us and open for their clients; True: there is something to write again."""
+        if not self._ended:
+            return False
+        done = {stream for stream in self._ended if stream.is_sent()}
+        for stream in done:
+            self._ended.discard(stream)
+            if not stream.is_peer_done:
+                self._http2.reset(stream.stream_id, ErrorCode.NO_ERROR)
+        return bool(done)
+
+    # ---- ends
+
+    def leave(self) -> None:
+        """Begins to leave: the peer hears it, opens no more streams, and the connection ends with the last of them."""
+        if self._leaving_since_s is None and self._transport is not None:
+            self._leaving_since_s = self._loop.time()
+            self._http2.announce_leaving()
+            self._http2.ping()  # its answer comes after whatever the peer sent before it heard
+            self.schedule()
+
+    def _leave(self) -> None:
+        if not self._has_left:
+            self._has_left = True
+            self._http2.leave()
+            self.schedule()
+
+    def cut(self) -> None:
+        """Ends the connection at once."""
+        self._cut("stopped")
+
+    def _finish(self, reason: str) -> None:
+        """Ends the connection when what is to be said is written."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        try:
+            self._transport.write(self._http2.output(_WRITE_BYTES))
+        except PeerBreach:
+            pass  # there is nothing that could be said
+        metrics.edge_ended_connections.labels(reason=reason).inc()
+        self._transport.close()
+
+    def _cut(self, reason: str, *, error: str = "") -> None:
+        if self._transport is None:
+            return
+        metrics.edge_ended_connections.labels(reason=reason).inc()
+        log.info("connection cut", reason=reason, error=error, streams=len(self._streams))
+        self._transport.abort()
+
+    def tick(self, now_s: float) -> None:
+        """Lets time pass."""
+        limits = self._limits
+        if self._transport is None:
+            return
+        if self._transport.is_closing():
+            if now_s - self._heard_s > limits.finish_within_s:
+                self._cut("closing")
+        elif not self._is_greeted and now_s - self._began_s > limits.preface_within_s:
+            self._cut("no preface")
+        elif self._paused_at_s is not None and now_s - self._paused_at_s > limits.blocked_s:
+            self._cut("blocked")
+        elif self._pinged_at_s is not None and now_s - self._pinged_at_s > limits.pong_within_s:
+            self._cut("dead")
+        elif self._leaving_since_s is not None and not self._streams and self._has_left:
+            self._http2.terminate(ErrorCode.NO_ERROR)
+            self._finish("left")
+        elif not self._streams and now_s - self._unused_since_s > limits.unused_s:
+            self._http2.terminate(ErrorCode.NO_ERROR)
+            self._finish("unused")
+        else:
+            self._tick_open(now_s)
+
+    def _tick_open(self, now_s: float) -> None:
+        if self._pinged_at_s is None and now_s - self._heard_s > self._limits.ping_after_s:
+            self._pinged_at_s = now_s
+            self._http2.ping()
+        if self._leaving_since_s is not None and now_s - self._leaving_since_s > _ANNOUNCED_S:
+            self._leave()
+        for stream in tuple(self._streams.values()):
+            stream.tick(now_s)
+        self.schedule()
