@@ -73,7 +73,7 @@ async def test_a_silent_reader_does_not_keep_the_server_from_stopping(
     await until(lambda: len(node.streams) == 0)
 
     async with asyncio.timeout(5):
-        await node.server.stop(0.1)
+        await node.stop(0.1)
 
     assert (await reader.end()).code != 0
 

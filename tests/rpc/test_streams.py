@@ -176,7 +176,7 @@ async def test_the_server_stops_in_time_with_open_streams(cluster: NodeCluster, 
     async with cluster.node() as node:
         live = await LiveClient.connect(node.client(alice.access_token))
         async with asyncio.timeout(5):
-            await node.server.stop(0.1)
+            await node.stop(0.1)
 
         with pytest.raises(grpc.aio.AioRpcError):
             await live.call.read()

@@ -82,7 +82,7 @@ class RpcClient:
 
 @dataclass
 class Node:
-    """A running node. `address` serves everything, `stream_address` the streaming methods: the same without the edge."""
+    """A running node. `address` serves all methods, `stream_address` the streaming ones: the same without the edge."""
 
     address: str
     stream_address: str
@@ -98,6 +98,13 @@ class Node:
     def client(self, token: str | None) -> RpcClient:
         """Returns the stubs of the holder of a token; None is anonymous."""
         return RpcClient(self.channel, token, self.stream_channel)
+
+    async def stop(self, grace_s: float) -> None:
+        """Stops what serves."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.server.stop(grace_s))
+            if self.edge is not None:
+                group.create_task(self.edge.stop(grace_s))
 
 
 @dataclass
@@ -222,9 +229,7 @@ class NodeCluster:
                 stream_channel = await stack.enter_async_context(
                     grpc.aio.insecure_channel(stream_address, options=channel_options)
                 )
-            yield Node(
-                address, stream_address, channel, stream_channel, log, hub, streams, conversations, server, edge
-            )
+            yield Node(address, stream_address, channel, stream_channel, log, hub, streams, conversations, server, edge)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -367,17 +367,21 @@ class Session:
         self.buffered_bytes = 0
 
     def take(self, max_bytes: int) -> Sequence[Outgoing]:
-        """Takes frames to be sent now, in order: at least one if there is any, about `max_bytes` of them."""
+        """Takes frames to be sent now, in order: at least one if there is any, and no more than `max_bytes` of them."""
         taken: list[Outgoing] = []
-        size_bytes = 0
-        while self._queue and size_bytes < max_bytes:
-            frame = self._queue.popleft()
+        left_bytes = max_bytes
+        while self._queue:
+            frame = self._queue[0]
+            size_bytes = _size_bytes(frame)
+            if taken and size_bytes > left_bytes:
+                break
+            self._queue.popleft()
             if isinstance(frame, Events):
                 self._buffered_events -= frame.count
                 self._events_sent += frame.count
             if not isinstance(frame, Goodbye | Lagging):
-                self.buffered_bytes -= _size_bytes(frame)
-            size_bytes += _size_bytes(frame)
+                self.buffered_bytes -= size_bytes
+            left_bytes -= size_bytes
             taken.append(frame)
         if not self._queue:
             self._is_lagging = False

@@ -1,9 +1,9 @@
 """The open streams of this node: drives sessions with tasks and time, for any transport.
 
 A transport calls `Streams.open`, feeds `receive` and `half_close`, writes what `next_frames` returns until it is empty,
-ends with `end_error`, and calls `aclose` in any case. It has the only writer of its stream. A transport that has no task
-to wait with sets `on_output` instead and takes frames (`take_frames`) when it can write. Nothing here is
-authoritative: a client that comes back to another node finds everything there.
+ends with `end_error`, and calls `aclose` in any case. It has the only writer of its stream. A transport without a task
+that waits sets `on_output` instead and takes frames (`take_frames`) when it can write. Nothing here is authoritative: a
+client that comes back to another node finds everything there.
 """
 
 import asyncio
@@ -75,6 +75,11 @@ class LiveStream:
         return self._session.is_ended
 
     @property
+    def has_output(self) -> bool:
+        """Tells whether there are frames to take, or the end is to be told."""
+        return self._session.has_output
+
+    @property
     def end_error(self) -> HubbubError | None:
         """After the end: the error to end with, None for OK."""
         return self._session.end_error
@@ -108,7 +113,7 @@ class LiveStream:
         return ()
 
     def on_output(self, callback: Callable[[], None]) -> None:
-        """Sets what is called, often, when there may be frames to take, the end, or `aclose`; from then on no task waits.
+        """Sets what is called, often, when there may be frames, the end, or `aclose`; from then on no task waits.
 
         It runs in the middle of deliveries: it may only note that there is something to do, and must not raise.
         """
@@ -116,7 +121,7 @@ class LiveStream:
         callback()
 
     def take_frames(self, max_bytes: int = _WRITE_MAX_BYTES) -> Sequence[Outgoing]:
-        """Takes frames to write now, about `max_bytes` of them; empty: there are none, or the stream was closed."""
+        """Takes frames to write now, at most `max_bytes` or one; empty: there are none, or the stream was closed."""
         return () if self._is_closed else self._session.take(max_bytes)
 
     def on_abort(self, callback: Callable[[], None]) -> None:

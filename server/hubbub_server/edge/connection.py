@@ -2,15 +2,16 @@
 
 Theory of operation. Everything happens in callbacks of the loop. `data_received` gives the bytes to HTTP/2 and follows
 its events; closed streams come first, so that nothing is begun for a call that is over already. Streams that have
-something to send mark themselves; once in a turn of the loop `_flush` lets each of them hand over what it has and writes
-all of it at once. A stream whose window is closed is parked until the peer opens a window; no other one waits for it.
-When the socket takes no more, nothing is handed over at all until it does, and a peer that takes nothing for long is
-cut. Every bound is in `limits.py`; time passes by `tick`, once a second.
+something to send mark themselves; once in a turn of the loop `_flush` lets them hand over what they have, in the order
+in which they were marked, and writes all of it at once. A stream whose window is closed is parked until the peer opens
+a window; no other one waits for it. When the socket takes no more, nothing is handed over at all until it does, and a
+peer that takes nothing for long is cut. Every bound is in `limits.py`; time passes by `tick`, once a second.
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -36,7 +37,9 @@ from hubbub_server.edge.limits import Allowance, EdgeLimits
 from hubbub_server.edge.stream import EdgeStream
 from hubbub_server.obs import metrics
 
-_WRITE_BYTES: Final = 256 * 1024
+_FILL_BYTES: Final = 256 * 1024
+"""So much is handed over in one turn of the loop, and a little more; the next turn goes on."""
+_WRITE_BYTES: Final = 1024 * 1024
 _SOCKET_HIGH_BYTES: Final = 256 * 1024
 _ANNOUNCED_S: Final = 1.0
 
@@ -68,9 +71,11 @@ class EdgeConnection(asyncio.Protocol):
         now_s = self._loop.time()
         self._http2 = Http2(limits)
         self._streams: dict[int, EdgeStream] = {}
-        self._marked: set[EdgeStream] = set()
-        self._parked: set[EdgeStream] = set()
+        self._marked: dict[EdgeStream, None] = {}
+        self._parked: dict[EdgeStream, None] = {}
         self._ended: set[EdgeStream] = set()
+        self._refused: list[int] = []
+        self._is_quiet = True
         self._is_scheduled = False
         self._transport: asyncio.Transport | None = None
         self._is_greeted = False
@@ -81,19 +86,6 @@ class EdgeConnection(asyncio.Protocol):
         self._has_left = False
         self._controls = Allowance(limits.controls, now_s)
         self._idle_frames = Allowance(limits.idle_frames, now_s)
-        self._takers: dict[type[Event], Callable[..., None]] = {
-            RequestReceived: self._take_request,
-            DataReceived: self._take_data,
-            TrailersReceived: self._take_trailers,
-            StreamClosed: self._take_closed,
-            StreamReset: self._take_closed,
-            WindowUpdated: self._take_window,
-            SettingsReceived: self._take_settings,
-            PingReceived: self._take_ping,
-            PingAcknowledged: self._take_pong,
-            GoAwayReceived: self._take_goaway,
-            ConnectionClosed: self._take_connection_closed,
-        }
 
     def __len__(self) -> int:
         """Number of open streams."""
@@ -157,9 +149,9 @@ class EdgeConnection(asyncio.Protocol):
         for event in events:
             if closed and isinstance(event, RequestReceived) and event.stream_id in closed:
                 continue
-            taker = self._takers.get(type(event))
+            taker = _TAKERS.get(type(event))
             if taker is not None:
-                taker(event)
+                taker(self, event)
 
     def _take_request(self, event: RequestReceived) -> None:
         try:
@@ -184,6 +176,8 @@ class EdgeConnection(asyncio.Protocol):
         else:
             answer = [*RESPONSE_HEADERS, *refusal.headers, *trailers_of(refusal.code, refusal.text)]
             self._http2.send_headers(event.stream_id, answer, end_stream=True)
+        if not event.end_stream:
+            self._refused.append(event.stream_id)  # it need not go on
 
     def _take_data(self, event: DataReceived) -> None:
         stream = self._streams.get(event.stream_id)
@@ -204,8 +198,9 @@ class EdgeConnection(asyncio.Protocol):
         stream = self._streams.pop(event.stream_id, None)
         if stream is None:
             return
-        for streams in (self._marked, self._parked, self._ended):
-            streams.discard(stream)
+        self._marked.pop(stream, None)
+        self._parked.pop(stream, None)
+        self._ended.discard(stream)
         stream.take_gone()
         if not self._streams:
             self._unused_since_s = self._loop.time()
@@ -213,21 +208,28 @@ class EdgeConnection(asyncio.Protocol):
     def _take_window(self, event: WindowUpdated) -> None:
         self._count(self._idle_frames, "idle frames")
         if event.stream_id == 0:
-            self._marked |= self._parked
-            self._parked.clear()
+            self._mark_parked()
         elif (stream := self._streams.get(event.stream_id)) in self._parked and stream is not None:
-            self._parked.discard(stream)
-            self._marked.add(stream)
+            del self._parked[stream]
+            self._marked[stream] = None
 
     def _take_settings(self, event: SettingsReceived) -> None:
-        """A larger initial window opens the windows of all streams."""
+        """Another initial window changes the windows of all streams."""
         self._is_greeted = True
         self._count(self._controls, "controls")
+        for stream in self._streams.values():
+            stream.take_other_window()
+        self._mark_parked()
+
+    def _mark_parked(self) -> None:
         self._marked |= self._parked
         self._parked.clear()
 
     def _take_ping(self, event: PingReceived) -> None:
-        self._count(self._controls, "controls", text=b"too_many_pings")  # the text makes gRPC's clients slow down
+        """As in gRPC, a ping after something was sent is no strike: so clients measure the bandwidth."""
+        allowance = self._controls if self._is_quiet else self._idle_frames
+        self._is_quiet = True
+        self._count(allowance, "controls", text=b"too_many_pings")  # the text makes gRPC's clients slow down
 
     def _take_pong(self, event: PingAcknowledged) -> None:
         self._pinged_at_s = None
@@ -250,64 +252,83 @@ class EdgeConnection(asyncio.Protocol):
     # ---- writing
 
     def mark(self, stream: EdgeStream) -> None:
-        """The stream may have something to send."""
-        self._marked.add(stream)
+        """See Carrier."""
+        self._marked[stream] = None
         if not self._is_scheduled:
             self.schedule()
 
     def stream_ended(self, stream: EdgeStream) -> None:
-        """The stream's trailers are handed over; its client may not have closed its side yet."""
+        """See Carrier."""
         self._ended.add(stream)
         self.schedule()
 
     def schedule(self) -> None:
-        """Writes when this turn of the loop is over."""
+        """See Carrier."""
         if not self._is_scheduled:
             self._is_scheduled = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._is_scheduled = False
+        if self._transport is None or self._paused_at_s is not None:
+            return
         try:
-            while self._paused_at_s is None and self._transport is not None:
-                marked, self._marked = self._marked, set()
-                more = {stream for stream in marked if stream.fill()}
-                is_all_written = self._write()
-                self._follow(self._http2.events())
-                self._park(marked - more)
-                self._marked |= more & set(self._streams.values()) if more else more
-                if is_all_written and not self._marked and not self._close_ended():
-                    break
-        except PeerBreach as error:
-            self._cut("breach", error=str(error))
-
-    def _write(self) -> bool:
-        """Writes what HTTP/2 has; False: the socket does not take it now."""
-        while self._transport is not None and self._paused_at_s is None:
+            filled = self._fill()
             output = self._http2.output(_WRITE_BYTES)
             if output:
                 self._transport.write(output)
                 metrics.edge_writes.inc()
-            if len(output) < _WRITE_BYTES:
-                return True
-        return False
+            self._follow(self._http2.events())
+            is_all_written = len(output) < _WRITE_BYTES
+            self._sort(filled, is_all_written=is_all_written)
+            if self._close_ended() or self._marked or not is_all_written:
+                self.schedule()
+        except PeerBreach as error:
+            self._cut("breach", error=str(error))
+        except Exception:
+            log.exception("connection failed", streams=len(self._streams))
+            self._cut("failed")
 
-    def _park(self, streams: set[EdgeStream]) -> None:
-        """Keeps the streams whose bytes wait for a window."""
-        for stream in streams:
-            if stream.stream_id in self._streams and self._http2.queued_bytes(stream.stream_id):
-                self._parked.add(stream)
+    def _fill(self) -> list[EdgeStream]:
+        """Lets streams hand over what they have, as far as one turn of the loop goes."""
+        filled = []
+        handed_bytes = 0
+        marked, self._marked = self._marked, {}
+        for stream in marked:
+            filled.append(stream)
+            handed_bytes += stream.fill()
+            if handed_bytes >= _FILL_BYTES:
+                for each in filled:
+                    del marked[each]
+                self._marked = marked | self._marked
+                break
+        self._is_quiet = self._is_quiet and not handed_bytes
+        return filled
+
+    def _sort(self, filled: list[EdgeStream], *, is_all_written: bool) -> None:
+        """Says what becomes of streams that were filled: until all is written, waiting for a window may be no more."""
+        for stream in filled:
+            if not (stream.is_blocked or stream.has_more) or stream.stream_id not in self._streams:
+                continue
+            if stream.is_blocked and is_all_written:
+                self._parked[stream] = None
+            else:
+                self._marked[stream] = None
 
     def _close_ended(self) -> bool:
-        """Resets streams that are over for us and open for their clients; True: there is something to write again."""
-        if not self._ended:
+        """Resets streams that are over for us and open for their clients; True: there is something to write."""
+        if not (self._ended or self._refused):
             return False
+        for stream_id in self._refused:
+            self._http2.reset(stream_id, ErrorCode.NO_ERROR)
         done = {stream for stream in self._ended if stream.is_sent()}
+        self._ended -= done
         for stream in done:
-            self._ended.discard(stream)
             if not stream.is_peer_done:
                 self._http2.reset(stream.stream_id, ErrorCode.NO_ERROR)
-        return bool(done)
+        is_reset = bool(done or self._refused)
+        self._refused.clear()
+        return is_reset
 
     # ---- ends
 
@@ -333,10 +354,8 @@ class EdgeConnection(asyncio.Protocol):
         """Ends the connection when what is to be said is written."""
         if self._transport is None or self._transport.is_closing():
             return
-        try:
+        with suppress(PeerBreach):  # then there is nothing that could be said
             self._transport.write(self._http2.output(_WRITE_BYTES))
-        except PeerBreach:
-            pass  # there is nothing that could be said
         metrics.edge_ended_connections.labels(reason=reason).inc()
         self._transport.close()
 
@@ -379,3 +398,18 @@ class EdgeConnection(asyncio.Protocol):
         for stream in tuple(self._streams.values()):
             stream.tick(now_s)
         self.schedule()
+
+
+_TAKERS: Final[Mapping[type[Event], Callable[[EdgeConnection, Any], None]]] = {
+    RequestReceived: EdgeConnection._take_request,
+    DataReceived: EdgeConnection._take_data,
+    TrailersReceived: EdgeConnection._take_trailers,
+    StreamClosed: EdgeConnection._take_closed,
+    StreamReset: EdgeConnection._take_closed,
+    WindowUpdated: EdgeConnection._take_window,
+    SettingsReceived: EdgeConnection._take_settings,
+    PingReceived: EdgeConnection._take_ping,
+    PingAcknowledged: EdgeConnection._take_pong,
+    GoAwayReceived: EdgeConnection._take_goaway,
+    ConnectionClosed: EdgeConnection._take_connection_closed,
+}

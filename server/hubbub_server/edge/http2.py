@@ -155,12 +155,21 @@ class Http2:
         """Returns how much of a stream's body waits for its window, the connection's, or the socket."""
         return self._connection.queued_body_size(stream_id)
 
+    def window_bytes(self, stream_id: int) -> int:
+        """Returns how much of a stream's body may be sent, queued bytes included; 0 when it is gone."""
+        try:
+            return self._connection.stream_remote_window_size(stream_id)
+        except NGH2Error:
+            return 0
+
+    @property
+    def peer_window_bytes(self) -> int:
+        """The window of a stream of which nothing was sent."""
+        return self._connection.remote_settings[Setting.INITIAL_WINDOW_SIZE]
+
     def is_window_open(self, stream_id: int) -> bool:
         """Tells whether anything of a stream's body may be sent; nothing may on one that is gone."""
-        try:
-            return self._connection.remote_window_size > 0 and self._connection.stream_remote_window_size(stream_id) > 0
-        except NGH2Error:
-            return False
+        return self._connection.remote_window_size > 0 and self.window_bytes(stream_id) > 0
 
     def reset(self, stream_id: int, code: ErrorCode) -> None:
         """Ends a stream at once, with what is queued."""

@@ -1,18 +1,23 @@
 """One call on the stream edge: the context that layers and servicers see, over one stream of HTTP/2.
 
 Theory of operation. The connection tells what came (`take_data`, `take_end`, `take_gone`), all in one thread and
-without awaits. A task of its own serves the call; of a live stream it only waits for the end: frames of the client go to
-the LiveStream where they arrive, and when that has something to send, the stream is marked and the connection asks it to
-`fill` before it writes. What is handed to HTTP/2 is bounded: nothing more is handed over while bytes of this stream wait
-there for a window, so that a client which does not read fills the bounded queue of its session and nothing else. How a
-call ends: `_status` is set once (the first one counts), then come the trailers behind everything that was handed over; if
-the client has not closed its side by then, a reset without error tells it to stop sending.
+without awaits. A task of its own serves the call; of a live stream it only waits for the end: frames of the client go
+to the LiveStream where they arrive, and when that has something to send, the stream is marked and the connection asks
+it to `fill` before it writes. What is handed to HTTP/2 is bounded by a credit, which is renewed only when nothing of
+this stream waits there, so that a client which does not read fills the bounded queue of its session and nothing else.
+How a call ends: `_status` is set once (the first one counts), then come the trailers behind everything that was handed
+over; if the client has not closed its side by then, a reset without error tells it to stop sending.
+
+A message is begun when the client's window takes all of it. So a client that stopped reading, and is given up, can still
+be told why: trailers need no window (RFC 9113 6.9), but between the bytes of a message gRPC has no place for them, and
+then only a reset is left. A message that is larger than a quarter of the window is begun in any: clients open their
+window again when half of it is used, and would not do so for one that waits for more.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
 import grpc
 import grpc.aio
@@ -35,11 +40,12 @@ from hubbub_server.rpc.call import Call
 from hubbub_server.rpc.stream_pump import raise_end_error
 from hubbub_server.wire.frames import encode_messages, read_connect_request
 
-if TYPE_CHECKING:
-    from hubbub_server.edge.connection import EdgeConnection
-
-_FILL_BYTES: Final = 64 * 1024
-"""So much of a stream is handed to HTTP/2 at once, or one message if that is larger."""
+_CREDIT_BYTES: Final = 64 * 1024
+"""So much of a stream waits in HTTP/2 at most, or one message if that is larger."""
+_AROUND_BYTES: Final = 64
+"""More than what is around the frames of a message."""
+_WHOLE_PART: Final = 4
+"""A message of so small a part of the window waits until all of it may be sent."""
 
 log = structlog.get_logger()
 
@@ -47,15 +53,30 @@ Serve = Callable[["EdgeStream"], Awaitable[None]]
 _Status = tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]
 
 
+class Carrier(Protocol):
+    """What a stream needs of its connection."""
+
+    def mark(self, stream: "EdgeStream") -> None:
+        """The stream may have something to send."""
+
+    def stream_ended(self, stream: "EdgeStream") -> None:
+        """The stream's trailers are handed over; its client may not have closed its side yet."""
+
+    def schedule(self) -> None:
+        """Writes when this turn of the loop is over."""
+
+
 class EdgeStream:
     """Implements CallContext and Pump."""
 
     def __init__(
-        self, connection: "EdgeConnection", http2: Http2, stream_id: int, head: RequestHead, limits: EdgeLimits
+        self, connection: Carrier, http2: Http2, stream_id: int, head: RequestHead, limits: EdgeLimits
     ) -> None:
         """Made by the connection when the headers have come."""
         self.stream_id = stream_id
         self.is_peer_done = False
+        self.is_blocked = False
+        self.has_more = False
         self.ended_at_s: float | None = None
         """When the trailers were handed over, on the loop's clock."""
         self._connection = connection
@@ -70,6 +91,8 @@ class EdgeStream:
         self._has_read = False
         self._take_message: Callable[[bytes], None] | None = None
         self._live: LiveStream | None = None
+        self._unsent: deque[bytes] = deque()
+        self._credit_bytes = 0
         self._live_ended: asyncio.Future[None] | None = None
         self._changed: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -151,24 +174,58 @@ class EdgeStream:
         if self._status is None and self._task is not None:
             self._task.cancel()
 
-    def fill(self) -> bool:
-        """Hands over what waits, unless earlier bytes still do; True: there may be more right after."""
-        if self._is_gone or self._http2.queued_bytes(self.stream_id):
-            return False
-        self._note_change()  # whoever waits in `write`
-        if self._live is None:
-            return False
-        frames = self._live.take_frames(_FILL_BYTES)
-        if frames:
-            self._send_headers()
-            size_bytes = 0
-            for message in encode_messages(frames):
-                size_bytes += len(message)
-                self._http2.send_body(self.stream_id, prefixed(message))
-            return size_bytes >= _FILL_BYTES or self._live.is_ended
-        if self._live.is_ended and self._live_ended is not None and not self._live_ended.done():
-            self._live_ended.set_result(None)
-        return False
+    def fill(self) -> int:
+        """Hands over what waits, as far as the window and the credit go; returns how many bytes.
+
+        Afterwards `is_blocked` says that another try is of use only when the client has opened a window, and `has_more`
+        that there may be something right after what was handed over is written.
+        """
+        self.is_blocked = self.has_more = False
+        if self._changed is not None:
+            self._note_change()  # whoever waits in `write`
+        live = self._live
+        if live is None or self._is_gone:
+            return 0
+        if not self._unsent:
+            if self._credit_bytes <= 0 and not self._renew_credit(1):
+                return 0
+            frames = live.take_frames(self._credit_bytes - _AROUND_BYTES)
+            if not frames:
+                if live.is_ended:
+                    self._note_live_end()
+                return 0
+            self._unsent.extend(map(prefixed, encode_messages(frames)))
+        handed_bytes = self._hand_over()
+        self.has_more = handed_bytes > 0 if self._unsent else live.has_output
+        return handed_bytes
+
+    def _hand_over(self) -> int:
+        handed_bytes = 0
+        self._send_headers()
+        while self._unsent:
+            size_bytes = len(self._unsent[0])
+            if size_bytes >= self._credit_bytes and (handed_bytes or not self._renew_credit(size_bytes)):
+                break
+            self._http2.send_body(self.stream_id, self._unsent.popleft())
+            self._credit_bytes -= size_bytes
+            handed_bytes += size_bytes
+        return handed_bytes
+
+    def _renew_credit(self, size_bytes: int) -> bool:
+        """Asks how much may be sent; False: a message of so many bytes may not be begun now."""
+        self._credit_bytes = 0
+        window_bytes = 0 if self._http2.queued_bytes(self.stream_id) else self._http2.window_bytes(self.stream_id)
+        # One byte is left for the trailers: nghttp2 sends them in no window of 0.
+        self.is_blocked = window_bytes <= size_bytes and not (
+            window_bytes > 0 and _WHOLE_PART * size_bytes > self._http2.peer_window_bytes
+        )
+        if not self.is_blocked:
+            self._credit_bytes = min(window_bytes, _CREDIT_BYTES)
+        return not self.is_blocked
+
+    def take_other_window(self) -> None:
+        """The client has changed the size of its windows: what was known of this one does not count any more."""
+        self._credit_bytes = 0
 
     def tick(self, now_s: float) -> None:
         """Ends what takes too long: a message that does not go on, or last bytes that the client does not take."""
@@ -183,7 +240,7 @@ class EdgeStream:
                 self.fail(grpc.StatusCode.DEADLINE_EXCEEDED, "a message takes too long")
 
     def is_sent(self) -> bool:
-        """After the end: tells whether the trailers are among what was written, so that a reset loses nothing."""
+        """Tells whether all that was handed over is written, and trailers would be or are too: a reset loses nothing."""
         return not self._http2.queued_bytes(self.stream_id) and self._http2.is_window_open(self.stream_id)
 
     # ---- ends
@@ -322,8 +379,16 @@ class EdgeStream:
         self._connection.mark(self)
 
     def _give_up(self) -> None:
-        """Of a client that takes neither frames nor the status: its stream is reset, which gRPC reads as exhausted."""
-        self._http2.reset(self.stream_id, ErrorCode.ENHANCE_YOUR_CALM)
-        self._connection.schedule()
+        """Of a client that stopped reading: it gets the status or, inside of a message, a reset.
+
+        gRPC reads that reset as RESOURCE_EXHAUSTED too, but there are no details with it.
+        """
+        self._unsent.clear()
+        if not self.is_sent():
+            self._http2.reset(self.stream_id, ErrorCode.ENHANCE_YOUR_CALM)
+            self._connection.schedule()
+        self._note_live_end()
+
+    def _note_live_end(self) -> None:
         if self._live_ended is not None and not self._live_ended.done():
             self._live_ended.set_result(None)
