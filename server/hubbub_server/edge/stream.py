@@ -8,10 +8,10 @@ this stream waits there, so that a client which does not read fills the bounded 
 How a call ends: `_status` is set once (the first one counts), then come the trailers behind everything that was handed
 over; if the client has not closed its side by then, a reset without error tells it to stop sending.
 
-A message is begun when the client's window takes all of it. So a client that stopped reading, and is given up, can still
-be told why: trailers need no window (RFC 9113 6.9), but between the bytes of a message gRPC has no place for them, and
-then only a reset is left. A message that is larger than a quarter of the window is begun in any: clients open their
-window again when half of it is used, and would not do so for one that waits for more.
+A message is begun when the client's window takes all of it. So a client that stopped reading, and is given up, can
+still be told why: trailers need no window (RFC 9113 6.9), but between the bytes of a message gRPC has no place for
+them, and then only a reset is left. A message that is larger than a quarter of the window is begun in any: clients
+open their window again when half of it is used, and would not do so for one that waits for more.
 """
 
 import asyncio
@@ -240,7 +240,7 @@ class EdgeStream:
                 self.fail(grpc.StatusCode.DEADLINE_EXCEEDED, "a message takes too long")
 
     def is_sent(self) -> bool:
-        """Tells whether all that was handed over is written, and trailers would be or are too: a reset loses nothing."""
+        """Tells whether all that was handed over is written, and trailers go or went too: a reset loses nothing."""
         return not self._http2.queued_bytes(self.stream_id) and self._http2.is_window_open(self.stream_id)
 
     # ---- ends
