@@ -124,6 +124,7 @@ def write_config(folder: Path, *, port: int, admin_port: int, node_ports: Sequen
         port=port,
         admin_port=admin_port,
         node_ports=node_ports,
+        stream_ports=node_ports,
         cors_origins=[ORIGIN],
         descriptor_path=folder / "descriptors.pb",
         access_log_path=folder / "access.log",

@@ -41,6 +41,11 @@ class Process:
         return self.ports["grpc"]
 
     @property
+    def stream_port(self) -> int:
+        """Where a node serves the streaming methods."""
+        return self.ports["streams"]
+
+    @property
     def metrics_port(self) -> int:
         """Where a node or worker shows its metrics."""
         return self.ports["metrics"]

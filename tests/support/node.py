@@ -219,7 +219,8 @@ class NodeCluster:
                     report_breach=self.breaches.append,
                 )
             )
-            address = stream_address = f"127.0.0.1:{await server.start('127.0.0.1:0')}"
+            (port,) = await server.start("127.0.0.1:0")
+            address = stream_address = f"127.0.0.1:{port}"
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options=channel_options))
             stream_channel, edge = channel, None
             if self.transport == "edge":

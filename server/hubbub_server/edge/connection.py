@@ -11,7 +11,7 @@ peer that takes nothing for long is cut. Every bound is in `limits.py`; time pas
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import structlog
 
@@ -95,8 +95,7 @@ class EdgeConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greets, if there is room."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # of a stream socket
-        self._transport = transport
+        self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's have no base class
         transport.set_write_buffer_limits(high=_SOCKET_HIGH_BYTES)
         if not self._host.admit(self):
             self._cut("too many")

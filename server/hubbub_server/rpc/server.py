@@ -146,21 +146,19 @@ class RpcServer:
         await self.stop(0.0)
         await self._group.__aexit__(kind, error, trace)
 
-    async def start(self, address: str, *, besides: str = "") -> int:
-        """Listens on "host:port" and returns the port; port 0 takes a free one. `besides` is a second address.
+    async def start(self, *addresses: str) -> list[int]:
+        """Listens on each "host:port" and returns the ports; port 0 takes a free one.
 
         Raises:
             RuntimeError: an address cannot be had.
         """
         server = self._server = grpc.aio.server(interceptors=[LayeredInterceptor(self._layers)], options=_OPTIONS)
         self._add_services(server)
-        port = server.add_insecure_port(address)
-        if besides:
-            server.add_insecure_port(besides)
+        ports = [server.add_insecure_port(address) for address in addresses]
         await self._tell_health()
         await server.start()
         self._health_task = self._group.create_task(self._watch_health(), name="health")
-        return port
+        return ports
 
     def streaming_calls(self) -> StreamingCalls:
         """Returns the streaming methods, with the same layers and limits, for another transport."""
