@@ -153,6 +153,8 @@ class EdgeConnection(asyncio.Protocol):
                 taker(self, event)
 
     def _take_request(self, event: RequestReceived) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
         try:
             head = read_head(event.headers, metadata_max_bytes=self._limits.metadata_max_bytes)
         except Refusal as refusal:
@@ -203,6 +205,7 @@ class EdgeConnection(asyncio.Protocol):
         stream.take_gone()
         if not self._streams:
             self._unused_since_s = self._loop.time()
+            self._finish_if_left()
 
     def _take_window(self, event: WindowUpdated) -> None:
         self._count(self._idle_frames, "idle frames")
@@ -269,7 +272,7 @@ class EdgeConnection(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._is_scheduled = False
-        if self._transport is None or self._paused_at_s is not None:
+        if self._transport is None or self._transport.is_closing() or self._paused_at_s is not None:
             return
         try:
             filled = self._fill()
@@ -301,7 +304,7 @@ class EdgeConnection(asyncio.Protocol):
                     del marked[each]
                 self._marked = marked | self._marked
                 break
-        self._is_quiet = self._is_quiet and not handed_bytes
+        self._is_quiet = self._is_quiet and not filled
         return filled
 
     def _sort(self, filled: list[EdgeStream], *, is_all_written: bool) -> None:
@@ -344,6 +347,11 @@ class EdgeConnection(asyncio.Protocol):
             self._has_left = True
             self._http2.leave()
             self.schedule()
+            self._finish_if_left()
+
+    def _finish_if_left(self) -> None:
+        if self._has_left and not self._streams:
+            self._finish("left")
 
     def cut(self) -> None:
         """Ends the connection at once."""
@@ -379,9 +387,6 @@ class EdgeConnection(asyncio.Protocol):
             self._cut("blocked")
         elif self._pinged_at_s is not None and now_s - self._pinged_at_s > limits.pong_within_s:
             self._cut("dead")
-        elif self._leaving_since_s is not None and not self._streams and self._has_left:
-            self._http2.terminate(ErrorCode.NO_ERROR)
-            self._finish("left")
         elif not self._streams and now_s - self._unused_since_s > limits.unused_s:
             self._http2.terminate(ErrorCode.NO_ERROR)
             self._finish("unused")

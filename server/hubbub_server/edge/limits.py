@@ -23,7 +23,7 @@ class EdgeLimits:
     max_connections: int
     """Connections at once; one more is closed at once."""
     max_streams: int
-    """Streams of a connection at once; one more is refused by itself."""
+    """Streams of a connection at once; one more is refused by itself when the peer has not heard of the bound yet."""
     header_max_bytes: int
     """Decoded header fields of a request, 32 bytes counted for each field besides."""
     header_max_fields: int
@@ -49,7 +49,8 @@ class EdgeLimits:
     message_within_s: float = 10.0
     """Time for the first message, and for the rest of a message that has begun; ends only the stream."""
     silence_s: float = 90.0
-    """Time between messages of a stream that is read one by one; ends only the stream."""
+    """Time between messages of a stream that is read one by one, and for the client to take one that was written to it;
+    ends only the stream."""
     ping_after_s: float = 60.0
     """Silence of the peer after which we ask whether it lives."""
     pong_within_s: float = 20.0

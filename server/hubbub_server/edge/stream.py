@@ -86,6 +86,7 @@ class EdgeStream:
         self._loop = asyncio.get_running_loop()
         self._reader = MessageReader(limits.message_max_bytes)
         self._message_began_s: float | None = None
+        self._written_at_s: float | None = None
         self._inbox: deque[bytes] = deque()
         self._unread_bytes = 0
         self._has_read = False
@@ -228,10 +229,12 @@ class EdgeStream:
         self._credit_bytes = 0
 
     def tick(self, now_s: float) -> None:
-        """Ends what takes too long: a message that does not go on, or last bytes that the client does not take."""
+        """Ends what takes too long: a message that does not go on, or bytes that the client does not take."""
         if self.ended_at_s is not None:
             if now_s - self.ended_at_s > self._limits.finish_within_s:
                 self._http2.reset(self.stream_id, ErrorCode.ENHANCE_YOUR_CALM)
+        elif self._written_at_s is not None and now_s - self._written_at_s > self._limits.silence_s:
+            self._http2.reset(self.stream_id, ErrorCode.ENHANCE_YOUR_CALM)
         elif self._message_began_s is not None and now_s - self._message_began_s > self._limits.message_within_s:
             self._message_began_s = None
             if self._live is not None:
@@ -321,8 +324,10 @@ class EdgeStream:
         self._send_headers()
         self._http2.send_body(self.stream_id, prefixed(message))
         self._connection.mark(self)
+        self._written_at_s = self._loop.time()
         while self._http2.queued_bytes(self.stream_id):
             await self._wait_for_change()
+        self._written_at_s = None
 
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: tuple[tuple[str, str | bytes], ...] = ()
