@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import grpc
+import grpc.aio
 import structlog
 from grpc_health.v1 import health_pb2
 
@@ -161,8 +162,10 @@ class StreamEdge:
     async def _check_health(self, stream: EdgeStream) -> None:
         """Answers for the node as a whole and for each service that streams; of others it knows nothing."""
         message = await stream.read()
-        request = read_request(health_pb2.HealthCheckRequest.FromString, message) if message else None
-        if request is None or not (request.service == "" or request.service in self._calls.services):
+        if message is grpc.aio.EOF:
+            await stream.abort(grpc.StatusCode.INVALID_ARGUMENT, "one message")
+        request = read_request(health_pb2.HealthCheckRequest.FromString, message)
+        if request.service and request.service not in self._calls.services:
             await stream.abort(grpc.StatusCode.NOT_FOUND, "no such service")
         serving = health_pb2.HealthCheckResponse.SERVING
         status = serving if self._is_ready() else health_pb2.HealthCheckResponse.NOT_SERVING
