@@ -42,8 +42,8 @@ def frames(peer: H2Peer, stream: int) -> list[frame_pb2.ServerFrame]:
     return [chat_service_pb2.ConnectResponse.FromString(each).frame for each in peer.messages(stream)]
 
 
-def events(peer: H2Peer, stream: int) -> int:
-    return sum(len(frame.events) for frame in frames(peer, stream))
+async def until_events(peer: SocketPeer, stream: int, count: int) -> None:
+    await peer.until(lambda: sum(len(frame.events) for frame in frames(peer, stream)) == count)
 
 
 def controls(peer: H2Peer, stream: int) -> list[str]:
@@ -76,7 +76,7 @@ async def test_a_closed_window_costs_lagging_then_goodbye_and_no_other_stream_of
     count = 2 * BUFFER_MAX_BYTES // 8_000
     for sent in range(1, count + 1):
         await send(client, direct, count=1, size_bytes=7_900)
-        await peer.until(lambda sent=sent: events(peer, quick) == sent)
+        await until_events(peer, quick, sent)
         peer.h2.increment_flow_control_window(WINDOW_BYTES - peer.h2.remote_flow_control_window(quick), quick)
     assert len(peer.bodies[slow]) <= WINDOW_BYTES
     assert slow not in peer.trailers
@@ -98,7 +98,7 @@ async def test_a_reader_that_lags_is_told_before_it_is_too_late(
     await send(client, direct, count=90, size_bytes=7_900)
 
     peer.h2.increment_flow_control_window(2 * BUFFER_MAX_BYTES, slow)
-    await peer.until(lambda: events(peer, slow) == 90)
+    await until_events(peer, slow, 90)
 
     assert controls(peer, slow) == ["welcome", "heads", "lagging"]
     assert slow not in peer.trailers
