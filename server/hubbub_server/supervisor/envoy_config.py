@@ -147,7 +147,7 @@ def _access_log(path: Path | None) -> Json:
     fields: Mapping[str, str] = {
         "time": "%START_TIME%",
         "method": "%REQ(:METHOD)%",
-        "path": "%PATH(NQ:ORIG)%",
+        "path": "%PATH(NQ:ORIG_OR_PATH)%",
         "protocol": "%PROTOCOL%",
         "code": "%RESPONSE_CODE%",
         "grpc_status": "%GRPC_STATUS_NUMBER%",
