@@ -122,9 +122,6 @@ class EdgeStream:
         except Exception:
             log.exception("call failed outside of its layers", rpc=self._head.path)
             status = (grpc.StatusCode.INTERNAL, "internal error", ())
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
         self._end(status)
 
     def take_data(self, data: bytes) -> None:
@@ -171,6 +168,7 @@ class EdgeStream:
         if self._is_gone:
             return
         self._is_gone = True
+        self._stop_timer()
         self._open_window()
         if self._status is None and self._task is not None:
             self._task.cancel()
@@ -181,9 +179,9 @@ class EdgeStream:
         Afterwards `is_blocked` says that another try is of use only when the client has opened a window, and `has_more`
         that there may be something right after what was handed over is written.
         """
-        self.is_blocked = self.has_more = False
-        if self._changed is not None:
-            self._note_change()  # whoever waits in `write`
+        self.has_more = False
+        self.is_blocked = self._changed is not None  # somebody waits in `write`, and looks after what is written now
+        self._note_change()
         live = self._live
         if live is None or self._is_gone:
             return 0
@@ -266,6 +264,7 @@ class EdgeStream:
         if self._status is not None:
             return
         self._status = status
+        self._stop_timer()
         self._inbox.clear()
         self._open_window()
         if self._is_gone:
@@ -277,6 +276,10 @@ class EdgeStream:
             self._http2.send_headers(self.stream_id, [*RESPONSE_HEADERS, *trailers], end_stream=True)
         self.ended_at_s = self._loop.time()
         self._connection.stream_ended(self)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _send_headers(self) -> None:
         if not self._has_headers:

@@ -150,9 +150,11 @@ async def test_a_closed_window_holds_up_no_other_stream_and_is_used_when_it_open
     assert peer.trailers[quick]["grpc-status"] == "0"
 
     peer.h2.increment_flow_control_window(1_000, slow)
+    peer.h2.send_data(slow, prefixed(b"next"), end_stream=True)
     await pipe.move()
 
-    assert peer.messages(slow) == [b"s" * 500]
+    assert peer.messages(slow) == [b"s" * 500, b"next"]
+    assert peer.trailers[slow]["grpc-status"] == "0"
 
 
 async def test_a_closed_window_of_the_connection_is_used_when_it_opens(bench: Bench) -> None:
@@ -166,6 +168,7 @@ async def test_a_closed_window_of_the_connection_is_used_when_it_opens(bench: Be
     await pipe.move()
 
     assert peer.messages(stream) == [b"x" * 200_000]
+    assert peer.trailers[stream]["grpc-status"] == "0"
 
 
 async def write_much(stream: EdgeStream) -> None:
@@ -202,6 +205,15 @@ async def test_a_deadline_that_passes_ends_the_call(bench: Bench) -> None:
     assert remaining_s <= 0.001
     assert peer.trailers[stream]["grpc-status"] == str(grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
     assert bench.ended == ["cancelled"]
+
+
+@pytest.mark.parametrize("path", ["/t.T/Call", "/t.T/Other"])
+async def test_the_longest_deadline_leaves_nothing_behind(bench: Bench, path: str) -> None:
+    peer, pipe = bench.connect()
+    stream = peer.call([*grpc_headers(path), ("grpc-timeout", "99999999H")], end_stream=True)
+    await pipe.move()
+    assert peer.trailers[stream]["grpc-status"] == ("0" if path == "/t.T/Call" else "12")
+    assert all(timer.cancelled() for timer in asyncio.get_running_loop()._scheduled)  # type: ignore[attr-defined]
 
 
 async def test_a_reset_cancels_its_call_and_no_other(bench: Bench) -> None:
