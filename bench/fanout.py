@@ -1,4 +1,4 @@
-"""Fan-out on grpc.aio: CPU of the node for each event that reaches a stream, with 200 and 1,000 streams.
+"""Fan-out on both transports: CPU of the node for each event that reaches a stream, with 200 and 1,000 streams.
 
 The node's CPU comes from its /proc/<pid>/stat alone; deliveries are counted at the clients, in other processes; what a
 steady send costs the node is in it. Streams go straight to the node, 50 to a connection, as behind Envoy.
@@ -30,13 +30,13 @@ ROUNDS = 3
 CLIENT_CPU_MAX = 0.7
 
 
-async def measure(cluster: Cluster, streams: int, rate_per_s: float) -> None:
+async def measure(cluster: Cluster, users: list[User], transport: str, streams: int, rate_per_s: float) -> None:
     """Measures one case and keeps the figure."""
-    users = await register(cluster.port, USERS)
     topic = await create_group(cluster.port, users[0], users[1:])
     node = cluster.processes("node")[0]
     tokens = tuple(user.token for user in users)
-    plan = ListenerPlan(node.grpc_port, topic, tokens, streams // CLIENT_PROCESSES)
+    port = node.stream_port if transport == "edge" else node.grpc_port
+    plan = ListenerPlan(port, topic, tokens, streams // CLIENT_PROCESSES)
     rounds: list[dict[str, float]] = []
     async with listening([plan] * CLIENT_PROCESSES) as processes, asyncio.TaskGroup() as tasks:
         stop = asyncio.Event()
@@ -48,10 +48,10 @@ async def measure(cluster: Cluster, streams: int, rate_per_s: float) -> None:
         await sender
     busiest = max(each["client_cpu"] for each in rounds)
     write_figure(
-        f"fan_out_{streams}",
+        f"fan_out_{streams}" if transport == "grpc.aio" else f"fan_out_{streams}_{transport}",
         "python -m bench.fanout",
         {
-            "what": f"{streams} streams on grpc.aio, {rate_per_s:g} messages/s to all of them, straight to the node",
+            "what": f"{streams} streams on {transport}, {rate_per_s:g} messages/s to all of them, straight to the node",
             "cpu_us_per_delivery": round(median(each["cpu_us"] for each in rounds), 1),
             "deliveries_per_s": round(median(each["deliveries_per_s"] for each in rounds)),
             "node_cpu": round(median(each["node_cpu"] for each in rounds), 2),
@@ -92,12 +92,14 @@ async def _send_steadily(port: int, user: User, topic: str, rate_per_s: float, s
 
 
 async def main() -> None:
-    """Runs an instance for each case and measures."""
+    """Runs an instance for each number of streams and measures both transports on it."""
     print(f"{os.cpu_count()} cores", flush=True)
     for streams, rate_per_s in CASES:
         with tempfile.TemporaryDirectory(prefix="hubbub-bench-") as folder:
             async with Cluster(Path(folder), nodes=1) as cluster:
-                await measure(cluster, streams, rate_per_s)
+                users = await register(cluster.port, USERS)
+                for transport in ("grpc.aio", "edge"):
+                    await measure(cluster, users, transport, streams, rate_per_s)
 
 
 if __name__ == "__main__":
