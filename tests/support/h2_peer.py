@@ -167,13 +167,14 @@ class Pipe(asyncio.Transport):
         self.writes: list[bytes] = []
         self.is_aborted = False
         self._is_closing = False
+        self._is_reading = True
         self._given = 0
         protocol.connection_made(self)
 
     async def move(self, turns: int = 6) -> None:
         """Carries bytes both ways through some turns of the loop."""
         for _ in range(turns):
-            if (said := self.peer.h2.data_to_send()) and not self._is_closing:
+            if self._is_reading and (said := self.peer.h2.data_to_send()) and not self._is_closing:
                 self.protocol.data_received(said)
             await asyncio.sleep(0)
             for data in self.writes[self._given :]:
@@ -199,6 +200,14 @@ class Pipe(asyncio.Transport):
         """See Transport."""
         self.is_aborted = True
         self.close()
+
+    def pause_reading(self) -> None:
+        """See Transport."""
+        self._is_reading = False
+
+    def resume_reading(self) -> None:
+        """See Transport."""
+        self._is_reading = True
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """See Transport."""

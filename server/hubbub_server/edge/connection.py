@@ -4,8 +4,9 @@ Theory of operation. Everything happens in callbacks of the loop. `data_received
 its events; closed streams come first, so that nothing is begun for a call that is over already. Streams that have
 something to send mark themselves; once in a turn of the loop `_flush` lets them hand over what they have, in the order
 in which they were marked, and writes all of it at once. A stream whose window is closed is parked until the peer opens
-a window; no other one waits for it. When the socket takes no more, nothing is handed over at all until it does, and a
-peer that takes nothing for long is cut. Every bound is in `limits.py`; time passes by `tick`, once a second.
+a window; no other one waits for it. When the socket takes no more, nothing is handed over at all until it does, and
+nothing is read either: what a peer says asks for answers, and they would pile up. A peer that takes nothing for long is
+cut. Every bound is in `limits.py`; time passes by `tick`, once a second.
 """
 
 import asyncio
@@ -42,6 +43,9 @@ _FILL_BYTES: Final = 256 * 1024
 _WRITE_BYTES: Final = 1024 * 1024
 _SOCKET_HIGH_BYTES: Final = 256 * 1024
 _ANNOUNCED_S: Final = 1.0
+# What a peer may say about what it reads: a window of the stream, one of the connection, a ping to measure the way.
+_ANSWERS_A_STREAM: Final = 4
+_ANSWERED_BYTES: Final = 4 * 1024
 
 log = structlog.get_logger()
 
@@ -84,6 +88,7 @@ class EdgeConnection(asyncio.Protocol):
         self._pinged_at_s: float | None = None
         self._leaving_since_s: float | None = None
         self._has_left = False
+        self._calls = Allowance(limits.calls, now_s)
         self._controls = Allowance(limits.controls, now_s)
         self._idle_frames = Allowance(limits.idle_frames, now_s)
 
@@ -116,13 +121,17 @@ class EdgeConnection(asyncio.Protocol):
         self._ended.clear()
 
     def pause_writing(self) -> None:
-        """The peer does not take what we send."""
+        """The peer does not take what we send; it is not listened to until it does."""
         self._paused_at_s = self._loop.time()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """It does again."""
         self._paused_at_s = None
-        self.schedule()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            self.schedule()
 
     def eof_received(self) -> bool:
         """The peer sends no more: whatever it still wants, it cannot open a window for it."""
@@ -153,6 +162,7 @@ class EdgeConnection(asyncio.Protocol):
                 taker(self, event)
 
     def _take_request(self, event: RequestReceived) -> None:
+        self._count(self._calls, "calls")
         if self._transport is None or self._transport.is_closing():
             return
         try:
@@ -234,12 +244,15 @@ class EdgeConnection(asyncio.Protocol):
         self._count(allowance, "controls", text=b"too_many_pings")  # the text makes gRPC's clients slow down
 
     def _take_pong(self, event: PingAcknowledged) -> None:
+        if self._pinged_at_s is None and self._leaving_since_s is None:
+            self._count(self._controls, "controls")
         self._pinged_at_s = None
         if self._leaving_since_s is not None:
             self._leave()
 
     def _take_goaway(self, event: GoAwayReceived) -> None:
         """The peer opens no more streams; those that run go on."""
+        self._count(self._controls, "controls")
         if not self._streams:
             self._finish("left")
 
@@ -247,7 +260,9 @@ class EdgeConnection(asyncio.Protocol):
         self._finish("closed")
 
     def _count(self, allowance: Allowance, reason: str, *, text: bytes = b"") -> None:
-        if not allowance.takes(1, self._heard_s) and self._transport is not None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if not allowance.takes(1, self._heard_s):
             self._http2.terminate(ErrorCode.ENHANCE_YOUR_CALM, text=text)
             self._finish(reason)
 
@@ -280,6 +295,7 @@ class EdgeConnection(asyncio.Protocol):
             if output:
                 self._transport.write(output)
                 metrics.edge_writes.inc()
+                self._idle_frames.gives(_ANSWERS_A_STREAM * len(filled) + len(output) // _ANSWERED_BYTES)
             self._follow(self._http2.events())
             is_all_written = len(output) < _WRITE_BYTES
             self._sort(filled, is_all_written=is_all_written)

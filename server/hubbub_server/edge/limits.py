@@ -28,14 +28,17 @@ class EdgeLimits:
     """Decoded header fields of a request, 32 bytes counted for each field besides."""
     header_max_fields: int
     """Header fields of a request."""
+    calls: Rate
+    """Streams that the peer opens, whatever becomes of them."""
     resets: Rate
     """Streams that the peer resets."""
     glitches: Rate
     """Faults of the peer that end only a stream."""
     controls: Rate
-    """SETTINGS and PING."""
+    """SETTINGS, PING, answers to PINGs that were not ours, and GOAWAY."""
     idle_frames: Rate
-    """Frames that ask for an answer or for work and carry nothing: WINDOW_UPDATE and empty DATA."""
+    """Frames that ask for an answer or for work and carry nothing: WINDOW_UPDATE and empty DATA. What we send allows for
+    more of them: a client opens its windows as it reads."""
     unused_s: float
     """Life of a connection without streams."""
     metadata_max_bytes: int = 8 * 1024
@@ -45,12 +48,11 @@ class EdgeLimits:
     window_bytes: int = 64 * 1024
     """What a stream may send before we have read it."""
     preface_within_s: float = 5.0
-    """Time for the client's preface and first SETTINGS."""
+    """Time for the client's preface and first SETTINGS, and before them for the handshake of TLS."""
     message_within_s: float = 10.0
-    """Time for the first message, and for the rest of a message that has begun; ends only the stream."""
-    silence_s: float = 90.0
-    """Time between messages of a stream that is read one by one, and for the client to take one that was written to it;
-    ends only the stream."""
+    """Time for the rest of a message that has begun; ends only the stream."""
+    taken_within_s: float = 90.0
+    """Time for the client to take a message that is written and waited for; ends only the stream."""
     ping_after_s: float = 60.0
     """Silence of the peer after which we ask whether it lives."""
     pong_within_s: float = 20.0
@@ -66,6 +68,7 @@ TRUSTED_PROXY: Final = EdgeLimits(
     max_streams=1_000,
     header_max_bytes=64 * 1024,
     header_max_fields=256,
+    calls=Rate(burst=50_000, per_s=20_000),
     resets=Rate(burst=20_000, per_s=5_000),
     glitches=Rate(burst=20_000, per_s=5_000),
     controls=Rate(burst=200, per_s=20),
@@ -77,6 +80,7 @@ STRANGERS: Final = EdgeLimits(
     max_streams=100,
     header_max_bytes=16 * 1024,
     header_max_fields=64,
+    calls=Rate(burst=400, per_s=50),
     resets=Rate(burst=200, per_s=20),
     glitches=Rate(burst=200, per_s=20),
     controls=Rate(burst=20, per_s=1),
@@ -98,7 +102,11 @@ class Allowance:
 
     def takes(self, count: int, now_s: float) -> bool:
         """Takes `count`; False: there are not so many left."""
-        gained = (now_s - self._filled_at_s) * self._rate.per_s
-        self._tokens = min(float(self._rate.burst), self._tokens + gained) - count
+        self.gives((now_s - self._filled_at_s) * self._rate.per_s)
         self._filled_at_s = now_s
+        self._tokens -= count
         return self._tokens >= 0
+
+    def gives(self, count: float) -> None:
+        """Gives some back, up to the burst."""
+        self._tokens = min(float(self._rate.burst), self._tokens + count)

@@ -11,12 +11,12 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health_pb2
 
+from hubbub_server.domain.errors import HubbubError
 from hubbub_server.edge.connection import EdgeConnection
 from hubbub_server.edge.limits import EdgeLimits
 from hubbub_server.edge.stream import EdgeStream
 from hubbub_server.obs import metrics
-from hubbub_server.rpc.streaming_calls import StreamingCalls, StreamingMethod
-from hubbub_server.wire.requests import read_request
+from hubbub_server.rpc.streaming_calls import StreamingCalls, StreamingMethod, read_only_request
 
 _TICK_S: Final = 1.0
 _BACKLOG: Final = 1_024
@@ -75,6 +75,8 @@ class StreamEdge:
             host,
             port,
             ssl=tls,
+            ssl_handshake_timeout=None if tls is None else self._limits.preface_within_s,
+            ssl_shutdown_timeout=None if tls is None else self._limits.finish_within_s,
             backlog=_BACKLOG,
         )
         self._ticker = self._group.create_task(self._tick_for_ever(), name="edge")
@@ -161,10 +163,10 @@ class StreamEdge:
 
     async def _check_health(self, stream: EdgeStream) -> None:
         """Answers for the node as a whole and for each service that streams; of others it knows nothing."""
-        message = await stream.read()
-        if message is grpc.aio.EOF:
-            await stream.abort(grpc.StatusCode.INVALID_ARGUMENT, "one message")
-        request = read_request(health_pb2.HealthCheckRequest.FromString, message)
+        try:
+            request = await read_only_request(stream, health_pb2.HealthCheckRequest.FromString)
+        except HubbubError as error:
+            await stream.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         if request.service and request.service not in self._calls.services:
             await stream.abort(grpc.StatusCode.NOT_FOUND, "no such service")
         serving = health_pb2.HealthCheckResponse.SERVING

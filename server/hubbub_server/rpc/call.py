@@ -16,6 +16,7 @@ from hubbub_server.app.streams import LiveStream
 DETAILS_KEY: Final = "grpc-status-details-bin"
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _CANCELLATION_WITHIN_S: Final = 5.0
+_CANCELLATION_AFTER_S: Final = 0.05
 
 
 class CallContext(Protocol):
@@ -77,9 +78,13 @@ class Call:
         return remaining
 
     async def read(self) -> bytes | None:
-        """Reads the client's next message, None after the last one, and also when the client is gone."""
+        """Reads the client's next message, None after the last one."""
         message = await self.context.read()
         if message is grpc.aio.EOF:
+            # For grpc.aio a client that went, or a deadline that passed, looks like the last message for a moment. To
+            # end with OK then would send a status to nobody, and it leaks the memory of that; so the cancellation gets
+            # a moment to arrive first.
+            await asyncio.sleep(_CANCELLATION_AFTER_S)
             return None
         assert isinstance(message, bytes)  # noqa: S101  # our methods are served without deserialiser
         return message

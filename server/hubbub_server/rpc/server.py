@@ -20,6 +20,7 @@ from hubbub.user.v1 import user_service_pb2, user_service_pb2_grpc
 from hubbub_server.app.authenticate import Authenticate
 from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.read_history import ReadHistory
+from hubbub_server.app.session import CLIENT_SILENCE_S
 from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.users import Users
@@ -87,11 +88,12 @@ class UseCases:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
-    """Bounds, inclusive: RPCs served at once, and the time of a unary call."""
+    """Bounds, inclusive: RPCs served at once, the time of a unary call, and how long Sync waits for a request."""
 
     max_unary: int = MAX_UNARY
     max_streams: int = MAX_STREAMS
     unary_max_s: float = UNARY_MAX_S
+    client_silence_s: float = CLIENT_SILENCE_S
 
 
 class RpcServer:
@@ -126,6 +128,7 @@ class RpcServer:
         ]
         self._use_cases = use_cases
         self._clock = clock
+        self._client_silence_s = limits.client_silence_s
         self._is_ready = is_ready
         self._with_reflection = with_reflection
         self._layers = Layers(layers, ids=ids)
@@ -164,11 +167,15 @@ class RpcServer:
         """Returns the streaming methods, with the same layers and limits, for another transport."""
         cases = self._use_cases
         chat = ChatServicer(cases.conversations, cases.streams)
-        history = HistoryServicer(cases.history, cases.sync, self._clock)
+        history = self._history_servicer()
         by_name = (chat_service_pb2, "ChatService", chat), (history_service_pb2, "HistoryService", history)
         return StreamingCalls(
             {module.DESCRIPTOR.services_by_name[name]: servicer for module, name, servicer in by_name}, self._layers
         )
+
+    def _history_servicer(self) -> HistoryServicer:
+        cases = self._use_cases
+        return HistoryServicer(cases.history, cases.sync, self._clock, client_silence_s=self._client_silence_s)
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         cases = self._use_cases
@@ -180,9 +187,7 @@ class RpcServer:
         chat_service_pb2_grpc.add_ChatServiceServicer_to_server(
             ChatServicer(cases.conversations, cases.streams), server
         )
-        history_service_pb2_grpc.add_HistoryServiceServicer_to_server(
-            HistoryServicer(cases.history, cases.sync, self._clock), server
-        )
+        history_service_pb2_grpc.add_HistoryServiceServicer_to_server(self._history_servicer(), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._with_reflection:
             names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)

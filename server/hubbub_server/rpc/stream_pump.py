@@ -11,14 +11,11 @@ once; what is left is one message and the status, which the client gets when it 
 """
 
 import asyncio
-from typing import Final
 
 from hubbub_server.app.streams import LiveStream
 from hubbub_server.domain.errors import HubbubError
 from hubbub_server.rpc.call import Call
 from hubbub_server.wire.frames import encode_messages, read_connect_request
-
-_CANCELLATION_WITHIN_S: Final = 0.05
 
 
 async def pump(call: Call, live: LiveStream, *, takes_frames: bool) -> None:
@@ -56,9 +53,6 @@ async def _read_frames(call: Call, live: LiveStream) -> None:
             live.break_off(error)
         else:
             live.receive(frame)
-    # A client that went looks like a half-close for a moment. Ending with OK then would send a status to nobody, and
-    # grpc.aio leaks the memory of that; so the cancellation gets a moment to arrive first.
-    await asyncio.sleep(_CANCELLATION_WITHIN_S)
     live.half_close()
 
 

@@ -1,18 +1,23 @@
 """The streaming methods, for a transport that is not grpc.aio: the same servicers with the same layers around them."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import grpc.aio
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-from hubbub_server.domain.errors import InvalidField
+from hubbub_server.domain.errors import DeadlinePassed, InvalidField
 from hubbub_server.rpc.call import Call, CallContext, Pump
 from hubbub_server.rpc.interceptors.layered import Layers
 from hubbub_server.wire.requests import read_request
+
+_REQUEST_WITHIN_S: Final = 10.0
+
+_Request = TypeVar("_Request")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +75,22 @@ def _method_of(servicer: object, method: MethodDescriptor) -> StreamingMethod:
 async def _behave(method: StreamingMethod, call: Call) -> None:
     request: Any = None
     if not method.takes_stream:
-        message = await call.context.read()
-        if message is grpc.aio.EOF:
-            raise InvalidField("request", "one message")
-        request = read_request(method.parse, message)
+        request = await read_only_request(call.context, method.parse)
     await method.behaviour(request, call.context)
+
+
+async def read_only_request(context: CallContext, parse: Callable[[bytes], _Request]) -> _Request:
+    """Reads the request of a method that takes one.
+
+    Raises:
+        InvalidField: there is none, or it is malformed.
+        DeadlinePassed: it did not come in time.
+    """
+    try:
+        async with asyncio.timeout(_REQUEST_WITHIN_S):
+            message = await context.read()
+    except TimeoutError as exc:
+        raise DeadlinePassed("no request came in time") from exc
+    if message is grpc.aio.EOF:
+        raise InvalidField("request", "one message")
+    return read_request(parse, message)

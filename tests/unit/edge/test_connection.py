@@ -357,10 +357,10 @@ async def test_a_client_that_does_not_read_cannot_keep_a_call_in_its_write(bench
     peer, pipe = bench.connect(window_bytes=1_000)
     stream = peer.call(CALL)
     await pipe.move()
-    later(pipe, bench.limits.silence_s - 1)
+    later(pipe, bench.limits.taken_within_s - 1)
     await pipe.move()
     assert stream not in peer.resets
-    later(pipe, bench.limits.silence_s + 1)
+    later(pipe, bench.limits.taken_within_s + 1)
     await pipe.move()
     assert peer.resets == {stream: ENHANCE_YOUR_CALM}
     assert bench.ended == ["cancelled"]
@@ -472,12 +472,15 @@ async def test_a_socket_that_takes_nothing_is_given_nothing_and_cut_in_the_end(b
     pipe.protocol.pause_writing()
     writing = asyncio.create_task(bench.streams[0].write(b"news"))
     before = len(pipe.writes)
+    peer.call(CALL)
     await pipe.move()
     assert len(pipe.writes) == before
+    assert len(bench.streams) == 1  # nor is it listened to: what it says would ask for answers
     pipe.protocol.resume_writing()
     await pipe.move()
     assert len(pipe.writes) == before + 1
     assert writing.done()
+    assert len(bench.streams) == 2
     pipe.protocol.pause_writing()
     later(pipe, bench.limits.blocked_s + 1)
     assert pipe.is_aborted
