@@ -91,6 +91,11 @@ class H2Peer:
                 case h2.events.ConnectionTerminated():
                     self.goaways.append((event.last_stream_id or 0, int(event.error_code or 0)))
 
+    @property
+    def heard_pong(self) -> int:
+        """How many answers to pings came."""
+        return len(self.heard(h2.events.PingAckReceived))
+
     def call(self, headers: Iterable[Header], *messages: bytes, end_stream: bool = False) -> int:
         """Begins a call and returns its stream."""
         stream_id = self.h2.get_next_available_stream_id()

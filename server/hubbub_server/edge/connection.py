@@ -297,6 +297,8 @@ class EdgeConnection(asyncio.Protocol):
                 metrics.edge_writes.inc()
                 self._idle_frames.gives(_ANSWERS_A_STREAM * len(filled) + len(output) // _ANSWERED_BYTES)
             self._follow(self._http2.events())
+            if self._transport.is_closing():
+                return
             is_all_written = len(output) < _WRITE_BYTES
             self._sort(filled, is_all_written=is_all_written)
             if self._close_ended() or self._marked or not is_all_written:

@@ -153,7 +153,10 @@ class Http2:
 
     def queued_bytes(self, stream_id: int) -> int:
         """Returns how much of a stream's body waits for its window, the connection's, or the socket."""
-        return self._connection.queued_body_size(stream_id)
+        try:
+            return self._connection.queued_body_size(stream_id)
+        except NGH2Error:
+            return 0
 
     def window_bytes(self, stream_id: int) -> int:
         """Returns how much of a stream's body may be sent, queued bytes included; 0 when it is gone."""
@@ -169,7 +172,10 @@ class Http2:
 
     def is_window_open(self, stream_id: int) -> bool:
         """Tells whether anything of a stream's body may be sent; nothing may on one that is gone."""
-        return self._connection.remote_window_size > 0 and self.window_bytes(stream_id) > 0
+        try:
+            return self._connection.remote_window_size > 0 and self.window_bytes(stream_id) > 0
+        except NGH2Error:
+            return False
 
     def reset(self, stream_id: int, code: ErrorCode) -> None:
         """Ends a stream at once, with what is queued."""

@@ -37,8 +37,8 @@ class EdgeLimits:
     controls: Rate
     """SETTINGS, PING, answers to PINGs that were not ours, and GOAWAY."""
     idle_frames: Rate
-    """Frames that ask for an answer or for work and carry nothing: WINDOW_UPDATE and empty DATA. What we send allows for
-    more of them: a client opens its windows as it reads."""
+    """Frames that ask for an answer or for work and carry nothing: WINDOW_UPDATE and empty DATA. What we send allows
+    for more of them: a client opens its windows as it reads."""
     unused_s: float
     """Life of a connection without streams."""
     metadata_max_bytes: int = 8 * 1024
