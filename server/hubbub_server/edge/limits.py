@@ -80,7 +80,7 @@ STRANGERS: Final = EdgeLimits(
     max_streams=100,
     header_max_bytes=16 * 1024,
     header_max_fields=64,
-    calls=Rate(burst=400, per_s=50),
+    calls=Rate(burst=1_000, per_s=200),
     resets=Rate(burst=200, per_s=20),
     glitches=Rate(burst=200, per_s=20),
     controls=Rate(burst=20, per_s=1),

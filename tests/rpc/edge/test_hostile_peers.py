@@ -26,7 +26,7 @@ from prometheus_client import REGISTRY
 from hubbub_server.app.authenticate import Credentials
 from hubbub_server.app.session import HELLO_WITHIN_S, RESET_AFTER_S
 from hubbub_server.edge.grpc_messages import prefixed
-from hubbub_server.edge.limits import STRANGERS
+from hubbub_server.edge.limits import STRANGERS, TRUSTED_PROXY
 from hubbub_server.edge.server import StreamEdge
 from hubbub_server.rpc import streaming_calls
 from tests.rpc.edge.test_edge import CONNECT, WINDOW_BYTES, connect, frames, send, status
@@ -210,6 +210,25 @@ async def test_frames_that_ask_for_nothing_cost_no_memory_and_hold_up_nobody(
     async with others_are_served(node), RawPeer(node.stream_address) as peer:
         await peer.say(greeting() + call(1, block) + frame(RST_STREAM, 0, 1, CANCEL))
         await peer.flood(again, most=4 * MOST)
+
+
+async def test_a_proxy_whose_clients_vanish_together_keeps_its_connection(
+    cluster: NodeCluster, bob: Credentials
+) -> None:
+    """TRAPS 1.20: that is a burst of resets, and would be a flood of a stranger."""
+    block = header_block(CONNECT, token=bob.access_token)
+    cluster.edge_limits = TRUSTED_PROXY
+    async with cluster.node() as node, RawPeer(node.stream_address) as peer:
+        await peer.say(greeting())
+        for round_number in range(5):
+            numbers = [ids(round_number * 1_000 + number) for number in range(900)]
+            await peer.say(b"".join(call(number, block) for number in numbers))
+            await until(lambda: len(node.streams) == len(numbers))
+            await peer.say(b"".join(frame(RST_STREAM, 0, number, CANCEL) for number in numbers))
+            await until(lambda: len(node.streams) == 0)
+        await peer.say(call(ids(10_000), block))
+        await until(lambda: len(node.streams) == 1)
+        assert not peer.is_closed
 
 
 # ---- how much at once
