@@ -123,6 +123,7 @@ class EdgeConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The peer does not take what we send; it is not listened to until it does."""
         self._paused_at_s = self._loop.time()
+        self._pinged_at_s = None  # the answer would not be heard
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
@@ -412,7 +413,8 @@ class EdgeConnection(asyncio.Protocol):
             self._tick_open(now_s)
 
     def _tick_open(self, now_s: float) -> None:
-        if self._pinged_at_s is None and now_s - self._heard_s > self._limits.ping_after_s:
+        is_asked = self._pinged_at_s is not None or self._paused_at_s is not None
+        if not is_asked and now_s - self._heard_s > self._limits.ping_after_s:
             self._pinged_at_s = now_s
             self._http2.ping()
         if self._leaving_since_s is not None and now_s - self._leaving_since_s > _ANNOUNCED_S:

@@ -486,6 +486,24 @@ async def test_a_socket_that_takes_nothing_is_given_nothing_and_cut_in_the_end(b
     assert pipe.is_aborted
 
 
+async def test_a_peer_that_is_not_listened_to_is_not_taken_for_dead(bench: Bench) -> None:
+    """Its answer to a ping waits in the socket; that it takes nothing has a bound of its own."""
+    bench.limits = replace(STRANGERS, blocked_s=1_000.0)
+    peer, pipe = bench.connect()
+    peer.call(CALL)
+    await pipe.move()
+    for pause_first in (True, False):
+        if pause_first:
+            pipe.protocol.pause_writing()
+        later(pipe, bench.limits.ping_after_s + 1)
+        pipe.protocol.pause_writing()
+        later(pipe, bench.limits.ping_after_s + bench.limits.pong_within_s + 3)
+        assert not pipe.is_closing()
+        pipe.protocol.resume_writing()
+        await pipe.move()
+    assert len(peer.heard(h2.events.PingReceived)) == 1
+
+
 async def test_a_peer_without_preface_is_cut(bench: Bench) -> None:
     _, pipe = bench.connect()
     later(pipe, bench.limits.preface_within_s + 1)
