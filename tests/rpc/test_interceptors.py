@@ -357,5 +357,6 @@ async def test_a_status_without_error_info_is_reported() -> None:
         edge.act = act
         await _unary_status(edge)
 
+        await until(lambda: bool(edge.breaches))  # the client may know the status first
         assert edge.breaches == ["/hubbub.test.v1.Test/Unary ended with NOT_FOUND and 0 ErrorInfo instead of one"]
         edge.breaches.clear()
