@@ -303,6 +303,15 @@ async def test_a_message_beyond_its_bound_ends_its_call_alone(node: Node, bob: C
     await until(lambda: len(node.streams) == 0)
 
 
+async def test_garbage_for_health_is_refused_and_no_fault_of_ours(node: Node) -> None:
+    async with others_are_served(node), SocketPeer(node.stream_address) as peer:
+        garbled = peer.call(grpc_headers(HEALTH), b"\xff\xff", end_stream=True)
+        empty = peer.call(grpc_headers(HEALTH), end_stream=True)
+        await peer.until(lambda: {garbled, empty} <= peer.trailers.keys())
+        invalid = str(grpc.StatusCode.INVALID_ARGUMENT.value[0])
+        assert [peer.trailers[stream]["grpc-status"] for stream in (garbled, empty)] == [invalid, invalid]
+
+
 # ---- windows
 
 

@@ -417,6 +417,25 @@ async def test_a_ping_after_data_is_no_strike(bench: Bench) -> None:
     assert not pipe.is_closing()
 
 
+async def test_a_window_that_is_opened_for_what_was_read_is_no_strike(bench: Bench) -> None:
+    """Clients of gRPC open the windows of the stream and of the connection for each message, if they like."""
+    bench.limits = replace(STRANGERS, idle_frames=Rate(burst=5, per_s=0))
+    peer, pipe = bench.connect()
+    stream = peer.call(CALL)
+    for count in range(1, 51):
+        peer.h2.send_data(stream, prefixed(b"x"))
+        await pipe.move(3)
+        assert len(peer.messages(stream)) == count
+        for which in (stream, None):
+            peer.h2.increment_flow_control_window(1, which)
+        await pipe.move(3)
+    assert not pipe.is_closing()
+    for _ in range(10):
+        peer.h2.increment_flow_control_window(1)
+    await pipe.move()
+    assert [code for _, code in peer.goaways][:1] == [ENHANCE_YOUR_CALM]
+
+
 async def test_a_node_that_leaves_names_the_last_stream_and_ends_with_it(bench: Bench) -> None:
     """Drain: first "open no more here", then the last stream that is served; those that run go on to their end."""
     peer, pipe = bench.connect()
