@@ -66,8 +66,10 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """What a node knows of a record that it made itself: its events, and the state after them."""
+    """What a node knows of a record that it made itself: its events, and the states before and after them."""
 
+    record_id: str
+    before: TopicState
     events: tuple[Event, ...]
     state: TopicState
 
@@ -124,6 +126,7 @@ class ActiveTopic:
         self._loading = asyncio.Lock()
         self._following = asyncio.Lock()
         self._moved = asyncio.Event()
+        self._made: Made | None = None
 
     @property
     def head(self) -> TopicHead:
@@ -249,10 +252,12 @@ class ActiveTopic:
 
     # ---- moving
 
-    def apply(self, record: LogRecord, made: Made | None = None) -> bool:
-        """Folds a record if it is the next one and delivers it; tells whether the state is at or past it now.
+    def expect(self, made: Made) -> None:
+        """Spares the decoding and folding of a record of this node, whoever brings it: live, or the acknowledgement."""
+        self._made = made
 
-        `made` spares the decoding and folding of a record that this node made itself on the present state.
+    def apply(self, record: LogRecord) -> bool:
+        """Folds a record if it is the next one and delivers it; tells whether the state is at or past it now.
 
         Raises:
             RecordUndecodable, ValueError: the record is poison; the state stays where it was.
@@ -262,11 +267,12 @@ class ActiveTopic:
             return True
         if not self.is_loaded or facts.first_position != self.state.position + 1:
             return False
-        if made is None:
+        made, self._made = self._made, None
+        if made is not None and made.record_id == facts.record_id and made.before is self.state:
+            events, state = made.events, made.state
+        else:
             events = decode_events(self._codec, record)
             state = fold(self.state, record, events)
-        else:
-            events, state = made.events, made.state
         self.state, self.sequence = state, record.sequence
         self._keep(record)
         self._confirmed_at_s = self._clock.monotonic_s()
