@@ -67,9 +67,13 @@ class CentrifugoTarget:
     def opening(self) -> StreamOpening:
         """See Target. ConnectRequest: subs 3 (map: key 1, value 2)."""
         request = field(3, field(1, _CHANNEL.encode()) + field(2, b""))
-        first = base64.b64encode(request).decode()
         return StreamOpening(
-            port=self._stream_port, path=_CONSUME, metadata=((),), first_message=first, wire="centrifugo"
+            port=self._stream_port,
+            path=_CONSUME,
+            metadata=((),),
+            first_message=base64.b64encode(request).decode(),
+            has_one_request=True,
+            wire="centrifugo",
         )
 
     async def send(self, text: str) -> None:
@@ -103,6 +107,7 @@ async def _running(changes: dict[str, Any], others: Collection[int]) -> AsyncIte
     namespace = changes.get("channel", {}).get("without_namespace", {})
     configuration = {
         **changes,
+        "usage_stats": {"disabled": True},
         "http_server": {"address": "127.0.0.1", "port": str(http_port)},
         "client": {"allow_anonymous_connect_without_token": True},
         "channel": {"without_namespace": {**allowed, **namespace}},

@@ -5,15 +5,15 @@ acknowledged before the next one is due. CPU time is that of the processes that 
 them is in it, and is also shown by itself: it was measured before the streams were opened. Deliveries are counted at
 the clients, which must stay below 70 % of a core. Streams go straight to the server, as from a proxy.
 
-`python -m bench.fanout [--seconds S] [--rounds N] [--scale F]`: F of the streams, for a trial.
+For a trial: `--seconds`, `--rounds`, `--scale` of the connections, `--only` of the targets.
 """
 
 import argparse
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Any, Final
@@ -103,7 +103,7 @@ async def measure(case: Case, contestant: Contestant, seconds: float, rounds: in
         send_us = await _cost_of_a_send(target, case.sends_per_s, seconds / 2)
         before_bytes = sum(map(resident_bytes, target.delivering))
         plan = ReceiversPlan(
-            **{name: getattr(target.opening, name) for name in ("port", "path", "metadata", "first_message", "wire")},
+            **asdict(target.opening),
             connections=case.connections // _CLIENT_PROCESSES,
             streams_a_connection=case.streams_a_connection,
         )
@@ -183,12 +183,13 @@ async def _send_steadily(target: Target, sends_per_s: float, seconds: float) -> 
     return count
 
 
-async def run(case: Case, seconds: float, rounds: int, scale: float) -> None:
+async def run(case: Case, seconds: float, rounds: int, scale: float, only: Collection[str]) -> None:
     """Measures a case on all targets and keeps the figure."""
-    small = max(2, int(case.connections * scale))
-    case = Case(**{**{name: getattr(case, name) for name in Case.__slots__}, "connections": small})
+    case = replace(case, connections=max(_CLIENT_PROCESSES, int(case.connections * scale)))
     rows = {}
     for contestant in CONTESTANTS:
+        if contestant.name not in only:
+            continue
         if contestant.name.startswith("centrifugo") and not centrifugo_target.is_possible():
             print(f"{contestant.name}: not measured, there is no Go to build it", flush=True)
             continue
@@ -223,9 +224,10 @@ async def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--only", nargs="*", default=[contestant.name for contestant in CONTESTANTS])
     options = parser.parse_args()
     for case in CASES:
-        await run(case, options.seconds, options.rounds, options.scale)
+        await run(case, options.seconds, options.rounds, options.scale, options.only)
 
 
 if __name__ == "__main__":

@@ -114,6 +114,8 @@ class GrpcConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
+        if self._transport is None or self._transport.is_closing():
+            return
         self._http2.receive_data(data)
         calls = self._calls
         for event in self._http2.events():

@@ -46,6 +46,7 @@ class HubbubTarget:
             path=_CONNECT,
             metadata=tuple((("authorization", f"Bearer {token}"),) for token in self._tokens),
             first_message=base64.b64encode(chat_service_pb2.ConnectRequest(hello=hello).SerializeToString()).decode(),
+            has_one_request=False,
             wire="hubbub",
         )
 

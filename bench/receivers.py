@@ -36,6 +36,7 @@ class ReceiversPlan:
     path: str
     metadata: tuple[tuple[tuple[str, str], ...], ...]
     first_message: str
+    has_one_request: bool
     wire: str
     connections: int
     streams_a_connection: int
@@ -72,10 +73,14 @@ class Receivers:
             say(**self._count())
 
     async def _wait_opened(self, missing: int) -> None:
-        async with asyncio.timeout(_OPEN_WITHIN_S):
-            while self._opened + missing < len(self._calls):
-                self._changed.clear()
-                await self._changed.wait()
+        try:
+            async with asyncio.timeout(_OPEN_WITHIN_S):
+                while self._opened + missing < len(self._calls):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError as exc:
+            ends = [call.end for call in self._calls if call.end]
+            raise RuntimeError(f"{self._opened} of {len(self._calls)} streams opened, ended: {ends[:5]}") from exc
 
     def _open(self, connection: GrpcConnection, first: bytes) -> None:
         metadata = self._plan.metadata[len(self._calls) % len(self._plan.metadata)]
@@ -99,7 +104,7 @@ class Receivers:
 
         call = connection.start(self._plan.path, metadata, take)
         self._calls.append(call)
-        connection.send(call, first.replace(_ZERO, str(uuid.uuid4()).encode()))
+        connection.send(call, first.replace(_ZERO, str(uuid.uuid4()).encode()), is_last=self._plan.has_one_request)
 
     def _count(self) -> dict[str, Any]:
         latencies_ms, self._latencies_ms = self._latencies_ms, []

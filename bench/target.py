@@ -18,6 +18,8 @@ class StreamOpening:
     """Of the calls, taken in turn."""
     first_message: str
     """Base64 of the request; a zero UUID inside is replaced by one of each stream's own."""
+    has_one_request: bool
+    """The method takes one request: the client's side ends with it."""
     wire: str
     """Name of the reader in bench/wires.py that finds events in answers."""
 
