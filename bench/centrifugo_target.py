@@ -16,13 +16,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from hubbub_server.supervisor.leash import leashed
-from hubbub_server.supervisor.ports import find_free
-
 from bench.figure import ROOT
 from bench.h2_client import CallFailed, GrpcConnection
 from bench.target import StreamOpening
 from bench.wires import field
+from hubbub_server.supervisor.leash import leashed
+from hubbub_server.supervisor.ports import find_free
 from tests.support.valkey import valkey_server
 
 MODULE: Final = "github.com/centrifugal/centrifugo/v6"
@@ -125,7 +124,7 @@ async def _running(changes: dict[str, Any], others: Collection[int]) -> AsyncIte
                 stderr=log,
             )
         try:
-            api = await _connect(api_port, process, folder / "log")
+            api = await _connect(api_port, process)
             yield CentrifugoTarget(process.pid, others, stream_port, api)
             api.close()
         finally:
@@ -139,12 +138,12 @@ async def _running(changes: dict[str, Any], others: Collection[int]) -> AsyncIte
                     await process.wait()
 
 
-async def _connect(port: int, process: asyncio.subprocess.Process, log: Path) -> GrpcConnection:
+async def _connect(port: int, process: asyncio.subprocess.Process) -> GrpcConnection:
     async with asyncio.timeout(_READY_S):
         while True:
             try:
                 return await GrpcConnection.open(port)
             except OSError as exc:
                 if process.returncode is not None:
-                    raise RuntimeError(f"centrifugo ended: {log.read_text()}") from exc
+                    raise RuntimeError(f"centrifugo ended with {process.returncode}") from exc
                 await asyncio.sleep(0.1)

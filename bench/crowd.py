@@ -48,7 +48,9 @@ async def create_group(port: int, owner: User, members: list[User]) -> str:
     request.group.user_ids.extend(user.user_id for user in members)
     async with open_channel(port) as channel:
         stub = conversation_service_pb2_grpc.ConversationServiceStub(channel)
-        answer = await stub.CreateConversation(request, metadata=owner.metadata, timeout=_TIMEOUT_S, wait_for_ready=True)
+        answer = await stub.CreateConversation(
+            request, metadata=owner.metadata, timeout=_TIMEOUT_S, wait_for_ready=True
+        )
     return answer.view.conversation.conversation_id
 
 

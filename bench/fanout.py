@@ -1,4 +1,4 @@
-"""Fan-out, one table from one run: CPU and memory of servers for each event that reaches a stream, ours and foreign ones.
+"""Fan-out, one table from one run: what each event that reaches a stream costs servers, ours and foreign ones.
 
 Each target is started, measured and stopped, one after the other, under the same streams, texts and rate; every text is
 acknowledged before the next one is due. CPU time is that of the processes that deliver, from /proc; what a send costs
@@ -110,8 +110,8 @@ async def measure(case: Case, contestant: Contestant, seconds: float, rounds: in
         async with receiving([plan] * _CLIENT_PROCESSES) as processes:
             await asyncio.sleep(_SETTLE_S)
             streams_bytes = sum(map(resident_bytes, target.delivering)) - before_bytes
-            await _send_steadily(target, case.sends_per_s, _WARM_UP_S)
-            taken = [await _round(target, processes, case.sends_per_s, seconds) for _ in range(rounds)]
+            await send_steadily(target, case.sends_per_s, _WARM_UP_S)
+            taken = [await measure_round(target, processes, case.sends_per_s, seconds) for _ in range(rounds)]
             gone = [end for each in taken for end in each["ended"]]
     result: dict[str, Any] = {
         name: round(median(each[name] for each in taken), digits) for name, digits in _COLUMNS.items()
@@ -140,19 +140,20 @@ _COLUMNS: Final = {
 
 async def _cost_of_a_send(target: Target, sends_per_s: float, seconds: float) -> float:
     """Measures what a send costs the delivering processes when nobody but the sender listens, in µs."""
-    await _send_steadily(target, sends_per_s, _WARM_UP_S)
+    await send_steadily(target, sends_per_s, _WARM_UP_S)
     before_s = sum(map(cpu_s, target.delivering))
-    sent = await _send_steadily(target, sends_per_s, seconds)
+    sent = await send_steadily(target, sends_per_s, seconds)
     return (sum(map(cpu_s, target.delivering)) - before_s) / sent * 1e6
 
 
-async def _round(
+async def measure_round(
     target: Target, processes: list[ClientProcess], sends_per_s: float, seconds: float
 ) -> dict[str, Any]:
+    """Measures one window; `processes` hear the topic."""
     before = [await process.ask(op="count") for process in processes]
     delivering_s, others_s = (sum(map(cpu_s, pids)) for pids in (target.delivering, target.others))
     begin_s = time.monotonic()
-    sent = await _send_steadily(target, sends_per_s, seconds)
+    sent = await send_steadily(target, sends_per_s, seconds)
     took_s = time.monotonic() - begin_s
     used_s = sum(map(cpu_s, target.delivering)) - delivering_s
     others_used_s = sum(map(cpu_s, target.others)) - others_s
@@ -171,7 +172,7 @@ async def _round(
     }
 
 
-async def _send_steadily(target: Target, sends_per_s: float, seconds: float) -> int:
+async def send_steadily(target: Target, sends_per_s: float, seconds: float) -> int:
     """Sends on schedule; a text carries the time at which it was due. Returns how many were sent."""
     begin_s = time.monotonic()
     count = round(sends_per_s * seconds)

@@ -128,8 +128,9 @@ class GrpcConnection(asyncio.Protocol):
 
     def _follow(self, event: Any) -> None:
         match event:
-            case ResponseReceived(stream_id=stream_id, headers=headers) | TrailersReceived(
-                stream_id=stream_id, headers=headers
+            case (
+                ResponseReceived(stream_id=stream_id, headers=headers)
+                | TrailersReceived(stream_id=stream_id, headers=headers)
             ):
                 fields = {bytes(name): bytes(value) for name, value in headers}
                 status = fields.get(b"grpc-status")

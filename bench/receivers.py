@@ -1,7 +1,7 @@
 """A process with many streams that counts what they get, without grpcio: `python -m bench.receivers PLAN`.
 
 Commands on stdin, one JSON object a line, each answered by one on stdout: `count` (events so far, own CPU seconds,
-bytes, latencies since the last count, streams that ended), `finish`.
+latencies since the last count, streams that ended).
 """
 
 import asyncio
@@ -67,9 +67,7 @@ class Receivers:
             await self._wait_opened(_OPENING_AT_ONCE)
         await self._wait_opened(0)
         say(ready=True)
-        async for command in read_commands():
-            if command["op"] == "finish":
-                break
+        async for _ in read_commands():
             say(**self._count())
 
     async def _wait_opened(self, missing: int) -> None:

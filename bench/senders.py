@@ -1,6 +1,6 @@
 """A process that sends at a rate or as fast as answers come, over few streams: `python -m bench.senders PLAN`.
 
-Commands on stdin, one JSON object a line, each answered by one on stdout: `run` (seconds, rate_per_s or window), `stop`.
+Commands on stdin, one JSON object a line, each answered by one on stdout: `run` (seconds, and rate_per_s or window).
 At a rate, each message has the time at which it was due: latencies count from there, so a server that stalls is not
 given the time that it took away (coordinated omission). With a window, so many messages are unanswered at any time.
 """
@@ -158,8 +158,6 @@ class Senders:
                 await sender.is_open.wait()
         say(ready=True)
         async for command in read_commands():
-            if command["op"] == "stop":
-                break
             say(**await self._measure(**{key: value for key, value in command.items() if key != "op"}))
 
     async def _measure(self, *, seconds: float, rate_per_s: float = 0.0, window: int = 0) -> dict[str, Any]:

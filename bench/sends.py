@@ -1,4 +1,4 @@
-"""Durable sends to one node: how many there can be, into many conversations and into one, and how long they take at a rate.
+"""Durable sends to one node: how many there can be, into many conversations or one, and how long they take at a rate.
 
 Sends are commands on streams of the edge, as clients send them, from sans-IO processes that stay below 70 % of a core;
 each is acknowledged after its record is synced. As fast as can be: with a fixed number unanswered. At a rate: on a

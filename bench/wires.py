@@ -1,4 +1,4 @@
-"""What clients must know of a wire: which answers hold events, when a stream hears its topic, when it must say something.
+"""What clients must know of a wire: which answers hold events, when a stream hears its topic, when it must answer.
 
 An answer is read once however many streams get the same bytes: that is what keeps a client cheaper than the server.
 """
