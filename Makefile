@@ -50,11 +50,11 @@ chaos: .venv/dev.stamp ## Breaks a cluster in every way, run after run, and chec
 mutants: .venv/dev.stamp ## Breaks each promise on purpose; fails when a test does not notice.
 	$(V)/python -m tests.mutants
 
-bench: .venv/dev.stamp ## Measures.
+bench: .venv/dev.stamp ## Takes the figures of speed, about 40 minutes on a quiet machine; Centrifugo beside ours needs Go.
 	$(V)/python -m bench
 
-report: .venv/dev.stamp ## Writes docs/report.json.
-	$(V)/python -m bench.report
+report: .venv/dev.stamp ## Writes docs/report.json, and docs/PERFORMANCE.md from it.
+	@$(V)/python -m bench.report; code=$$?; $(V)/python -m bench.performance && exit $$code
 
 venv: .venv/dev.stamp ## Makes .venv with everything in it.
 
