@@ -115,11 +115,11 @@ def _fan_out(figure: Figure | None, name: str) -> str:
 
 
 def _throughput(figures: Mapping[str, Figure]) -> str:
-    taken = [figures[name] for name in ("send_many", "send_hot") if name in figures]
-    if not taken:
-        return _NOT_TAKEN
     text = ""
-    for figure in taken:
+    for name in ("send_many", "send_hot"):
+        if (figure := figures.get(name)) is None:
+            text += f"{name}: not taken yet.\n\n"
+            continue
         cpu = ", ".join(f"{name} {cost}" for name, cost in figure["cpu_us_per_send"].items())
         text += (
             f"{figure['what']}: **{figure['per_s']:.0f}/s** (goal {figure['least_per_s']:.0f}), ack p50 "

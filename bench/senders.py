@@ -165,7 +165,7 @@ class Senders:
             sender.round = Round()
         cpu_before_s, begin_s = cpu_s(os.getpid()), time.monotonic()
         if rate_per_s:
-            await self._send_on_schedule(begin_s, begin_s + seconds, rate_per_s)
+            await self._send_on_schedule(begin_s, round(seconds * rate_per_s), rate_per_s)
         else:
             await self._keep_window(begin_s + seconds, window)
         answered = sum(sender.round.answered for sender in self._all)
@@ -186,15 +186,14 @@ class Senders:
             "delivered_ms": [ms for each in rounds for ms in each.delivered_ms],
         }
 
-    async def _send_on_schedule(self, begin_s: float, end_s: float, rate_per_s: float) -> None:
+    async def _send_on_schedule(self, begin_s: float, count: int, rate_per_s: float) -> None:
         """Sends what is due, in time or late; the schedule does not wait for answers."""
         turn = itertools.cycle(self._all)
-        due_s = begin_s
-        while due_s < end_s:
-            while due_s <= time.monotonic():
-                next(turn).send(due_s)
-                due_s += 1 / rate_per_s
-            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+        for number in range(count):
+            due_s = begin_s + number / rate_per_s
+            if (wait_s := due_s - time.monotonic()) > 0:
+                await asyncio.sleep(wait_s)
+            next(turn).send(due_s)
 
     async def _keep_window(self, end_s: float, window: int) -> None:
         """Keeps `window` messages of the process unanswered, as evenly over the senders as it can be."""
