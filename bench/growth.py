@@ -99,6 +99,7 @@ async def measure_members(seconds: float, rounds: int, scale: float) -> None:
     with tempfile.TemporaryDirectory(prefix="hubbub-bench-") as folder:
         async with Cluster(Path(folder), nodes=1) as cluster:
             users = await register(cluster.port, round(_MEMBERS[-1] * scale))
+            users.reverse()  # who sends is the one whose token was made last
             node = cluster.processes("node")[0]
             for count in (round(members * scale) for members in _MEMBERS):
                 topic = await _big_group(cluster.port, users[:count])

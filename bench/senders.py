@@ -191,8 +191,7 @@ class Senders:
         turn = itertools.cycle(self._all)
         for number in range(count):
             due_s = begin_s + number / rate_per_s
-            if (wait_s := due_s - time.monotonic()) > 0:
-                await asyncio.sleep(wait_s)
+            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
             next(turn).send(due_s)
 
     async def _keep_window(self, end_s: float, window: int) -> None:
