@@ -196,6 +196,8 @@ async def run(case: Case, seconds: float, rounds: int, scale: float, only: Colle
             continue
         rows[contestant.name] = await measure(case, contestant, seconds, rounds)
         print(case.figure, contestant.name, rows[contestant.name], flush=True)
+    if "edge" not in rows:
+        return  # a trial
     ours = rows["edge"]
     ratios = {name: round(row["cpu_us"] / ours["cpu_us"], 1) for name, row in rows.items() if name != "edge"}
     write_figure(
