@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,7 @@ class Instance:
         port: int = 0,
         origin: str = "http://app.example",
         options: Sequence[str] = (),
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.data = data
         self.lines: list[str] = []
@@ -43,6 +44,7 @@ class Instance:
             **os.environ,
             "HUBBUB_PORT": str(port),
             "HUBBUB_UP__CORS_ORIGINS": json.dumps([origin]),
+            **(settings or {}),
         }
 
     def start(self) -> None:
