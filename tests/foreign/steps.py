@@ -103,7 +103,7 @@ STEPS: Final = (
     ),
     Step(
         "deadline",
-        "Opens another session, as `other_instance`, with a deadline of `deadline_ms`, and reads Welcome and on to its end.",
+        "Opens another session, as `other_instance`, with a deadline of `deadline_ms`; reads Welcome, and to its end.",
         {"code": 4},
     ),
     Step(
@@ -130,7 +130,7 @@ STEPS: Final = (
     ),
     Step(
         "idle",
-        "Nothing is said for `idle_ms` after the session of `reconnect` was opened, but an Ack for each heartbeat; then "
+        "Nothing is said for `idle_ms` after the session of `reconnect` was opened, but an Ack for the heartbeat; then "
         "the peer sends the last text. `live`: what the heartbeat says.",
         {"live": True, "text": _TEXTS[6]},
     ),

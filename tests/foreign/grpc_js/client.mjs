@@ -163,7 +163,7 @@ const steps = {
     const numbers = [];
     for (const request_id of ["first", "again"]) {
       session.call.write({ command: { request_id, send_message: message(0) } });
-      const { reply } = await session.expect((frame) => frame.reply?.request_id === request_id);
+      const { reply } = await session.expect((frame) => frame.reply);
       numbers.push(reply.send_message.message_number);
     }
     return { number: numbers[0], again: numbers[1] };

@@ -30,7 +30,9 @@ class Session:
     """A stream of Connect on a channel of its own, or on that of another session."""
 
     def __init__(self, script: Any, beside: "Session | None" = None, *, token: str = "", **options: Any) -> None:
-        self.channel = beside.channel if beside else grpc.aio.insecure_channel(script["streams"], OWN_CONNECTION)
+        self.channel: grpc.aio.Channel = (
+            beside.channel if beside else grpc.aio.insecure_channel(script["streams"], OWN_CONNECTION)
+        )
         metadata = [("authorization", f"Bearer {token}")] if token else []
         self.call: Any = chat_grpc.ChatServiceStub(self.channel).Connect(metadata=metadata, **options)
         self.events: list[event_pb2.Event] = []
@@ -42,8 +44,9 @@ class Session:
         """Reads until a frame is wanted; keeps all events."""
         while (response := await self.call.read()) is not grpc.aio.EOF:
             self.events += response.frame.events
-            if is_wanted(response.frame):
-                return response.frame
+            frame: frame_pb2.ServerFrame = response.frame
+            if is_wanted(frame):
+                return frame
         raise EOFError(f"the stream ended: {await self.call.code()}")
 
     async def heads(self) -> dict[str, conversation_pb2.TopicHead]:
@@ -126,7 +129,7 @@ class Player:
             sent = message_of(self.script["conversation"], self.script["message_ids"][0], self.script["texts"][0])
             command = frame_pb2.Command(request_id=request_id, send_message=sent)
             await self.session.call.write(chat.ConnectRequest(command=command))
-            frame = await self.session.expect(lambda frame, wanted=request_id: frame.reply.request_id == wanted)
+            frame = await self.session.expect(lambda frame: frame.HasField("reply"))
             numbers.append(frame.reply.send_message.message_number)
         return {"number": numbers[0], "again": numbers[1]}
 
