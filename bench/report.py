@@ -19,6 +19,7 @@ EXPECTED = (
     "exact_reads",
     "mutants",
     "contracts",
+    "foreign_clients",
     "slow_readers",
     "rolling_restart",
     "store_down",

@@ -209,6 +209,15 @@ class Person:
         self._client.close()
 
 
+def streams_of(running: Instance, name: str) -> float:
+    """Reads how many streams a node has."""
+    process = running.process_of(name)
+    assert process is not None
+    metrics = httpx.get(f"http://127.0.0.1:{process['metrics_port']}/metrics").text
+    (line,) = [line for line in metrics.splitlines() if line.startswith("hubbub_streams ")]
+    return float(line.split()[1])
+
+
 def lives(pid: int) -> bool:
     """Tells whether a process runs."""
     with suppress(OSError):

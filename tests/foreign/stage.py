@@ -10,8 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from hubbub_server.supervisor.ports import find_free
-from tests.e2e.instance import Instance, Person
-from tests.e2e.test_grpc import streams_of
+from tests.e2e.instance import Instance, Person, streams_of
 from tests.foreign.clients import CLIENTS, PROTO, Client
 from tests.foreign.steps import HISTORY_MESSAGES, Script, history_text
 from tests.support.waiting import wait_until
@@ -108,30 +107,28 @@ def make_history(writer: Person, readers: Sequence[Person]) -> str:
 
 
 def play_all(folder: Path) -> Played:
-    """Builds all clients that can be had here and plays them, all at the same time."""
+    """Builds all clients that can be had here and plays them, all at the same time.
+
+    Everything is built before anybody signs in: an access token lives for ten minutes.
+    """
     missing = {client.name: f"{client.name} needs {tools}" for client in CLIENTS if (tools := client.missing())}
+    able = [client for client in CLIENTS if client.name not in missing]
     (page_port,) = find_free(1)
-    with ExitStack() as stack:
+    with ThreadPoolExecutor(len(ROLES)) as threads, ExitStack() as stack:
+        building = {client.name: threads.submit(client.prepare) for client in able}
+        failed = {name: str(error) for name, future in building.items() if (error := future.exception())}
         stages = {
             path: stack.enter_context(
-                Stage(
-                    folder / path,
-                    path,
-                    page_port,
-                    [client for client, its_path in ROLES if its_path == path and client.name not in missing],
-                )
+                Stage(folder / path, path, page_port, [client for client in able if (client, path) in ROLES])
             )
             for path in SETTINGS
         }
-        threads = stack.enter_context(ThreadPoolExecutor(len(ROLES) + len(stages)))
-        built = {client.name: threads.submit(client.prepare) for client in CLIENTS if client.name not in missing}
         for furnished in [threads.submit(stage.furnish) for stage in stages.values()]:
             furnished.result()
-        failed = {name: str(error) for name, future in built.items() if (error := future.exception())}
         playing = {
             (client.name, path): threads.submit(client.play, stages[path].scripts[client.name])
             for client, path in ROLES
-            if client.name in built and client.name not in failed
+            if client in able and client.name not in failed
         }
         lines = {role: future.result() for role, future in playing.items()}
         for name, why in failed.items():

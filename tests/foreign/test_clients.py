@@ -10,7 +10,7 @@ from tests.foreign.stage import ROLES, SETTINGS, Lines, Played, play_all
 from tests.foreign.steps import STEPS, Step
 
 # The first one builds the clients, and waits for the longest step of all.
-pytestmark = pytest.mark.timeout(700)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="session")
