@@ -94,15 +94,14 @@ def find(tool: str) -> str:
 
 
 def run(folder: Path, *command: str | Path) -> None:
-    """Runs a step of a build, politely: other tests run beside it.
+    """Runs a step of a build.
 
     Raises:
         NotPlayed: it failed.
     """
-    arguments = leashed(str(shutil.which("nice")), "-n", "10", *command)
     try:
         subprocess.run(
-            arguments,
+            leashed(*command),
             cwd=folder,
             env=_environment(),
             stdin=subprocess.DEVNULL,
