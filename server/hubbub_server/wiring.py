@@ -181,8 +181,9 @@ async def start_serving(settings: Settings, server: RpcServer, edge: "StreamEdge
     if certificate is not None:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(certificate, key)
+    stream_port = await edge.start(host, stream_port, tls=tls)  # first: it is part of what the server's health says
     (port,) = await server.start(f"{host}:{port}")
-    return port, await edge.start(host, stream_port, tls=tls)
+    return port, stream_port
 
 
 async def stop_serving(server: RpcServer, edge: "StreamEdge | None", grace_s: float) -> None:
