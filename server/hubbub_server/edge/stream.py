@@ -158,7 +158,7 @@ class EdgeStream:
         self.is_peer_done = True
         if self._reader.is_inside:
             self.fail(grpc.StatusCode.INTERNAL, "the last message is incomplete")
-        elif self._live is not None:
+        elif self._live is not None and self._take_message is not None:
             self._live.half_close()
         self._note_change()
 

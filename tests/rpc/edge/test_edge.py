@@ -68,6 +68,22 @@ async def send(client: RpcClient, conversation_id: str, *, count: int, size_byte
         await client.chat.SendMessage(text_message(conversation_id, "x" * size_bytes), metadata=client.auth)
 
 
+async def test_a_subscription_goes_on_when_its_request_ends_late(
+    client: RpcClient, peer: SocketPeer, bob: Credentials, direct: str
+) -> None:
+    """A proxy may send END_STREAM in a frame of its own, after the answer has begun."""
+    request = chat_service_pb2.SubscribeRequest(hello=chat_service_pb2.Hello(instance_id=str(uuid.uuid4())))
+    headers = grpc_headers("/hubbub.chat.v1.ChatService/Subscribe", token=bob.access_token)
+    stream = peer.call(headers, request.SerializeToString())
+    await peer.until(lambda: "heads" in controls(peer, stream))
+
+    peer.h2.end_stream(stream)
+    await send(client, direct, count=1, size_bytes=10)
+
+    await until_events(peer, stream, 1)
+    assert stream not in peer.trailers
+
+
 async def test_a_closed_window_costs_lagging_then_goodbye_and_no_other_stream_of_the_connection_waits(
     node: Node, client: RpcClient, peer: SocketPeer, bob: Credentials, direct: str
 ) -> None:
