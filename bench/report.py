@@ -35,6 +35,7 @@ EXPECTED = (
     "growth_members",
     "growth_messages",
     "where",
+    "h2spec",
 )
 # Measured by what is there no more.
 GONE = ("fan_out_200", "fan_out_1000")

@@ -195,6 +195,10 @@ class Pipe(asyncio.Transport):
         """See Transport."""
         return self._is_closing
 
+    def can_write_eof(self) -> bool:
+        """See Transport: as under TLS, the end is one step."""
+        return False
+
     def close(self) -> None:
         """See Transport."""
         if not self._is_closing:

@@ -6,7 +6,9 @@ something to send mark themselves; once in a turn of the loop `_flush` lets them
 in which they were marked, and writes all of it at once. A stream whose window is closed is parked until the peer opens
 a window; no other one waits for it. When the socket takes no more, nothing is handed over at all until it does, and
 nothing is read either: what a peer says asks for answers, and they would pile up. A peer that takes nothing for long is
-cut. Every bound is in `limits.py`; time passes by `tick`, once a second.
+cut. A connection that ends in order says so and closes its own side; what still comes is read and thrown away until the
+peer closes, too: closing with bytes unread would reset the socket, and the peer would lose the last words. Every bound
+is in `limits.py`; time passes by `tick`, once a second.
 """
 
 import asyncio
@@ -16,6 +18,7 @@ from typing import Any, Final, Protocol, cast
 
 import structlog
 
+from hubbub_server.edge.frame_watch import FrameWatch
 from hubbub_server.edge.grpc_messages import RESPONSE_HEADERS, Refusal, read_head, trailers_of
 from hubbub_server.edge.http2 import (
     ConnectionClosed,
@@ -43,6 +46,8 @@ _FILL_BYTES: Final = 256 * 1024
 _WRITE_BYTES: Final = 1024 * 1024
 _SOCKET_HIGH_BYTES: Final = 256 * 1024
 _ANNOUNCED_S: Final = 1.0
+_REFUSED_S: Final = 1.0
+"""How long a client may go on after the answer to what was no call; mostly it ends by itself."""
 # What a peer may say about what it reads: a window of the stream, one of the connection, a ping to measure the way.
 _ANSWERS_A_STREAM: Final = 4
 _ANSWERED_BYTES: Final = 4 * 1024
@@ -74,11 +79,12 @@ class EdgeConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         now_s = self._loop.time()
         self._http2 = Http2(limits)
+        self._watch = FrameWatch()
         self._streams: dict[int, EdgeStream] = {}
         self._marked: dict[EdgeStream, None] = {}
         self._parked: dict[EdgeStream, None] = {}
         self._ended: set[EdgeStream] = set()
-        self._refused: list[int] = []
+        self._refused_at_s: dict[int, float] = {}
         self._is_quiet = True
         self._is_scheduled = False
         self._transport: asyncio.Transport | None = None
@@ -87,6 +93,7 @@ class EdgeConnection(asyncio.Protocol):
         self._began_s = self._heard_s = self._unused_since_s = now_s
         self._pinged_at_s: float | None = None
         self._leaving_since_s: float | None = None
+        self._finished_at_s: float | None = None
         self._has_left = False
         self._calls = Allowance(limits.calls, now_s)
         self._controls = Allowance(limits.controls, now_s)
@@ -95,6 +102,11 @@ class EdgeConnection(asyncio.Protocol):
     def __len__(self) -> int:
         """Number of open streams."""
         return len(self._streams)
+
+    def _open_transport(self) -> asyncio.Transport | None:
+        """Returns the transport as long as anything may be said or heard."""
+        transport = self._transport
+        return None if transport is None or self._finished_at_s is not None or transport.is_closing() else transport
 
     # ---- asyncio.Protocol
 
@@ -113,6 +125,9 @@ class EdgeConnection(asyncio.Protocol):
         """Ends all calls."""
         self._transport = None
         self._host.forget(self)
+        self._end_calls()
+
+    def _end_calls(self) -> None:
         for stream in tuple(self._streams.values()):
             stream.take_gone()
         self._streams.clear()
@@ -140,15 +155,19 @@ class EdgeConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Takes bytes of the peer."""
-        if self._transport is None or self._transport.is_closing():
+        if self._open_transport() is None:
             return
         self._heard_s = self._loop.time()
+        breach = self._watch.find_breach(data)
         try:
-            events = self._http2.receive(data)
+            events = self._http2.receive(data if breach is None else data[: max(0, breach.at)])
         except PeerBreach as error:
             self._cut("breach", error=str(error))
             return
         self._follow(events)
+        if breach is not None:
+            self._http2.terminate(breach.code)
+            self._finish("breach")
         self.schedule()
 
     # ---- events of HTTP/2
@@ -164,7 +183,7 @@ class EdgeConnection(asyncio.Protocol):
 
     def _take_request(self, event: RequestReceived) -> None:
         self._count(self._calls, "calls")
-        if self._transport is None or self._transport.is_closing():
+        if self._open_transport() is None:
             return
         try:
             head = read_head(event.headers, metadata_max_bytes=self._limits.metadata_max_bytes)
@@ -189,7 +208,7 @@ class EdgeConnection(asyncio.Protocol):
             answer = [*RESPONSE_HEADERS, *refusal.headers, *trailers_of(refusal.code, refusal.text)]
             self._http2.send_headers(event.stream_id, answer, end_stream=True)
         if not event.end_stream:
-            self._refused.append(event.stream_id)  # it need not go on
+            self._refused_at_s[event.stream_id] = self._heard_s
 
     def _take_data(self, event: DataReceived) -> None:
         stream = self._streams.get(event.stream_id)
@@ -209,6 +228,7 @@ class EdgeConnection(asyncio.Protocol):
     def _take_closed(self, event: StreamClosed | StreamReset) -> None:
         stream = self._streams.pop(event.stream_id, None)
         if stream is None:
+            self._refused_at_s.pop(event.stream_id, None)
             return
         self._marked.pop(stream, None)
         self._parked.pop(stream, None)
@@ -261,9 +281,7 @@ class EdgeConnection(asyncio.Protocol):
         self._finish("closed")
 
     def _count(self, allowance: Allowance, reason: str, *, text: bytes = b"") -> None:
-        if self._transport is None or self._transport.is_closing():
-            return
-        if not allowance.takes(1, self._heard_s):
+        if self._open_transport() is not None and not allowance.takes(1, self._heard_s):
             self._http2.terminate(ErrorCode.ENHANCE_YOUR_CALM, text=text)
             self._finish(reason)
 
@@ -288,13 +306,14 @@ class EdgeConnection(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._is_scheduled = False
-        if self._transport is None or self._transport.is_closing() or self._paused_at_s is not None:
+        transport = self._open_transport()
+        if transport is None or self._paused_at_s is not None:
             return
         try:
             filled = self._fill()
             output = self._http2.output(_WRITE_BYTES)
             if output:
-                self._transport.write(output)
+                transport.write(output)
                 metrics.edge_writes.inc()
                 self._idle_frames.gives(_ANSWERS_A_STREAM * len(filled) + len(output) // _ANSWERED_BYTES)
             self._follow(self._http2.events())
@@ -338,18 +357,14 @@ class EdgeConnection(asyncio.Protocol):
 
     def _close_ended(self) -> bool:
         """Resets streams that are over for us and open for their clients; True: there is something to write."""
-        if not (self._ended or self._refused):
+        if not self._ended:
             return False
-        for stream_id in self._refused:
-            self._http2.reset(stream_id, ErrorCode.NO_ERROR)
         done = {stream for stream in self._ended if stream.is_sent()}
         self._ended -= done
         for stream in done:
             if not stream.is_peer_done:
                 self._http2.reset(stream.stream_id, ErrorCode.NO_ERROR)
-        is_reset = bool(done or self._refused)
-        self._refused.clear()
-        return is_reset
+        return bool(done)
 
     # ---- ends
 
@@ -377,13 +392,23 @@ class EdgeConnection(asyncio.Protocol):
         self._cut("stopped")
 
     def _finish(self, reason: str) -> None:
-        """Ends the connection when what is to be said is written."""
-        if self._transport is None or self._transport.is_closing():
+        """Ends the connection when what is to be said is written, and the peer has closed its side."""
+        transport = self._open_transport()
+        if transport is None:
             return
         with suppress(PeerBreach):  # then there is nothing that could be said
-            self._transport.write(self._http2.output(_WRITE_BYTES))
+            transport.write(self._http2.output(_WRITE_BYTES))
         metrics.edge_ended_connections.labels(reason=reason).inc()
-        self._transport.close()
+        self._finished_at_s = self._loop.time()
+        self._end_calls()
+        try:
+            is_half_closed = transport.can_write_eof()
+            if is_half_closed:
+                transport.write_eof()
+        except OSError:  # the peer is gone
+            is_half_closed = False
+        if not is_half_closed:  # TLS closes in order by itself
+            transport.close()
 
     def _cut(self, reason: str, *, error: str = "") -> None:
         if self._transport is None:
@@ -397,8 +422,8 @@ class EdgeConnection(asyncio.Protocol):
         limits = self._limits
         if self._transport is None:
             return
-        if self._transport.is_closing():
-            if now_s - self._heard_s > limits.finish_within_s:
+        if self._finished_at_s is not None:
+            if now_s - self._finished_at_s > limits.finish_within_s:
                 self._cut("closing")
         elif not self._is_greeted and now_s - self._began_s > limits.preface_within_s:
             self._cut("no preface")
@@ -421,6 +446,10 @@ class EdgeConnection(asyncio.Protocol):
             self._leave()
         for stream in tuple(self._streams.values()):
             stream.tick(now_s)
+        for stream_id, refused_at_s in tuple(self._refused_at_s.items()):
+            if now_s - refused_at_s > _REFUSED_S:
+                del self._refused_at_s[stream_id]
+                self._http2.reset(stream_id, ErrorCode.NO_ERROR)
         self.schedule()
 
 

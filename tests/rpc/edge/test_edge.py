@@ -17,11 +17,12 @@ from hubbub.chat.v1 import chat_service_pb2, frame_pb2
 
 from hubbub_server.app.authenticate import Credentials
 from hubbub_server.app.session import BUFFER_MAX_BYTES, RESET_AFTER_S
+from hubbub_server.edge.limits import STRANGERS
 from hubbub_server.edge.server import StreamEdge
 from tests.support.certificates import make_certificate
 from tests.support.h2_peer import H2Peer, SocketPeer, grpc_headers
 from tests.support.live_client import LiveClient, reason_of, text_message
-from tests.support.node import Node, NodeCluster, RpcClient
+from tests.support.node import WITHIN_S, Node, NodeCluster, RpcClient
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio
@@ -273,3 +274,42 @@ async def _first_byte(port: int, tls: ssl.SSLContext) -> bytes:
         return b""
     finally:
         writer.transport.abort()
+
+
+async def test_a_peer_that_talks_on_hears_the_last_words_and_the_end(node: Node) -> None:
+    """Closing a socket with bytes unread resets it, and a peer may lose what it has not read yet."""
+    reader, writer = await asyncio.open_connection(*node.stream_address.split(":"))
+    peer = H2Peer()
+    for _ in range(100):
+        peer.h2.ping(b"too many")
+    writer.write(peer.h2.data_to_send())
+    async with asyncio.timeout(WITHIN_S):
+        while not peer.goaways:
+            peer.take(await reader.read(65_536))
+        writer.write(b"\0" * 4_000_000)
+        await writer.drain()
+        assert await reader.read() == b""
+    assert peer.goaways[0][1] == ENHANCE_YOUR_CALM
+    writer.close()
+    await writer.wait_closed()
+    assert node.edge is not None
+    edge = node.edge
+    async with asyncio.timeout(WITHIN_S):
+        await until(lambda: len(edge) == 0)
+
+
+async def test_a_peer_that_does_not_close_after_the_last_words_is_cut(node: Node) -> None:
+    reader, writer = await asyncio.open_connection(*node.stream_address.split(":"))
+    peer = H2Peer()
+    for _ in range(100):
+        peer.h2.ping(b"too many")
+    writer.write(peer.h2.data_to_send())
+    assert node.edge is not None
+    edge = node.edge
+    async with asyncio.timeout(WITHIN_S):
+        while await reader.read(65_536):
+            pass
+        assert len(edge) == 1
+        edge.tick(ahead_s=STRANGERS.finish_within_s + 0.1)
+        await until(lambda: len(edge) == 0)
+    writer.close()

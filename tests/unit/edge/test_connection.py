@@ -10,6 +10,7 @@ import h2.events
 import h2.exceptions
 import pytest
 import pytest_asyncio
+from hyperframe.frame import DataFrame
 
 from hubbub_server.edge.connection import EdgeConnection
 from hubbub_server.edge.grpc_messages import prefixed
@@ -19,7 +20,7 @@ from tests.support.h2_peer import H2Peer, Pipe, grpc_headers
 
 pytestmark = pytest.mark.asyncio
 
-NO_ERROR, PROTOCOL_ERROR, REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM = 0, 1, 7, 8, 11
+NO_ERROR, PROTOCOL_ERROR, STREAM_CLOSED, REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM = 0, 1, 5, 7, 8, 11
 CALL = grpc_headers("/t.T/Call")
 Behaviour = Callable[[EdgeStream], Awaitable[None]]
 
@@ -306,6 +307,18 @@ async def test_what_is_no_grpc_gets_a_status_of_http(bench: Bench) -> None:
     await pipe.move()
     assert peer.heads[stream][":status"] == "415"
     assert bytes(peer.bodies[stream]) == b"this port speaks gRPC\n"
+
+
+async def test_a_client_that_was_refused_and_goes_on_is_told_to_stop(bench: Bench) -> None:
+    """Not at once: a reset that overtakes its last frames would hide what is wrong with them, and most end anyway."""
+    peer, pipe = bench.connect()
+    stream, ended = (peer.call([*CALL, ("grpc-encoding", "gzip")], end_stream=done) for done in (False, True))
+    await pipe.move()
+    assert peer.trailers[stream]["grpc-status"] == "12"
+    assert peer.resets == {}
+    later(pipe, 1.1)
+    await pipe.move()
+    assert ended in peer.trailers
     assert peer.resets == {stream: NO_ERROR}
 
 
@@ -566,3 +579,32 @@ async def test_a_peer_that_breaks_the_bound_of_streams_ends_its_connection(bench
     assert [code for _, code in peer.goaways] == [PROTOCOL_ERROR]
     assert pipe.is_closing()
     assert len(bench.streams) == 2
+
+
+async def test_a_peer_that_goes_on_after_its_end_hears_why_the_connection_ends(bench: Bench) -> None:
+    """RFC 9113 5.1; nghttp2 would read and drop it for ever."""
+    bench.behaviour = wait
+    peer, pipe = bench.connect()
+    stream = peer.call(CALL, b"one")
+    peer.call(CALL)
+    await pipe.move()
+    peer.h2.reset_stream(stream, CANCEL)
+    await pipe.move()
+    pipe.protocol.data_received(DataFrame(stream, b"more").serialize())
+    await pipe.move()
+    assert [code for _, code in peer.goaways] == [STREAM_CLOSED]
+    assert pipe.is_closing()
+    assert not pipe.is_aborted
+    assert bench.ended == ["cancelled"] * 2
+
+
+async def test_what_came_before_a_breach_is_taken_when_it_comes_with_it(bench: Bench) -> None:
+    peer, pipe = bench.connect()
+    await pipe.move()
+    bench.behaviour = wait
+    stream = peer.call(CALL, b"one", end_stream=True)
+    said = peer.h2.data_to_send() + DataFrame(stream, b"more").serialize()
+    pipe.protocol.data_received(said)
+    await pipe.move()
+    assert len(bench.streams) == 1
+    assert peer.goaways == [(stream, STREAM_CLOSED)]
