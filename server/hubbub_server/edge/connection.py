@@ -317,7 +317,7 @@ class EdgeConnection(asyncio.Protocol):
                 metrics.edge_writes.inc()
                 self._idle_frames.gives(_ANSWERS_A_STREAM * len(filled) + len(output) // _ANSWERED_BYTES)
             self._follow(self._http2.events())
-            if self._transport.is_closing():
+            if self._open_transport() is None:
                 return
             is_all_written = len(output) < _WRITE_BYTES
             self._sort(filled, is_all_written=is_all_written)
