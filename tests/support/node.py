@@ -166,14 +166,8 @@ class NodeCluster:
                 await self.store.apply(project(CODEC, shard, records))
 
     @asynccontextmanager
-    async def node(
-        self,
-        *,
-        limits: ServerLimits | None = None,
-        channel_options: Sequence[tuple[str, int]] = (),
-        max_opening: int = MAX_OPENING,
-    ) -> AsyncIterator[Node]:
-        """Runs one more node on a free port."""
+    async def app(self, *, max_opening: int = MAX_OPENING) -> AsyncIterator[tuple[FakeTopicLog, TopicHub, UseCases]]:
+        """Runs what one more node does, without transports."""
         log = self.log_server.connect()
         hub = TopicHub(
             log=log,
@@ -187,27 +181,43 @@ class NodeCluster:
             recheck_delay_s=0.0,
         )
         reader = TopicReader(log=log, messages=self.store, events=self.store, codec=CODEC)
+        async with (
+            self._authenticate() as authenticate,
+            hub,
+            Streams(
+                hub=hub, authenticate=authenticate, clock=self.clock, ids=self.ids, max_opening=max_opening
+            ) as streams,
+        ):
+            yield (
+                log,
+                hub,
+                UseCases(
+                    authenticate=authenticate,
+                    users=Users(accounts=self.accounts),
+                    conversations=Conversations(
+                        hub=hub,
+                        reader=reader,
+                        effects=MembershipEffects(hub),
+                        accounts=self.accounts,
+                        id_key=ID_KEY,
+                    ),
+                    history=ReadHistory(hub=hub, reader=reader, directory=self.store),
+                    sync=Sync(hub=hub, reader=reader),
+                    streams=streams,
+                ),
+            )
+
+    @asynccontextmanager
+    async def node(
+        self,
+        *,
+        limits: ServerLimits | None = None,
+        channel_options: Sequence[tuple[str, int]] = (),
+        max_opening: int = MAX_OPENING,
+    ) -> AsyncIterator[Node]:
+        """Runs one more node on a free port."""
         async with AsyncExitStack() as stack:
-            authenticate = await stack.enter_async_context(self._authenticate())
-            await stack.enter_async_context(hub)
-            streams = await stack.enter_async_context(
-                Streams(hub=hub, authenticate=authenticate, clock=self.clock, ids=self.ids, max_opening=max_opening)
-            )
-            conversations = Conversations(
-                hub=hub,
-                reader=reader,
-                effects=MembershipEffects(hub),
-                accounts=self.accounts,
-                id_key=ID_KEY,
-            )
-            use_cases = UseCases(
-                authenticate=authenticate,
-                users=Users(accounts=self.accounts),
-                conversations=conversations,
-                history=ReadHistory(hub=hub, reader=reader, directory=self.store),
-                sync=Sync(hub=hub, reader=reader),
-                streams=streams,
-            )
+            log, hub, use_cases = await stack.enter_async_context(self.app(max_opening=max_opening))
             server = await stack.enter_async_context(
                 RpcServer(
                     use_cases,
@@ -230,7 +240,18 @@ class NodeCluster:
                 stream_channel = await stack.enter_async_context(
                     grpc.aio.insecure_channel(stream_address, options=channel_options)
                 )
-            yield Node(address, stream_address, channel, stream_channel, log, hub, streams, conversations, server, edge)
+            yield Node(
+                address=address,
+                stream_address=stream_address,
+                channel=channel,
+                stream_channel=stream_channel,
+                log=log,
+                hub=hub,
+                streams=use_cases.streams,
+                conversations=use_cases.conversations,
+                server=server,
+                edge=edge,
+            )
 
 
 async def until(condition: Callable[[], bool]) -> None:
