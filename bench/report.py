@@ -11,7 +11,7 @@ from bench.figure import FIGURES, ROOT, commit, machine, versions
 
 REPORT = ROOT / "docs" / "report.json"
 # Shorter ones prove less.
-LEAST = {"soak": ("minutes", 10), "chaos": ("runs_asked", 100)}
+LEAST = {"soak": ("minutes", 10), "chaos": ("runs_asked", 100), "fuzz": ("minutes", 60)}
 EXPECTED = (
     "fresh",
     "soak",
@@ -36,6 +36,8 @@ EXPECTED = (
     "growth_messages",
     "where",
     "h2spec",
+    "fuzz",
+    "reconnects",
 )
 # Measured by what is there no more.
 GONE = ("fan_out_200", "fan_out_1000")

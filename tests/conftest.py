@@ -28,6 +28,7 @@ MARKER_OF_FOLDER = {
     "chaos": "chaos",
     "soak": "unit",
     "mutants": "unit",
+    "fuzz": "unit",
 }
 
 

@@ -307,7 +307,10 @@ class EdgeConnection(asyncio.Protocol):
     def _flush(self) -> None:
         self._is_scheduled = False
         transport = self._open_transport()
-        if transport is None or self._paused_at_s is not None:
+        if transport is None:
+            self._marked.clear()  # calls mark their streams once more when they end
+            return
+        if self._paused_at_s is not None:
             return
         try:
             filled = self._fill()
