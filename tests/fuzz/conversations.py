@@ -30,7 +30,8 @@ from tests.support.live_client import text_message
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 CONNECT, SUBSCRIBE = "/hubbub.chat.v1.ChatService/Connect", "/hubbub.chat.v1.ChatService/Subscribe"
 SYNC, SYNC_ONCE = "/hubbub.history.v1.HistoryService/Sync", "/hubbub.history.v1.HistoryService/SyncOnce"
-_PATHS: Final = (ECHO, ECHO, MUCH, CONNECT, CONNECT, SUBSCRIBE, SYNC, SYNC_ONCE, "/no.Such/Method", "", "/\xff")
+_PATHS: Final = (ECHO, MUCH, CONNECT, SUBSCRIBE, SYNC, SYNC_ONCE, "/no.Such/Method", "", "/\xff")
+_OFTEN: Final = (8, 4, 6, 2, 2, 2, 1, 0.2, 0.2)
 _INSTANCE: Final = "01890a5d-ac96-774b-bcce-b302099a8057"
 _ODD_FIELDS: Final = (
     ("grpc-timeout", "0m"),
@@ -67,6 +68,7 @@ _SETTINGS: Final[tuple[dict[int, int], ...]] = (
     {0x99: 7},
     {},
 )
+_FRAME_BYTES: Final = 16_000
 Later = bytes | Callable[[], bytes]
 
 
@@ -89,27 +91,34 @@ class Talker:
         while to_open or waiting:
             if to_open and (not waiting or chance.random() < 0.3):
                 to_open -= 1
-                waiting.append(self._call())
+                pieces.append(self._open_call(waiting))
             elif chance.random() < 0.15:
                 pieces.append(self._control())
             else:
                 call = chance.choice(waiting)
                 piece = call.pop(0)
                 pieces.append(piece if isinstance(piece, bytes) else piece())
-                waiting = [each for each in waiting if each]
+                if not call:
+                    waiting.remove(call)
         return pieces
 
-    def _call(self) -> list[Later]:
+    def _open_call(self, waiting: list[list[Later]]) -> bytes:
+        """Makes the headers of a call; what else it says will wait."""
         chance = self._chance
-        path = chance.choice(_PATHS)
+        (path,) = chance.choices(_PATHS, _OFTEN)
         self._stream_id = stream_id = self._stream_id + 2
         body = b"".join(self._message(path) for _ in range(chance.choice((0, 1, 1, 2, 3, 20))))
+        if path == CONNECT and chance.random() < 0.9:
+            hello = chat_service_pb2.ConnectRequest(hello=chat_service_pb2.Hello(instance_id=_INSTANCE))
+            body = prefixed(hello.SerializeToString()) + body
         if chance.random() < 0.15:
             body = _spoil(chance, body)
         how = chance.choice(("end", "end", "end", "empty end", "trailers", "reset", "open"))
-        pieces: list[Later] = [lambda: self._headers(stream_id, path, end=how == "end" and not body)]
+        pieces: list[Later] = []
         cuts = sorted(chance.randrange(len(body)) for _ in range(chance.choice((0, 0, 1, 3)))) if body else []
-        for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True):
+        if len(body) > _FRAME_BYTES:
+            cuts = list(range(_FRAME_BYTES, len(body), _FRAME_BYTES))
+        for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True) if body else ():
             is_last = how == "end" and end == len(body)
             pieces.append(self._data(stream_id, body[start:end], end=is_last))
         if how == "empty end":
@@ -118,7 +127,9 @@ class Talker:
             pieces.append(lambda: self._block(stream_id, [("x-trailer", "t")], end=True))
         elif how == "reset":
             pieces.append(RstStreamFrame(stream_id, error_code=chance.choice((0, 8, 5, 77))).serialize())
-        return pieces[:1] if how == "end" and not body else pieces
+        if pieces:
+            waiting.append(pieces)
+        return self._headers(stream_id, path, end=how == "end" and not body)
 
     def _message(self, path: str) -> bytes:
         chance = self._chance
@@ -159,9 +170,10 @@ class Talker:
             ("te", "trailers"),
             ("authorization", f"Bearer {self._house.token}"),
         ]
-        if chance.random() < 0.25:
-            fields.insert(chance.randrange(len(fields) + 1), chance.choice(_ODD_FIELDS))
-        if chance.random() < 0.05:
+        if chance.random() < 0.15:
+            at = len(fields) if chance.random() < 0.8 else chance.randrange(len(fields))
+            fields.insert(at, chance.choice(_ODD_FIELDS))
+        if chance.random() < 0.03:
             fields += [("x-many", str(number)) for number in range(chance.choice((50, 100, 300)))]
         return self._block(stream_id, fields, end=end)
 
@@ -175,7 +187,7 @@ class Talker:
         frames[-1].flags.add("END_HEADERS")
         if chance.random() < 0.1:
             head.flags.add("PRIORITY")
-            head.depends_on, head.stream_weight = chance.randrange(10), 3
+            head.depends_on, head.stream_weight = 0, 3
         if chance.random() < 0.1:
             head.flags.add("PADDED")
             head.pad_length = chance.randrange(256)
@@ -191,20 +203,21 @@ class Talker:
     def _control(self) -> bytes:
         """Makes a frame that belongs to no call in particular."""
         chance = self._chance
-        stream_id = chance.choice((0, max(1, self._stream_id)))
-        kind = chance.randrange(6)
-        if kind == 0:
-            return PingFrame(0, chance.randbytes(8), flags=chance.choice(([], [], ["ACK"]))).serialize()
-        if kind == 1:
-            return SettingsFrame(0, settings=chance.choice(_SETTINGS)).serialize()
-        if kind == 2:
-            return SettingsFrame(0, flags=["ACK"]).serialize()
-        if kind == 3:
-            return PriorityFrame(max(1, stream_id), depends_on=chance.randrange(9)).serialize()
-        if kind == 4 and chance.random() < 0.1:
-            return GoAwayFrame(0, last_stream_id=0, error_code=chance.randrange(3)).serialize()
-        increment = chance.choice((1, 100, 65_535, 2**20, 2**31 - 1))
-        return WindowUpdateFrame(stream_id, window_increment=increment).serialize()
+        stream_id = chance.randrange(1, self._stream_id + 2, 2) if self._stream_id > 0 else 0
+        (kind,) = chance.choices(range(6), (3, 1.5, 0.1, 1, 0.2, 4))
+        match kind:
+            case 0:
+                return PingFrame(0, chance.randbytes(8)).serialize()
+            case 1:
+                return SettingsFrame(0, settings=chance.choice(_SETTINGS)).serialize()
+            case 2:
+                return SettingsFrame(0, flags=["ACK"]).serialize()
+            case 3:
+                return PriorityFrame(max(1, stream_id), depends_on=0).serialize()
+            case 4:
+                return GoAwayFrame(0, last_stream_id=0, error_code=chance.randrange(3)).serialize()
+        (increment,) = chance.choices((1, 100, 65_535, 2**20, 2**31 - 1), (1, 1, 1, 1, 0.1))
+        return WindowUpdateFrame(chance.choice((0, stream_id)), window_increment=increment).serialize()
 
 
 def _spoil(chance: random.Random, body: bytes) -> bytes:

@@ -130,6 +130,8 @@ class Play:
     async def hear(self, reads: Sequence[bytes], torment: "Torment | None" = None) -> None:
         """Gives it bytes, read by read; a torment lets the loop turn between them, and does more than that."""
         for data in reads:
+            if self._house.faults:
+                return
             if torment is not None:
                 await torment.strike(self._connection, self._wire)
             self._say(data)

@@ -254,6 +254,27 @@ async def test_the_end_of_the_connection_cancels_its_calls(bench: Bench) -> None
     assert bench.ended == ["cancelled"] * 3
 
 
+async def test_a_connection_that_is_over_keeps_no_stream_that_was_marked_late(bench: Bench) -> None:
+    """Found by the fuzzer: calls that end after their connection mark their streams once more."""
+
+    async def mark_at_the_end(stream: EdgeStream) -> None:
+        try:
+            await wait(stream)
+        finally:
+            connection.mark(stream)
+
+    bench.behaviour = mark_at_the_end
+    peer, pipe = bench.connect()
+    assert isinstance(pipe.protocol, EdgeConnection)
+    connection = pipe.protocol
+    peer.call(CALL)
+    await pipe.move()
+    pipe.abort()
+    await pipe.move()
+    assert bench.ended == ["cancelled"]
+    assert not connection._marked
+
+
 async def end(stream: EdgeStream) -> None:
     await stream.abort(grpc.StatusCode.NOT_FOUND, "gone", (("grpc-status-details-bin", b"\0\1"),))
 
