@@ -12,7 +12,9 @@ from typing import Any, Final
 
 import grpc.aio
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from hubbub_server.adapters.crypto.jose_token_signer import JoseTokenSigner
 from hubbub_server.app.streams import Streams
 from hubbub_server.edge.connection import EdgeConnection
 from hubbub_server.edge.stream import EdgeStream
@@ -141,6 +143,13 @@ def _errors_heard(hear: Callable[[str], None]) -> Iterator[None]:
 async def open_house() -> AsyncIterator[House]:
     """Runs the node in the running loop."""
     cluster = NodeCluster(transport="edge")
+    cluster.signer = JoseTokenSigner(
+        signing_key=Ed25519PrivateKey.from_private_bytes(b"k" * 32),  # so that tokens are always the same
+        refresh_key=b"k" * 32,
+        issuer="test",
+        audience="test",
+        clock=cluster.clock,
+    )
     faults: list[str] = []
 
     def hear_loop(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

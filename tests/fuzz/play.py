@@ -177,7 +177,9 @@ class Play:
             if window_bytes < 2**30:
                 self._say(WindowUpdateFrame(stream_id, window_increment=_LARGE_WINDOW).serialize())
         await self._house.settle()
-        for stream in () if self._wire.is_over() else self._connection._streams.values():
+        if self._wire.is_over() or self._connection._http2._connection.remote_window_size <= 0:
+            return
+        for stream in self._connection._streams.values():
             if stream.is_peer_done and self._house.own.get(stream.stream_id) == ECHO:
                 self._house.faults.append(f"stream {stream.stream_id} waits for nothing")
 

@@ -35,7 +35,6 @@ def test_nearly_right_conversations_harm_nobody_else() -> None:
 def test_an_execution_is_made_of_its_seed_and_number_alone() -> None:
     async def said() -> list[bytes]:
         async with open_house() as house:
-            house.token = "token"
             return [(await execute(house, SEED, number))[1] for number in range(5)]
 
     assert run_in_virtual_time(said()) == run_in_virtual_time(said())

@@ -95,6 +95,7 @@ class EdgeConnection(asyncio.Protocol):
         self._leaving_since_s: float | None = None
         self._finished_at_s: float | None = None
         self._has_left = False
+        self._has_peer_left = False
         self._calls = Allowance(limits.calls, now_s)
         self._controls = Allowance(limits.controls, now_s)
         self._idle_frames = Allowance(limits.idle_frames, now_s)
@@ -272,10 +273,10 @@ class EdgeConnection(asyncio.Protocol):
             self._leave()
 
     def _take_goaway(self, event: GoAwayReceived) -> None:
-        """The peer opens no more streams; those that run go on."""
+        """The peer opens no more streams; those that run go on, and the connection ends with the last of them."""
         self._count(self._controls, "controls")
-        if not self._streams:
-            self._finish("left")
+        self._has_peer_left = True
+        self._finish_if_left()
 
     def _take_connection_closed(self, event: ConnectionClosed) -> None:
         self._finish("closed")
@@ -387,7 +388,7 @@ class EdgeConnection(asyncio.Protocol):
             self._finish_if_left()
 
     def _finish_if_left(self) -> None:
-        if self._has_left and not self._streams:
+        if (self._has_left or self._has_peer_left) and not self._streams:
             self._finish("left")
 
     def cut(self) -> None:

@@ -10,7 +10,7 @@ import h2.events
 import h2.exceptions
 import pytest
 import pytest_asyncio
-from hyperframe.frame import DataFrame
+from hyperframe.frame import DataFrame, GoAwayFrame
 
 from hubbub_server.edge.connection import EdgeConnection
 from hubbub_server.edge.grpc_messages import prefixed
@@ -490,6 +490,21 @@ async def test_a_node_that_leaves_names_the_last_stream_and_ends_with_it(bench: 
 
     peer.h2.end_stream(stream)
     await pipe.move()
+    assert peer.trailers[stream]["grpc-status"] == "0"
+    assert pipe.is_closing()
+    assert not pipe.is_aborted
+
+
+async def test_a_connection_whose_peer_leaves_ends_with_its_last_stream(bench: Bench) -> None:
+    """Found by the fuzzer: it ended only if no stream was open at the GOAWAY, and else was kept until it was unused."""
+    peer, pipe = bench.connect()
+    stream = peer.call(CALL, b"one")
+    pipe.protocol.data_received(peer.h2.data_to_send() + GoAwayFrame(0).serialize())
+    await pipe.move()
+    assert not pipe.is_closing()
+    peer.h2.send_data(stream, prefixed(b"two"), end_stream=True)
+    await pipe.move()
+    assert peer.messages(stream) == [b"one", b"two"]
     assert peer.trailers[stream]["grpc-status"] == "0"
     assert pipe.is_closing()
     assert not pipe.is_aborted
