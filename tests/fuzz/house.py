@@ -24,7 +24,7 @@ from tests.support.node import NodeCluster
 
 ECHO, MUCH = "/fuzz.Fuzz/Echo", "/fuzz.Fuzz/Much"
 MUCH_BYTES: Final = 200_000
-_TURNS_MAX: Final = 5_000
+_TURNS_MAX: Final = 30_000
 
 
 class House:
