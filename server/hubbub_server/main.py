@@ -17,6 +17,7 @@ from hubbub_server.app.authenticate import Authenticate
 from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.read_history import ReadHistory
+from hubbub_server.app.resume import ResumeTokens
 from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_reader import TopicReader
@@ -76,11 +77,13 @@ async def _node(settings: Settings, life: Life) -> None:
                 ids=ids,
             )
         )
+        id_key = read_key(auth.secrets / "id_key")
         streams = Streams(
             hub=hub,
             authenticate=authenticate,
             clock=clock,
             ids=ids,
+            resume_tokens=ResumeTokens(id_key, clock),
             drain_timeout_s=node.drain_timeout_s,
             max_opening=node.max_opening_streams,
         )
@@ -92,7 +95,7 @@ async def _node(settings: Settings, life: Life) -> None:
                 reader=reader,
                 effects=MembershipEffects(hub),
                 accounts=accounts,
-                id_key=read_key(auth.secrets / "id_key"),
+                id_key=id_key,
             ),
             history=ReadHistory(hub=hub, reader=reader, directory=core.directory),
             sync=Sync(hub=hub, reader=reader),

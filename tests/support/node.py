@@ -25,6 +25,7 @@ from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.project import project
 from hubbub_server.app.read_history import ReadHistory
+from hubbub_server.app.resume import ResumeTokens
 from hubbub_server.app.streams import MAX_OPENING, Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_hub import TopicHub
@@ -185,7 +186,12 @@ class NodeCluster:
             self._authenticate() as authenticate,
             hub,
             Streams(
-                hub=hub, authenticate=authenticate, clock=self.clock, ids=self.ids, max_opening=max_opening
+                hub=hub,
+                authenticate=authenticate,
+                clock=self.clock,
+                ids=self.ids,
+                resume_tokens=ResumeTokens(ID_KEY, self.clock),
+                max_opening=max_opening,
             ) as streams,
         ):
             yield (

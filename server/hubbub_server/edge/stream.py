@@ -23,7 +23,7 @@ import grpc
 import grpc.aio
 import structlog
 
-from hubbub_server.app.streams import LiveStream
+from hubbub_server.app.live_stream import LiveStream
 from hubbub_server.domain.errors import HubbubError, ProtocolBreach
 from hubbub_server.domain.ids import UserId
 from hubbub_server.edge.grpc_messages import (

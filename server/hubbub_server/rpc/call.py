@@ -11,7 +11,7 @@ import grpc.aio
 from google.rpc import status_pb2
 
 from hubbub_server.app.authenticate import Caller
-from hubbub_server.app.streams import LiveStream
+from hubbub_server.app.live_stream import LiveStream
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}

@@ -12,7 +12,7 @@ once; what is left is one message and the status, which the client gets when it 
 
 import asyncio
 
-from hubbub_server.app.streams import LiveStream
+from hubbub_server.app.live_stream import LiveStream
 from hubbub_server.domain.errors import HubbubError
 from hubbub_server.rpc.call import Call
 from hubbub_server.wire.frames import encode_messages, read_connect_request

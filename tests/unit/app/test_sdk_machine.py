@@ -17,7 +17,7 @@ from hubbub_client.events import TopicEnded as EndedItem
 from hubbub_client.model import Cursor as ClientCursor
 from hubbub_client.sync_engine import SyncEngine
 from hubbub_server.app.frames import Ack, Hello, Outgoing
-from hubbub_server.app.streams import LiveStream
+from hubbub_server.app.live_stream import LiveStream
 from hubbub_server.domain.cursor import Cursor
 from hubbub_server.domain.errors import HubbubError
 from hubbub_server.domain.ids import TopicId, UserId

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.frames import Ack, Events, Heads, Heartbeat, Hello, Outgoing, Rejected, Reset, TopicEnded
-from hubbub_server.app.streams import LiveStream, Streams
+from hubbub_server.app.live_stream import LiveStream
+from hubbub_server.app.resume import ResumeTokens
+from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
@@ -214,7 +216,13 @@ class Cluster:
         stack = AsyncExitStack()
         await stack.enter_async_context(hub)
         authenticate = None  # no token is checked here
-        streams = Streams(hub=hub, authenticate=authenticate, clock=clock, ids=self.parts.ids)  # type: ignore[arg-type]
+        streams = Streams(
+            hub=hub,
+            authenticate=authenticate,  # type: ignore[arg-type]
+            clock=clock,
+            ids=self.parts.ids,
+            resume_tokens=ResumeTokens(b"k" * 16, clock),
+        )
         await stack.enter_async_context(streams)
         return Node(log, hub, streams, Sync(hub=hub, reader=reader), stack)
 
