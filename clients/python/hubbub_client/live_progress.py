@@ -21,12 +21,12 @@ class LiveProgress:
 
     def __init__(self) -> None:
         self._heard = 0
-        self._waiting: deque[tuple[int, Delivery]] = deque()
+        self._waiting: deque[Delivery] = deque()
 
     @property
     def processed_events(self) -> int:
-        """All events of the stream before the first one that waits for the application."""
-        return self._waiting[0][0] - 1 if self._waiting else self._heard
+        """How many events of the stream do not wait for the application."""
+        return self._heard - len(self._waiting)
 
     def start(self) -> None:
         """Begins another stream."""
@@ -37,9 +37,9 @@ class LiveProgress:
         """Counts an event; `last` is the last Delivery that became of it, if any did."""
         self._heard += 1
         if isinstance(last, Delivery):
-            self._waiting.append((self._heard, last))
+            self._waiting.append(last)
 
     def mark_processed(self, delivery: Delivery) -> None:
         """Notes that the application has processed an item; they come in the order in which they were made."""
-        if self._waiting and self._waiting[0][1] is delivery:
+        if self._waiting and self._waiting[0] is delivery:
             self._waiting.popleft()
