@@ -1,4 +1,4 @@
-"""Starts and asks client processes: listeners, receivers, senders and sessions."""
+"""Starts and asks client processes: listeners, receivers, senders, sessions, and those of a storm."""
 
 import asyncio
 import json
@@ -15,6 +15,7 @@ from bench.process import cpu_s, machine_cpu_s
 from bench.receivers import ReceiversPlan
 from bench.senders import SendersPlan
 from bench.sessions import SessionsPlan
+from bench.storm_clients import StormPlan
 
 CLIENT_LOAD_MAX: Final = 0.7
 """A client process that is busier measures itself."""
@@ -80,8 +81,15 @@ async def in_session(plans: Sequence[SessionsPlan]) -> AsyncIterator[list[Client
 
 
 @asynccontextmanager
+async def in_storm(plans: Sequence[StormPlan]) -> AsyncIterator[list[ClientProcess]]:
+    """Runs processes whose sessions are all live; ends them at the end."""
+    async with _running("bench.storm_clients", plans) as processes:
+        yield processes
+
+
+@asynccontextmanager
 async def _running(
-    module: str, plans: Sequence[ListenerPlan | ReceiversPlan | SendersPlan | SessionsPlan]
+    module: str, plans: Sequence[ListenerPlan | ReceiversPlan | SendersPlan | SessionsPlan | StormPlan]
 ) -> AsyncIterator[list[ClientProcess]]:
     processes: list[asyncio.subprocess.Process] = []
     try:

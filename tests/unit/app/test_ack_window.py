@@ -69,6 +69,11 @@ def events_in(frames: Sequence[Outgoing]) -> int:
     return sum(frame.count for frame in frames if isinstance(frame, Events))
 
 
+def has_output(session: Session) -> bool:
+    """A call, as what a property said once is not true for ever."""
+    return session.has_output
+
+
 def ack(session: Session, processed: int) -> None:
     session.receive(Ack(processed_events=processed), 0.0)
 
@@ -109,11 +114,11 @@ def test_so_many_events_go_as_the_window_has_and_not_one_more() -> None:
     session = with_window()
     deliver(session, *[1] * (WINDOW + 2))
     assert events_in(take_all(session)) == WINDOW
-    assert not session.has_output
+    assert not has_output(session)
     ack(session, 1)
-    assert session.has_output
+    assert has_output(session)
     assert events_in(take_all(session)) == 1
-    assert not session.has_output
+    assert not has_output(session)
     ack(session, WINDOW + 1)
     assert events_in(take_all(session)) == 1
 
@@ -160,7 +165,7 @@ def test_answers_and_signs_of_life_pass_held_events() -> None:
     session.answer("r2", sent())
     session.tick(2 * HEARTBEAT_INTERVAL_S, is_live=False)
     assert [type(frame) for frame in take_all(session)] == [Reply, Heartbeat]
-    assert not session.has_output
+    assert not has_output(session)
     ack(session, WINDOW)
     # The first heartbeat comes once more, in its place: with heads and token.
     taken = take_all(session)
@@ -202,7 +207,7 @@ def test_held_events_fill_the_buffer_then_lagging_then_goodbye() -> None:
     deliver(session, *[1] * WINDOW)
     take_all(session)
     deliver(session, *[1] * (BUFFER_MAX_EVENTS // 2))
-    assert not session.has_output
+    assert not has_output(session)
     deliver(session, 1)
     assert take_all(session) == [Lagging()]
     deliver(session, *[1] * (BUFFER_MAX_EVENTS // 2 - 1))
@@ -286,13 +291,13 @@ def test_no_order_of_things_exceeds_the_window_or_loses_a_frame(window: int, see
                 session.tick(now_s, is_live=True)
             case "take":
                 take(1 << 30)
-                assert not session.has_output
+                assert not has_output(session)
             case "take one":
                 take(1)
             case _:
                 acked = chance.randint(acked, events_in(taken))
                 session.receive(Ack(processed_events=acked), now_s)
-    while session.has_output:
+    while has_output(session):
         take(1 << 30)
         acked = events_in(taken)
         session.receive(Ack(processed_events=acked), now_s)
