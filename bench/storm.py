@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from hubbub.chat.v1 import chat_service_pb2_grpc
+from hubbub.conversation.v1 import conversation_service_pb2, conversation_service_pb2_grpc
 
-from bench.crowd import User, create_group, register, send
+from bench.crowd import User, register, send
 from bench.crowd_process import CLIENT_LOAD_MAX, ClientProcess, in_storm
 from bench.figure import write_figure
 from bench.process import cpu_s, resident_bytes
 from bench.storm_clients import StormPlan
 from tests.soak.api import open_channel
+from tests.soak.outbox import uuid7
 from tests.support.cluster import Cluster, Process
 
 CLIENT_PROCESSES: Final = 2
@@ -27,20 +29,34 @@ ALL_LIVE_MAX_S: Final = 15.0
 TOKENS_AFTER_S: Final = 75.0
 """Two head checks and a heartbeat: tokens cover everything then."""
 _SAMPLE_S: Final = 0.2
+_CREATED_AT_ONCE: Final = 8
+_CREATED_WITHIN_S: Final = 60.0
+
+Group = tuple[str, User]
+"""A conversation, and one of its members."""
 
 
-async def populate(port: int, options: argparse.Namespace) -> tuple[list[User], list[tuple[str, User]]]:
-    """Makes users, and groups so that each user is in `conversations` of them; a group with one of its members."""
-    users = await register(port, options.users)
-    groups: list[tuple[str, User]] = []
-    for _ in range(options.conversations):
-        for start in range(0, len(users), options.group_size):
-            owner, *others = users[start : start + options.group_size]
-            groups.append((await create_group(port, owner, others), owner))
-    return users, groups
+async def populate(cluster: Cluster, node: Process, options: argparse.Namespace) -> tuple[list[User], list[Group]]:
+    """Makes users, and groups so that each user is in `conversations` of them."""
+    users = await register(cluster.port, options.users)
+    parts = [users[start : start + options.group_size] for start in range(0, len(users), options.group_size)]
+    at_once = asyncio.Semaphore(_CREATED_AT_ONCE)
+    async with open_channel(node.grpc_port) as channel, asyncio.TaskGroup() as tasks:
+        stub = conversation_service_pb2_grpc.ConversationServiceStub(channel)
+
+        async def create(members: list[User]) -> Group:
+            request = conversation_service_pb2.CreateConversationRequest(request_id=uuid7())
+            request.group.title = "storm"
+            request.group.user_ids.extend(user.user_id for user in members[1:])
+            async with at_once:
+                answer = await stub.CreateConversation(request, metadata=members[0].metadata, timeout=_CREATED_WITHIN_S)
+            return answer.view.conversation.conversation_id, members[0]
+
+        created = [tasks.create_task(create(part)) for _ in range(options.conversations) for part in parts]
+    return users, [task.result() for task in created]
 
 
-async def say_something(port: int, groups: list[tuple[str, User]]) -> None:
+async def say_something(port: int, groups: list[Group]) -> None:
     """Sends one message to each of these groups."""
     async with open_channel(port) as channel:
         stub = chat_service_pb2_grpc.ChatServiceStub(channel)
@@ -56,7 +72,7 @@ async def watch_memory(pid: int, peak: list[int]) -> None:
 
 
 async def storm(
-    processes: list[ClientProcess], node: Process, news: list[tuple[str, User]], *, with_token: bool
+    processes: list[ClientProcess], node: Process, news: list[Group], *, with_token: bool
 ) -> dict[str, Any]:
     """Cuts all sessions, lets some conversations move, and lets all come back."""
     for process in processes:
@@ -90,8 +106,8 @@ def _holds(measured: dict[str, Any]) -> bool:
 
 async def measure(options: argparse.Namespace, cluster: Cluster) -> None:
     """Measures both storms on one instance and keeps the figure."""
-    users, groups = await populate(cluster.port, options)
     node = cluster.processes("node")[0]
+    users, groups = await populate(cluster, node, options)
     port = node.grpc_port if options.transport == "grpc.aio" else node.stream_port
     news = groups[:: max(1, round(1 / options.moved))]
     plan = StormPlan(port, tuple(user.token for user in users), options.sessions // CLIENT_PROCESSES)
