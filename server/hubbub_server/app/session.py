@@ -201,7 +201,8 @@ class Session:
                     self._breach("an Ack never goes back and never beyond what was sent")
                 else:
                     self._events_acked = processed
-                    self._judge_window()
+                    if self._window_events:
+                        self._judge_window()
             case UnknownFrame():
                 self._breach("a frame without a payload that this server knows")
         return ()
@@ -396,10 +397,10 @@ class Session:
     def _push(self, frame: Outgoing) -> None:
         if self.is_ended:
             return
-        self._append(frame)
         if isinstance(frame, Events):
             self._buffered_events += frame.count
         self.buffered_bytes += _size_bytes(frame)
+        self._append(frame)  # counts anew where it begins to hold
         if self._buffered_events > BUFFER_MAX_EVENTS or self.buffered_bytes > BUFFER_MAX_BYTES:
             self._clear()
             error = RateLimited("the stream was read too slowly", retry_after_s=1.0)
@@ -415,7 +416,8 @@ class Session:
             self._passing.append(frame)
         else:
             self._queue.append(frame)
-            self._judge_window()
+            if self._window_events:
+                self._judge_window()
 
     def _clear(self) -> None:
         self._queue.clear()
@@ -426,7 +428,7 @@ class Session:
 
     def _judge_window(self) -> None:
         """Begins or ends to hold: does the window allow the events at the front of the queue?"""
-        front = self._queue[0] if self._queue and self._window_events else None
+        front = self._queue[0] if self._queue else None
         is_holding = isinstance(front, Events) and self._would_exceed(front)
         if is_holding and not self._is_holding:
             self._sort_out()
@@ -474,7 +476,8 @@ class Session:
                 self.buffered_bytes -= size_bytes
             left_bytes -= size_bytes
             taken.append(frame)
-            self._judge_window()
+            if self._window_events:
+                self._judge_window()
         if not self._queue:
             self._is_lagging = False
         return taken
