@@ -297,6 +297,8 @@ def test_no_order_of_things_exceeds_the_window_or_loses_a_frame(window: int, see
             case _:
                 acked = chance.randint(acked, events_in(taken))
                 session.receive(Ack(processed_events=acked), now_s)
+    acked = events_in(taken)
+    session.receive(Ack(processed_events=acked), now_s)
     while has_output(session):
         take(1 << 30)
         acked = events_in(taken)
