@@ -1,9 +1,9 @@
-"""Takes the figures of speed, one after the other: two cores are few. About 40 minutes."""
+"""Takes the figures of speed, one after the other: two cores are few. About 45 minutes."""
 
 import asyncio
 import sys
 
-_MEASUREMENTS = ("commit", "fanout", "sends", "growth", "where")
+_MEASUREMENTS = ("commit", "fanout", "sends", "growth", "storm", "where")
 
 
 async def main() -> int:

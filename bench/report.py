@@ -38,6 +38,7 @@ EXPECTED = (
     "h2spec",
     "fuzz",
     "reconnects",
+    "storm",
 )
 # Measured by what is there no more.
 GONE = ("fan_out_200", "fan_out_1000")
