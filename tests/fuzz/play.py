@@ -101,8 +101,8 @@ class Outcome:
     def tell_apart(self, other: "Outcome") -> str:
         """Says what is not the same in another outcome, though the same was said.
 
-        Of a connection that is over, calls got as far as they got; of two reasons to end it either may be the first. Who
-        sends more than its window takes is found out unless the window was opened between two reads.
+        Of a connection that is over, calls got as far as they got; of two reasons to end it either may be the first.
+        Who sends more than its window takes is found out unless the window was opened between two reads.
         """
         if _FLOW_CONTROL_ERROR in (self.goaway, other.goaway):
             return ""
