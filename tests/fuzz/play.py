@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import hpack
-from hyperframe.frame import DataFrame, HeadersFrame, PingFrame, RstStreamFrame, WindowUpdateFrame
+from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame, PingFrame, RstStreamFrame, WindowUpdateFrame
 
 from hubbub_server.edge.connection import EdgeConnection
 from hubbub_server.edge.grpc_messages import prefixed
@@ -96,15 +96,18 @@ class Outcome:
 
     is_over: bool
     goaway: int | None
+    has_left: bool
+    """The peer has said GOAWAY."""
     calls: Mapping[int, tuple[str | None, int | None, bytes]]
 
     def tell_apart(self, other: "Outcome") -> str:
         """Says what is not the same in another outcome, though the same was said.
 
         Of a connection that is over, calls got as far as they got; of two reasons to end it either may be the first.
-        Who sends more than its window takes is found out unless the window was opened between two reads.
+        Who sends more than its window takes is found out unless the window was opened between two reads. Who leaves,
+        and opens streams all the same, is let go once it has none: a call that is reset in the same read never was one.
         """
-        if _FLOW_CONTROL_ERROR in (self.goaway, other.goaway):
+        if _FLOW_CONTROL_ERROR in (self.goaway, other.goaway) or self.has_left:
             return ""
         if self.is_over != other.is_over:
             return f"it is over in one case only: {self.goaway} {other.goaway}"
@@ -205,10 +208,14 @@ class Play:
         self._house.faults += [f"the connection keeps {count} {name} streams" for name, count in kept.items() if count]
         self._transcript.finish()
         self._house.faults += self._transcript.faults
-        return Outcome(is_over, goaway, self._calls())
+        has_left = any(kind == GoAwayFrame.type for kind, _ in self._said())
+        return Outcome(is_over, goaway, has_left, self._calls())
+
+    def _said(self) -> list[tuple[int, int]]:
+        return _frames(self._heard)[0]
 
     def _calls(self) -> Mapping[int, tuple[str | None, int | None, bytes]]:
-        reset = {stream_id for kind, stream_id in _frames(self._heard)[0] if kind == RstStreamFrame.type}
+        reset = {stream_id for kind, stream_id in self._said() if kind == RstStreamFrame.type}
         return {
             stream_id: (answer.status, answer.reset, bytes(answer.body) if stream_id in self._house.own else b"")
             for stream_id, answer in self._transcript.answers.items()
