@@ -28,7 +28,7 @@ ENV PATH=/opt/hubbub/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     HUBBUB_NODE__HOST=0.0.0.0 HUBBUB_WORKER__METRICS_HOST=0.0.0.0
 USER 10001
 WORKDIR /var/lib/hubbub
-EXPOSE 50051 9464
+EXPOSE 50051 50052 9464
 STOPSIGNAL SIGTERM
 # Of a node. NOT_SERVING while it leaves or has lost its log; balancers ask the same service.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \

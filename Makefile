@@ -14,7 +14,7 @@ export PIP_NO_INPUT := 1
 EDITABLE := $(V)/python -m pip install --quiet --no-deps --no-build-isolation -e . -e clients/python -e proto/gen/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster test test-fast check gen lock soak chaos mutants bench report venv
+.PHONY: help run cluster test test-fast check gen lock soak chaos fuzz mutants bench report venv
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -47,14 +47,17 @@ soak: .venv/dev.stamp ## Kills parts under load and checks every history: SEED=,
 chaos: .venv/dev.stamp ## Breaks a cluster in every way, run after run, and checks every history: SEED=, RUNS=, ONLY="kind,kind".
 	$(V)/python -m tests.chaos --seed $(SEED) --runs $(RUNS) --only "$(ONLY)" --out var/figures/chaos.json
 
+fuzz: .venv/dev.stamp ## Says things to the stream edge that are nearly right, and checks that nothing else suffers: SEED=, MINUTES=.
+	$(V)/python -m tests.fuzz --seed $(SEED) --minutes $(MINUTES)
+
 mutants: .venv/dev.stamp ## Breaks each promise on purpose; fails when a test does not notice.
 	$(V)/python -m tests.mutants
 
-bench: .venv/dev.stamp ## Measures.
+bench: .venv/dev.stamp ## Takes the figures of speed, about 40 minutes on a quiet machine; Centrifugo beside ours needs Go.
 	$(V)/python -m bench
 
-report: .venv/dev.stamp ## Writes docs/report.json.
-	$(V)/python -m bench.report
+report: .venv/dev.stamp ## Writes docs/report.json, and docs/PERFORMANCE.md from it.
+	@$(V)/python -m bench.report; code=$$?; $(V)/python -m bench.performance && exit $$code
 
 venv: .venv/dev.stamp ## Makes .venv with everything in it.
 

@@ -36,7 +36,7 @@ async def register(port: int, count: int) -> list[User]:
             request = auth_service_pb2.RegisterRequest(
                 login_name=f"b{secrets.token_hex(8)}", password=secrets.token_hex(8), display_name="bench"
             )
-            answer = await stub.Register(request, timeout=_TIMEOUT_S)
+            answer = await stub.Register(request, timeout=_TIMEOUT_S, wait_for_ready=True)
             users.append(User(answer.credentials.user_id, answer.credentials.access_token))
     return users
 
@@ -48,7 +48,9 @@ async def create_group(port: int, owner: User, members: list[User]) -> str:
     request.group.user_ids.extend(user.user_id for user in members)
     async with open_channel(port) as channel:
         stub = conversation_service_pb2_grpc.ConversationServiceStub(channel)
-        answer = await stub.CreateConversation(request, metadata=owner.metadata, timeout=_TIMEOUT_S)
+        answer = await stub.CreateConversation(
+            request, metadata=owner.metadata, timeout=_TIMEOUT_S, wait_for_ready=True
+        )
     return answer.view.conversation.conversation_id
 
 

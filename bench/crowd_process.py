@@ -1,4 +1,4 @@
-"""Starts and asks client processes: listeners and sessions."""
+"""Starts and asks client processes: listeners, receivers, senders, sessions, and those of a storm."""
 
 import asyncio
 import json
@@ -12,7 +12,10 @@ from typing import Any, Final
 
 from bench.listeners import ListenerPlan
 from bench.process import cpu_s, machine_cpu_s
+from bench.receivers import ReceiversPlan
+from bench.senders import SendersPlan
 from bench.sessions import SessionsPlan
+from bench.storm_clients import StormPlan
 
 CLIENT_LOAD_MAX: Final = 0.7
 """A client process that is busier measures itself."""
@@ -57,6 +60,20 @@ async def listening(plans: Sequence[ListenerPlan]) -> AsyncIterator[list[ClientP
 
 
 @asynccontextmanager
+async def receiving(plans: Sequence[ReceiversPlan]) -> AsyncIterator[list[ClientProcess]]:
+    """Runs processes whose streams are all open; ends them at the end."""
+    async with _running("bench.receivers", plans) as processes:
+        yield processes
+
+
+@asynccontextmanager
+async def sending(plans: Sequence[SendersPlan]) -> AsyncIterator[list[ClientProcess]]:
+    """Runs processes whose senders are all ready; ends them at the end."""
+    async with _running("bench.senders", plans) as processes:
+        yield processes
+
+
+@asynccontextmanager
 async def in_session(plans: Sequence[SessionsPlan]) -> AsyncIterator[list[ClientProcess]]:
     """Runs processes whose clients are all connected; ends them at the end."""
     async with _running("bench.sessions", plans) as processes:
@@ -64,8 +81,15 @@ async def in_session(plans: Sequence[SessionsPlan]) -> AsyncIterator[list[Client
 
 
 @asynccontextmanager
+async def in_storm(plans: Sequence[StormPlan]) -> AsyncIterator[list[ClientProcess]]:
+    """Runs processes whose sessions are all live; ends them at the end."""
+    async with _running("bench.storm_clients", plans) as processes:
+        yield processes
+
+
+@asynccontextmanager
 async def _running(
-    module: str, plans: Sequence[ListenerPlan] | Sequence[SessionsPlan]
+    module: str, plans: Sequence[ListenerPlan | ReceiversPlan | SendersPlan | SessionsPlan | StormPlan]
 ) -> AsyncIterator[list[ClientProcess]]:
     processes: list[asyncio.subprocess.Process] = []
     try:

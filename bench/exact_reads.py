@@ -114,6 +114,7 @@ async def new_node(cluster: Cluster) -> AsyncIterator[int]:
         "HUBBUB_NODE__NAME": f"late-{port}",
         "HUBBUB_NODE__PORT": str(port),
         "HUBBUB_NODE__METRICS_PORT": str(metrics_port),
+        "HUBBUB_EDGE__PORT": "0",
     }
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "hubbub_server", "node"), env=environment, stdout=asyncio.subprocess.DEVNULL

@@ -15,6 +15,7 @@ _EXAMPLE = EnvoyPlan(
     port=8080,
     admin_port=9901,
     node_ports=(50051, 50052, 50053),
+    stream_ports=(50061, 50062, 50063),
     cors_origins=("http://localhost:5173",),
     descriptor_path=Path("proto/gen/hubbub.pb"),  # relative to the checkout
 )
@@ -23,6 +24,7 @@ _COMPOSE = replace(
     listen_host="0.0.0.0",
     node_hosts=("node-1", "node-2", "node-3"),
     node_ports=(50051, 50051, 50051),
+    stream_ports=(50052, 50052, 50052),
     descriptor_path=Path("/etc/hubbub/hubbub.pb"),
 )
 PLANS = {"envoy/envoy.json": _EXAMPLE, "deploy/envoy.json": _COMPOSE}

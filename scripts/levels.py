@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 from bench.figure import write_figure
 
-LEVELS = ("unit", "contract", "rpc", "scenario", "integration", "e2e")
+LEVELS = ("unit", "contract", "rpc", "scenario", "integration", "e2e", "foreign")
 ADAPTERS = ("fake", "sqlite", "cql", "nats-r1", "nats-r3", "valkey")
 OUTCOMES = {"failure": "failed", "error": "failed", "skipped": "skipped"}
 
@@ -54,6 +54,16 @@ def find_adapters(name: str) -> list[str]:
     return [adapter for adapter in ADAPTERS if f"-{adapter}-" in parameters]
 
 
+def find_skipped_clients(outcomes: Outcomes) -> list[str]:
+    """Names the foreign clients that were skipped: `test_x[grpc-go-direct-hello]` is that of grpc-go."""
+    roles = {
+        name.partition("[")[2].rpartition("-")[0]
+        for (classname, name), outcome in outcomes.items()
+        if classname.startswith("tests.foreign.") and outcome == "skipped"
+    }
+    return sorted({role.rpartition("-")[0] for role in roles})
+
+
 def print_matrix(counts: dict[tuple[str, str], Counter[str]]) -> None:
     """Prints contract × adapter: how many passed, and after a slash how many did not."""
     print(f"\n{'contract':16}" + "".join(f"{adapter:>9}" for adapter in ADAPTERS))
@@ -69,13 +79,14 @@ def show(cell: Counter[str]) -> str:
 
 
 def find_missing(outcomes: Outcomes) -> list[str]:
-    """Names the levels and adapters that did not run, and the contracts that were skipped on one."""
+    """Names the levels and adapters that did not run, the contracts that were skipped on one, and skipped clients."""
     levels, contracts = by_level(outcomes), by_adapter(outcomes)
     passed = {adapter for (_, adapter), counts in contracts.items() if counts["passed"]}
     return [
         *(name for name in LEVELS if not levels.get(name, Counter())["passed"]),
         *(name for name in ADAPTERS if name not in passed),
         *(f"{contract} on {name}" for (contract, name), counts in sorted(contracts.items()) if counts["skipped"]),
+        *find_skipped_clients(outcomes),
     ]
 
 

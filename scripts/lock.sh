@@ -7,3 +7,4 @@ options=(--quiet --universal --python-version 3.11 --generate-hashes --no-header
 uv pip compile "${options[@]}" "$@" -o requirements/run.txt "${projects[@]}" requirements/run.in
 uv pip compile "${options[@]}" "$@" -c requirements/run.txt -o requirements/cql.txt "${projects[@]}" requirements/cql.in
 uv pip compile "${options[@]}" "$@" -c requirements/cql.txt -o requirements/dev.txt "${projects[@]}" requirements/dev.in
+uv pip compile "${options[@]}" "$@" -c requirements/dev.txt -o requirements/foreign.txt requirements/foreign.in

@@ -24,9 +24,11 @@ MARKER_OF_FOLDER = {
     "scenario": "scenario",
     "integration": "integration",
     "e2e": "e2e",
+    "foreign": "foreign",
     "chaos": "chaos",
     "soak": "unit",
     "mutants": "unit",
+    "fuzz": "unit",
 }
 
 

@@ -115,6 +115,22 @@ class NodeSettings(_Section):
     """Whether gRPC reflection is served; switch it off in production."""
 
 
+class EdgeSettings(_Section):
+    """The stream edge of a node: a port beside that of gRPC, for the streaming methods alone."""
+
+    enabled: bool = True
+    """Whether nghttp2 serves the port, for a fraction of the work that grpcio has with a stream. Otherwise, and where
+    ngh2 is not installed, grpcio serves it."""
+    port: Port = 50_052
+    """Port of the streaming methods on the node's host; 0 takes a free one."""
+    peers: Literal["proxy", "strangers"] = "proxy"
+    """Who connects, which bounds what one connection may use: a proxy with many clients, or clients themselves."""
+    tls_certificate: Path | None = None
+    """PEM file with the chain of the port's certificate; without one, TLS ends at the proxy."""
+    tls_key: Path | None = None
+    """PEM file with its key."""
+
+
 class WorkerSettings(_Section):
     """One worker. Any number of them share the shards."""
 
@@ -168,6 +184,8 @@ class Settings(BaseSettings):
     """See AuthSettings."""
     node: NodeSettings = NodeSettings()
     """See NodeSettings."""
+    edge: EdgeSettings = EdgeSettings()
+    """See EdgeSettings."""
     worker: WorkerSettings = WorkerSettings()
     """See WorkerSettings."""
     up: UpSettings = UpSettings()

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -16,6 +17,7 @@ from hubbub_server.app.authenticate import Authenticate
 from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.read_history import ReadHistory
+from hubbub_server.app.resume import ResumeTokens
 from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_reader import TopicReader
@@ -29,13 +31,19 @@ from hubbub_server.wiring import (
     make_streams,
     new_epoch,
     open_core,
+    open_edge,
     open_guard,
     open_hub,
     register_node,
+    start_serving,
+    stop_serving,
     work_of_shards,
 )
 from hubbub_server.workers.roles import Pace
 from hubbub_server.workers.worker import Worker
+
+if TYPE_CHECKING:
+    from hubbub_server.edge.server import StreamEdge
 
 log = structlog.get_logger()
 
@@ -69,11 +77,13 @@ async def _node(settings: Settings, life: Life) -> None:
                 ids=ids,
             )
         )
+        id_key = read_key(auth.secrets / "id_key")
         streams = Streams(
             hub=hub,
             authenticate=authenticate,
             clock=clock,
             ids=ids,
+            resume_tokens=ResumeTokens(id_key, clock),
             drain_timeout_s=node.drain_timeout_s,
             max_opening=node.max_opening_streams,
         )
@@ -85,29 +95,35 @@ async def _node(settings: Settings, life: Life) -> None:
                 reader=reader,
                 effects=MembershipEffects(hub),
                 accounts=accounts,
-                id_key=read_key(auth.secrets / "id_key"),
+                id_key=id_key,
             ),
             history=ReadHistory(hub=hub, reader=reader, directory=core.directory),
             sync=Sync(hub=hub, reader=reader),
             streams=await stack.enter_async_context(streams),
         )
+        edge: StreamEdge | None = None
+
+        def is_ready() -> bool:
+            return not life.ended.is_set() and hub.is_live() and (edge is None or edge.is_serving)
+
         server = RpcServer(
             use_cases,
             clock=clock,
             ids=ids,
             node_id=node.name,
-            is_ready=lambda: not life.ended.is_set() and hub.is_live(),
+            is_ready=is_ready,
             with_reflection=node.reflection,
         )
         await stack.enter_async_context(server)
-        port = await server.start(f"{node.host}:{node.port}")
+        edge = await open_edge(stack, settings.edge, server.streaming_calls(), is_ready)
+        port, stream_port = await start_serving(settings, server, edge)
         metrics_port = stack.enter_context(serve_metrics(node.host, node.metrics_port))
         await register_node(stack, settings, core, port)
-        log.info("node serves", port=port, metrics_port=metrics_port)
+        log.info("node serves", port=port, stream_port=stream_port, metrics_port=metrics_port)
         await life.ended.wait()
         log.info("node leaves", streams=len(streams))
         await streams.drain(announced_for_s=node.announce_s)
-        await server.stop(node.stop_grace_s)
+        await stop_serving(server, edge, node.stop_grace_s)
 
 
 async def _worker(settings: Settings, life: Life) -> None:

@@ -1,10 +1,14 @@
 """Opens what every program of the server stands on: NATS, the store, and the core over both."""
 
+import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
 
 from hubbub_server.adapters import stores
 from hubbub_server.adapters.nats.accounts import ensure_buckets
@@ -27,17 +31,24 @@ from hubbub_server.app.take_snapshots import TakeSnapshots
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_loader import TopicLoader
 from hubbub_server.app.verify_log import VerifyLog
-from hubbub_server.config import NatsSettings, Settings, StoreSettings
+from hubbub_server.config import EdgeSettings, NatsSettings, Settings, StoreSettings
 from hubbub_server.ports.clock import Clock
 from hubbub_server.ports.event_store import EventStore
 from hubbub_server.ports.message_store import MessageStore
 from hubbub_server.ports.projection import Projection
 from hubbub_server.ports.topic_directory import TopicDirectory
+from hubbub_server.rpc.server import RpcServer
+from hubbub_server.rpc.streaming_calls import StreamingCalls
 from hubbub_server.wire.record_codec import ProtoRecordCodec
 from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
 from hubbub_server.workers.handled_records import HandledRecords
 from hubbub_server.workers.roles import ROLES, Pace, shard_loops, trimmers, worker_roles
 from hubbub_server.workers.worker import NewWork
+
+if TYPE_CHECKING:
+    from hubbub_server.edge.server import StreamEdge
+
+log = structlog.get_logger()
 
 _ANY_ADDRESS: Final = ("0.0.0.0", "::")
 
@@ -133,6 +144,54 @@ async def register_node(stack: AsyncExitStack, settings: Settings, core: Core, p
         ids=RandomIds(),
     )
     await stack.enter_async_context(registered)
+
+
+async def open_edge(
+    stack: AsyncExitStack, settings: EdgeSettings, calls: StreamingCalls, is_ready: Callable[[], bool]
+) -> "StreamEdge | None":
+    """Opens the stream edge, which does not listen yet; None: it is switched off, or ngh2 is not installed."""
+    if not settings.enabled:
+        return None
+    try:
+        from hubbub_server.edge.limits import STRANGERS, TRUSTED_PROXY  # noqa: PLC0415  # may not be installed
+        from hubbub_server.edge.server import StreamEdge  # noqa: PLC0415
+    except ImportError as error:
+        if not (error.name or "").startswith("ngh2"):
+            raise
+        log.warning("grpcio serves the streams, for much more work: ngh2 is not installed", error=str(error))
+        return None
+    limits = TRUSTED_PROXY if settings.peers == "proxy" else STRANGERS
+    return await stack.enter_async_context(StreamEdge(calls, limits=limits, is_ready=is_ready))
+
+
+async def start_serving(settings: Settings, server: RpcServer, edge: "StreamEdge | None") -> tuple[int, int]:
+    """Listens on the ports of gRPC and of streams, and returns them.
+
+    Raises:
+        OSError, RuntimeError: a port cannot be had, or the files of TLS.
+    """
+    host, port, stream_port = settings.node.host, settings.node.port, settings.edge.port
+    certificate, key = settings.edge.tls_certificate, settings.edge.tls_key
+    if edge is None:
+        if certificate is not None:
+            raise RuntimeError("without the stream edge there is no TLS: take away HUBBUB_EDGE__TLS_CERTIFICATE")
+        port, stream_port = await server.start(f"{host}:{port}", f"{host}:{stream_port}")
+        return port, stream_port
+    tls = None
+    if certificate is not None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate, key)
+    stream_port = await edge.start(host, stream_port, tls=tls)  # first: it is part of what the server's health says
+    (port,) = await server.start(f"{host}:{port}")
+    return port, stream_port
+
+
+async def stop_serving(server: RpcServer, edge: "StreamEdge | None", grace_s: float) -> None:
+    """Takes no new calls; those that run may finish for `grace_s`."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.stop(grace_s))
+        if edge is not None:
+            group.create_task(edge.stop(grace_s))
 
 
 def take_snapshots(core: Core) -> TakeSnapshots:

@@ -6,8 +6,8 @@ from typing import Final
 
 from tests.chaos.catalogue import KINDS, Hit
 from tests.chaos.scene import Scene, Strike
-from tests.support.cluster import NodeLink, Process
-from tests.support.fault_proxy import Cut, FaultProxy
+from tests.support.cluster import Process
+from tests.support.fault_proxy import Cut, FaultProxy, ProxyGroup
 
 CLOCK_SHIFT_S: Final = 180
 NODE_DELAY_S, CLIENT_DELAY_S = 0.25, 0.6
@@ -97,7 +97,7 @@ async def _slow_client_link(scene: Scene, strike: Strike) -> None:
     await _slow(actor.proxy, strike, CLIENT_DELAY_S)
 
 
-async def _cut(link: FaultProxy | NodeLink, strike: Strike) -> None:
+async def _cut(link: FaultProxy | ProxyGroup, strike: Strike) -> None:
     try:
         link.refuse()
         link.cut(Cut.RST)
@@ -106,7 +106,7 @@ async def _cut(link: FaultProxy | NodeLink, strike: Strike) -> None:
         link.flow()
 
 
-async def _half_open(link: FaultProxy | NodeLink, strike: Strike) -> None:
+async def _half_open(link: FaultProxy | ProxyGroup, strike: Strike) -> None:
     """Both ends think that they are connected, and nothing passes; at the end both hear that it is over."""
     try:
         link.silence()
@@ -116,7 +116,7 @@ async def _half_open(link: FaultProxy | NodeLink, strike: Strike) -> None:
         link.flow()
 
 
-async def _slow(link: FaultProxy | NodeLink, strike: Strike, delay_s: float) -> None:
+async def _slow(link: FaultProxy | ProxyGroup, strike: Strike, delay_s: float) -> None:
     try:
         link.delay(delay_s)
         await asyncio.sleep(strike.for_s)

@@ -353,6 +353,20 @@ async def test_heads_of_many_topics(log_setup: LogSetup) -> None:
         assert heads[topics[0]].facts == newest.facts
 
 
+async def test_the_last_sequence_of_a_shard_is_that_of_its_newest_record(log_setup: LogSetup) -> None:
+    """G4: heads that are read after it are as of that sequence at least, from any node."""
+    topics = [new_topic() for _ in range(4)]
+    async with log_setup.node() as writer, log_setup.node() as reader:
+        for position in range(1, 6):
+            for topic_id in topics:
+                shard = shard_of(topic_id, 2)
+                expected = (await writer.read_heads([topic_id])).get(topic_id)
+                before = await reader.read_last_sequence(shard)
+                after_sequence = expected.sequence if expected else 0
+                sequence = await writer.append(new_record(topic_id, position), after_sequence=after_sequence)
+                assert before < sequence <= await reader.read_last_sequence(shard)
+
+
 async def test_heads_are_never_older_than_an_acknowledged_append(log_setup: LogSetup) -> None:
     """Exact reads: from any node, right after the acknowledgement."""
     topics = [new_topic() for _ in range(5)]

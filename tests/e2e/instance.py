@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,7 @@ class Instance:
         port: int = 0,
         origin: str = "http://app.example",
         options: Sequence[str] = (),
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.data = data
         self.lines: list[str] = []
@@ -43,6 +44,7 @@ class Instance:
             **os.environ,
             "HUBBUB_PORT": str(port),
             "HUBBUB_UP__CORS_ORIGINS": json.dumps([origin]),
+            **(settings or {}),
         }
 
     def start(self) -> None:
@@ -205,6 +207,15 @@ class Person:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._client.close()
+
+
+def streams_of(running: Instance, name: str) -> float:
+    """Reads how many streams a node has."""
+    process = running.process_of(name)
+    assert process is not None
+    metrics = httpx.get(f"http://127.0.0.1:{process['metrics_port']}/metrics").text
+    (line,) = [line for line in metrics.splitlines() if line.startswith("hubbub_streams ")]
+    return float(line.split()[1])
 
 
 def lives(pid: int) -> bool:

@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from hubbub.chat.v1 import chat_service_pb2, frame_pb2
 from hubbub.conversation.v1 import conversation_service_pb2
 
-from tests.e2e.instance import Instance, Person
+from tests.e2e.instance import Instance, Person, streams_of
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(180)
@@ -130,15 +130,6 @@ def is_served_by(running: Instance, client: httpx.Client, person: Person, name: 
             return streams_of(running, name) == 1
     except EndOfResponse:
         return False
-
-
-def streams_of(running: Instance, name: str) -> float:
-    """Reads how many streams a node has."""
-    process = running.process_of(name)
-    assert process is not None
-    metrics = httpx.get(f"http://127.0.0.1:{process['metrics_port']}/metrics").text
-    (line,) = [line for line in metrics.splitlines() if line.startswith("hubbub_streams ")]
-    return float(line.split()[1])
 
 
 def test_a_browser_gets_the_status_of_a_failed_call_in_its_trailers(instance: Instance, carol: Person) -> None:

@@ -103,9 +103,11 @@ def running_node(port: int) -> Iterator[Node]:
 
 
 @contextmanager
-def running_envoy(folder: Path, *, node_ports: Sequence[int]) -> Iterator[tuple[int, Path]]:
+def running_envoy(
+    folder: Path, *, node_ports: Sequence[int], stream_ports: Sequence[int] = ()
+) -> Iterator[tuple[int, Path]]:
     port, admin_port = ports.find_free(2)
-    config = write_config(folder, port=port, admin_port=admin_port, node_ports=node_ports)
+    config = write_config(folder, port=port, admin_port=admin_port, node_ports=node_ports, stream_ports=stream_ports)
     log = (folder / "envoy.log").open("wb")
     options = ("--disable-hot-restart", "--concurrency", "1", "--log-level", "warning")
     process = subprocess.Popen(leashed(envoy_path(), "-c", config, *options), stdout=log, stderr=log)
@@ -118,12 +120,15 @@ def running_envoy(folder: Path, *, node_ports: Sequence[int]) -> Iterator[tuple[
         log.close()
 
 
-def write_config(folder: Path, *, port: int, admin_port: int, node_ports: Sequence[int]) -> Path:
+def write_config(
+    folder: Path, *, port: int, admin_port: int, node_ports: Sequence[int], stream_ports: Sequence[int] = ()
+) -> Path:
     (folder / "descriptors.pb").write_bytes(descriptors.descriptor_set())
     plan = EnvoyPlan(
         port=port,
         admin_port=admin_port,
         node_ports=node_ports,
+        stream_ports=stream_ports or node_ports,
         cors_origins=[ORIGIN],
         descriptor_path=folder / "descriptors.pb",
         access_log_path=folder / "access.log",
@@ -324,3 +329,36 @@ def test_a_dead_node_is_avoided_and_a_call_that_never_reached_it_is_made_again(t
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/v1/users:lookup?login_name=bob"))
         codes = {httpx.get(f"http://127.0.0.1:{port}/v1/users:lookup?login_name=bob").status_code for _ in range(20)}
         assert codes == {200}
+
+
+def test_streaming_methods_go_to_the_port_of_streams_and_all_others_to_that_of_grpc(tmp_path: Path) -> None:
+    """Issue 5: the stream edge serves nothing else, and health by Watch and reflection are not its business."""
+    node_port, stream_port = ports.find_free(2)
+    with (
+        running_node(node_port),
+        running_node(stream_port),
+        running_envoy(tmp_path, node_ports=[node_port], stream_ports=[stream_port]) as (port, access_log),
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/v1/users:lookup?login_name=bob"))
+        subscribe: Any = channel.unary_stream("/hubbub.chat.v1.ChatService/Subscribe")
+        subscribing = subscribe(b"", wait_for_ready=True)
+        assert next(iter(subscribing))
+        subscribing.cancel()
+        watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
+        watching = watch(b"")
+        assert next(iter(watching))
+        watching.cancel()
+        upstreams = {
+            "/v1/users:lookup": f"127.0.0.1:{node_port}",
+            "/grpc.health.v1.Health/Watch": f"127.0.0.1:{node_port}",
+            "/hubbub.chat.v1.ChatService/Subscribe": f"127.0.0.1:{stream_port}",
+        }
+        wait_until(lambda: len(_upstreams(access_log)) == len(upstreams))
+
+    assert _upstreams(access_log) == upstreams
+
+
+def _upstreams(access_log: Path) -> dict[str, str]:
+    lines = map(json.loads, access_log.read_text().splitlines())
+    return {line["path"]: line["upstream"] for line in lines if line["upstream"]}

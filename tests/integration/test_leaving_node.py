@@ -40,6 +40,7 @@ async def serving(
     settings = worker_settings(cluster, folder.store) | {
         "HUBBUB_AUTH__SECRETS": str(folder.secrets),
         "HUBBUB_NODE__PORT": "0",
+        "HUBBUB_EDGE__PORT": "0",
         "HUBBUB_NODE__METRICS_PORT": "0",
         "HUBBUB_NODE__ANNOUNCE_S": str(ANNOUNCE_S),
         **more,

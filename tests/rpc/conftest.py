@@ -11,9 +11,15 @@ from tests.support.node import Node, NodeCluster, RpcClient
 
 
 @pytest.fixture
-def cluster() -> Iterator[NodeCluster]:
+def transport() -> str:
+    """What serves the streaming methods; a module of tests that hold for both says so (`BOTH_TRANSPORTS`)."""
+    return "aio"
+
+
+@pytest.fixture
+def cluster(transport: str) -> Iterator[NodeCluster]:
     """What nodes share; fails the test when a status broke the error contract."""
-    cluster = NodeCluster()
+    cluster = NodeCluster(transport=transport)
     yield cluster
     assert cluster.breaches == []
 

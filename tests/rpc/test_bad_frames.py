@@ -16,7 +16,7 @@ from hubbub_server.ports.topic_log import NewRecord
 from tests.support.live_client import LiveClient, reason_of, status_of, text_message
 from tests.support.node import Node, NodeCluster, RpcClient
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.parametrize("transport", ["aio", "edge"])]
 
 
 def _hello(**fields: object) -> ConnectRequest:

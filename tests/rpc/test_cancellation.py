@@ -18,7 +18,7 @@ from hubbub_server.rpc.server import ServerLimits
 from tests.support.live_client import LiveClient, reason_of, status_of_error, text_message
 from tests.support.node import WITHIN_S, Node, NodeCluster, RpcClient, until
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.parametrize("transport", ["aio", "edge"])]
 
 _SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535))
 

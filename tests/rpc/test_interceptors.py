@@ -26,7 +26,7 @@ from hubbub_server.rpc.interceptors.auth import Authentication
 from hubbub_server.rpc.interceptors.conformance import Conformance
 from hubbub_server.rpc.interceptors.deadline import Deadline
 from hubbub_server.rpc.interceptors.errors import Errors
-from hubbub_server.rpc.interceptors.layered import Layer, LayeredInterceptor
+from hubbub_server.rpc.interceptors.layered import Layer, LayeredInterceptor, Layers
 from hubbub_server.rpc.interceptors.limits import Limits
 from hubbub_server.rpc.interceptors.request_log import RequestLog
 from tests.support.fakes.clock import FakeIds
@@ -102,7 +102,7 @@ async def _edge(*, max_unary: int = 10, max_streams: int = 10, unary_max_s: floa
         Authentication(_authenticate),
         Deadline(max_s=unary_max_s),
     ]
-    server = grpc.aio.server(interceptors=[LayeredInterceptor(layers, ids=FakeIds())])
+    server = grpc.aio.server(interceptors=[LayeredInterceptor(Layers(layers, ids=FakeIds()))])
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Unary": grpc.unary_unary_rpc_method_handler(edge.unary, request_deserializer=bytes),
         "Stream": grpc.stream_stream_rpc_method_handler(edge.stream),
@@ -357,5 +357,6 @@ async def test_a_status_without_error_info_is_reported() -> None:
         edge.act = act
         await _unary_status(edge)
 
+        await until(lambda: bool(edge.breaches))  # the client may know the status first
         assert edge.breaches == ["/hubbub.test.v1.Test/Unary ended with NOT_FOUND and 0 ErrorInfo instead of one"]
         edge.breaches.clear()

@@ -12,7 +12,7 @@ from hubbub_server.app.session import RESET_AFTER_S
 from tests.support.live_client import LiveClient, reason_of, text_message
 from tests.support.node import Node, NodeCluster, RpcClient, until
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.parametrize("transport", ["aio", "edge"])]
 
 _SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535))
 _TEXT = "x" * 8_000
@@ -73,7 +73,7 @@ async def test_a_silent_reader_does_not_keep_the_server_from_stopping(
     await until(lambda: len(node.streams) == 0)
 
     async with asyncio.timeout(5):
-        await node.server.stop(0.1)
+        await node.stop(0.1)
 
     assert (await reader.end()).code != 0
 

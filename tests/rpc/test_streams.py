@@ -10,10 +10,11 @@ from hubbub.chat.v1 import chat_service_pb2, frame_pb2
 from hubbub_server.app.authenticate import Credentials
 from hubbub_server.app.session import HEARTBEAT_INTERVAL_S, HELLO_WITHIN_S, TOKEN_GRACE_S
 from hubbub_server.domain.ids import UserId
+from hubbub_server.domain.limits import RECORD_MAX_EVENTS
 from tests.support.live_client import LiveClient, reason_of, status_of, text_message
 from tests.support.node import Node, NodeCluster, RpcClient, until
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.parametrize("transport", ["aio", "edge"])]
 
 
 async def test_a_command_is_answered_and_its_event_reaches_both_members(
@@ -98,6 +99,63 @@ async def test_heartbeats_come_when_they_are_due(cluster: NodeCluster, node: Nod
     live.call.cancel()
 
 
+async def test_events_beyond_the_window_wait_for_an_ack_and_answers_do_not(
+    cluster: NodeCluster, node: Node, client: RpcClient, bob: Credentials, direct: str
+) -> None:
+    """G6: exactly as many events as Welcome says; the stream is alive meanwhile."""
+    live = LiveClient.silent(node.client(bob.access_token))
+    await live.hello(ack_window_events=1)
+    welcome = await live.expect(lambda frame: frame.HasField("welcome"))
+    await live.expect(lambda frame: frame.heads.complete)
+    window = welcome.welcome.ack_window_events
+    assert window == RECORD_MAX_EVENTS
+    for _ in range(window + 2):  # one after the other: a record each
+        await client.chat.SendMessage(text_message(direct), metadata=client.auth)
+    await live.command(frame_pb2.Command(request_id="1", send_message=text_message(direct)))
+    await live.answer("1")
+    cluster.clock.advance(HEARTBEAT_INTERVAL_S)
+    node.streams.tick()
+    beat = await live.expect(lambda frame: frame.HasField("heartbeat"))
+
+    assert (len(live.events), list(beat.heartbeat.heads), beat.heartbeat.resume_token) == (window, [], "")
+    await live.ack(1)
+    await live.expect(lambda frame: len(frame.events) > 0)
+    assert len(live.events) == window + 1
+    await live.ack(window + 1)
+    while len(live.events) < window + 3:
+        await live.expect(lambda frame: len(frame.events) > 0)
+    assert [event.position for event in live.events] == list(range(3, window + 6))
+    live.call.cancel()
+
+
+async def test_a_stream_with_a_token_names_only_what_moved(
+    cluster: NodeCluster, node: Node, client: RpcClient, bob: Credentials, direct: str
+) -> None:
+    """And one with a token that was made up names everything."""
+    reader = node.client(bob.access_token)
+    live = await LiveClient.connect(reader)
+    own = UserId(bob.user_id)
+    node.log.disturb()  # compare heads
+    await until(lambda: node.hub.topic(own).covered > 0 and node.hub.topic(_topic(direct)).covered > 0)
+    cluster.clock.advance(HEARTBEAT_INTERVAL_S)
+    node.streams.tick()
+    token = (await live.expect(lambda frame: frame.HasField("heartbeat"))).heartbeat.resume_token
+    live.call.cancel()
+
+    async def named(resume_token: str) -> tuple[bool, set[str]]:
+        again = LiveClient.silent(reader)
+        await again.hello(resume_token=resume_token)
+        await again.expect(lambda frame: frame.heads.complete)
+        again.call.cancel()
+        heads = [head for frame in again.controls for head in frame.heads.heads]
+        return again.controls[0].welcome.resumed, {head.cursor.topic_id for head in heads}
+
+    assert await named(token) == (True, {own})
+    assert await named(token[:-1] + ("A" if token[-1] != "A" else "B")) == (False, {own, direct})
+    await client.chat.SendMessage(text_message(direct), metadata=client.auth)
+    assert await named(token) == (True, {own, direct})
+
+
 async def test_no_hello_within_ten_seconds_ends_the_stream(cluster: NodeCluster, node: Node, client: RpcClient) -> None:
     live = LiveClient.silent(client)
     await until(lambda: len(node.streams) == 1)
@@ -176,7 +234,7 @@ async def test_the_server_stops_in_time_with_open_streams(cluster: NodeCluster, 
     async with cluster.node() as node:
         live = await LiveClient.connect(node.client(alice.access_token))
         async with asyncio.timeout(5):
-            await node.server.stop(0.1)
+            await node.stop(0.1)
 
         with pytest.raises(grpc.aio.AioRpcError):
             await live.call.read()

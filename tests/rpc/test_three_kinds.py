@@ -11,7 +11,7 @@ from hubbub_server.app.session import HEARTBEAT_INTERVAL_S
 from tests.support.live_client import LiveClient, text_message
 from tests.support.node import Node, NodeCluster, RpcClient
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.parametrize("transport", ["aio", "edge"])]
 
 
 def _set_fields(message: Message) -> list[str]:

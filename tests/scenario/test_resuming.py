@@ -3,14 +3,26 @@
 import asyncio
 
 import pytest
+from hubbub.chat.v1 import frame_pb2
 from hubbub.conversation.v1 import conversation_pb2
 from hubbub.history.v1 import history_service_pb2 as history_pb
 
-from hubbub_client import CaughtUp, Connected, Disconnected, GapSkipped, TopicEnded, TopicReset, live_stream
-from hubbub_client.live_stream import SILENT_HEARTBEATS
-from hubbub_server.app.session import HEARTBEAT_INTERVAL_S
+from hubbub_client import (
+    CaughtUp,
+    Connected,
+    Disconnected,
+    GapSkipped,
+    MessageReceived,
+    TopicEnded,
+    TopicReset,
+    live_stream,
+)
+from hubbub_client.live_stream import ACK_WINDOW_EVENTS, SILENT_HEARTBEATS
+from hubbub_client.sync_engine import SyncEngine
+from hubbub_server.app.session import BUFFER_MAX_EVENTS, HEARTBEAT_INTERVAL_S
 from hubbub_server.domain.ids import TopicId, shard_of
 from tests.support.fault_proxy import Cut
+from tests.support.waiting import until
 from tests.support.world import Person, World, history
 
 
@@ -178,6 +190,80 @@ async def test_after_a_restart_of_the_node_everybody_settles_with_one_reconnect(
         for person in (alice, bob):
             assert len(person.of(Connected)) == 2
             assert len(person.of(Disconnected)) == 1
+
+
+@pytest.mark.asyncio
+async def test_whoever_comes_back_with_a_token_hears_only_of_what_moved_and_misses_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C23: twenty conversations, one of which has news, on the other node."""
+    heads: list[list[int]] = []
+    receive_live = SyncEngine.receive_live
+
+    def count_heads(engine: SyncEngine, frame: frame_pb2.ServerFrame) -> None:
+        if frame.HasField("welcome"):
+            heads.append([frame.welcome.resumed, 0])
+        heads[-1][1] += len(frame.heads.heads)
+        receive_live(engine, frame)
+
+    async with await world.person("bob") as bob:
+        groups = [(await bob.client.create_group(f"group {number}")).conversation_id for number in range(20)]
+        async with await world.person("alice") as alice:
+            monkeypatch.setattr(SyncEngine, "receive_live", count_heads)
+            heads.append([False, 0])
+            for group in groups:
+                await bob.client.add_members(group, [alice.user_id])
+                await say(bob, group, 1, 1)
+                await alice.until_heard(group, 1)
+            await until_covered(world, alice.user_id, *groups)
+            world.cluster.clock.advance(HEARTBEAT_INTERVAL_S)
+            world.nodes[0].streams.tick()
+            await until(lambda: alice.client._engine.resume_token != "")  # nothing public tells
+            alice.proxy.refuse()
+            alice.proxy.cut(Cut.RST)
+            await alice.until_count(Disconnected, 1)
+            await say(bob, groups[7], 2, 2)
+            heads.clear()
+            alice.move(world.nodes[1])
+            await alice.until_heard(groups[7], 2)
+            await say(bob, groups[3], 2, 2)
+            await alice.until_heard(groups[3], 2)
+
+            assert heads[-1:] == [[True, 2]]  # her own topic, and the one conversation
+            assert [alice.numbers(group) for group in groups] == [
+                [1, 2] if group in (groups[3], groups[7]) else [1] for group in groups
+            ]
+
+
+async def until_covered(world: World, *topic_ids: str) -> None:
+    """Lets the first node compare heads, as it does every 30 s."""
+    node = world.nodes[0]
+    topics = [node.hub.topic(TopicId(topic_id)) for topic_id in topic_ids]
+    ends = [await node.log.read_last_sequence(topic.shard) for topic in topics]
+    node.log.disturb()
+    await until(lambda: all(topic.covered >= end for topic, end in zip(topics, ends, strict=True)))
+
+
+@pytest.mark.asyncio
+async def test_an_application_that_does_not_read_is_not_sent_away_and_gets_everything(world: World) -> None:
+    """G6: more than the ack window and than the client keeps; the client leaves to Sync what it has no room for."""
+    total = ACK_WINDOW_EVENTS + BUFFER_MAX_EVENTS + 200
+    async with await world.person("bob") as bob, await world.person("alice", reads=False) as alice:
+        conversation_id = (await bob.client.create_direct(alice.user_id)).conversation_id
+        items = alice.client.events()
+        while not isinstance(await anext(items), CaughtUp):
+            pass
+        await say(bob, conversation_id, 1, total)
+        numbers: list[int] = []
+        while numbers[-1:] != [total]:
+            item = await anext(items)
+            assert not isinstance(item, Disconnected)
+            if isinstance(item, MessageReceived):
+                numbers.append(item.message.message_number)
+            elif isinstance(item, GapSkipped):
+                numbers += range(numbers[-1] + 1, item.head.last_message_number + 1)
+
+    assert numbers == [*range(1, total + 1)]
 
 
 @pytest.mark.asyncio

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 
 from hubbub_server.supervisor.leash import leashed
 from hubbub_server.supervisor.ports import find_free
-from tests.support.fault_proxy import Cut, Direction, FaultProxy
+from tests.support.fault_proxy import FaultProxy, ProxyGroup
 
 READY_S = 180.0
 STOP_S = 45.0
@@ -41,46 +41,14 @@ class Process:
         return self.ports["grpc"]
 
     @property
+    def stream_port(self) -> int:
+        """Where a node serves the streaming methods."""
+        return self.ports["streams"]
+
+    @property
     def metrics_port(self) -> int:
         """Where a node or worker shows its metrics."""
         return self.ports["metrics"]
-
-
-class NodeLink:
-    """The connections of one node with the NATS servers: a proxy for each server, in their order."""
-
-    def __init__(self, proxies: list[FaultProxy]) -> None:
-        """Takes open proxies."""
-        self.proxies = proxies
-
-    def stall(self, direction: Direction = Direction.BOTH) -> None:
-        """Stalls them until `flow`."""
-        for proxy in self.proxies:
-            proxy.stall(direction)
-
-    def delay(self, delay_s: float) -> None:
-        """Delays them until `flow`."""
-        for proxy in self.proxies:
-            proxy.delay(delay_s)
-
-    def silence(self) -> None:
-        """Silences them; those that were silent stay so until they are cut."""
-        for proxy in self.proxies:
-            proxy.silence()
-
-    def refuse(self) -> None:
-        """Resets connections that come, until `flow`."""
-        for proxy in self.proxies:
-            proxy.refuse()
-
-    def flow(self) -> None:
-        """Forwards again."""
-        for proxy in self.proxies:
-            proxy.flow()
-
-    def cut(self, how: Cut) -> int:
-        """Cuts all connections there are; returns how many."""
-        return sum(proxy.cut(how) for proxy in self.proxies)
 
 
 class Cluster:
@@ -104,7 +72,8 @@ class Cluster:
         """
         self.data = folder / "var"
         self.port, *self.nats_ports = find_free(1 + nats)
-        self.links: list[NodeLink] = []
+        self.links: list[ProxyGroup] = []
+        """Between each node and the NATS servers."""
         self._log_path = folder / "cluster.log"
         self._nodes = nodes
         self._options = [
@@ -121,7 +90,7 @@ class Cluster:
         try:
             for _ in range(self._nodes if self._with_links else 0):
                 proxies = [await self._stack.enter_async_context(FaultProxy(port)) for port in self.nats_ports]
-                self.links.append(NodeLink(proxies))
+                self.links.append(ProxyGroup(proxies))
             await self.start()
         except BaseException:
             await self._stack.aclose()

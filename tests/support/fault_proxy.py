@@ -256,3 +256,40 @@ class FaultProxy:
             await link.run()
         finally:
             self.links.remove(link)
+
+
+class ProxyGroup:
+    """Proxies on which every fault falls at once, in the order of their targets."""
+
+    def __init__(self, proxies: list[FaultProxy]) -> None:
+        """Takes open proxies."""
+        self.proxies = proxies
+
+    def stall(self, direction: Direction = Direction.BOTH) -> None:
+        """Stalls them until `flow`."""
+        for proxy in self.proxies:
+            proxy.stall(direction)
+
+    def delay(self, delay_s: float) -> None:
+        """Delays them until `flow`."""
+        for proxy in self.proxies:
+            proxy.delay(delay_s)
+
+    def silence(self) -> None:
+        """Silences them; those that were silent stay so until they are cut."""
+        for proxy in self.proxies:
+            proxy.silence()
+
+    def refuse(self) -> None:
+        """Resets connections that come, until `flow`."""
+        for proxy in self.proxies:
+            proxy.refuse()
+
+    def flow(self) -> None:
+        """Forwards again."""
+        for proxy in self.proxies:
+            proxy.flow()
+
+    def cut(self, how: Cut) -> int:
+        """Cuts all connections there are; returns how many."""
+        return sum(proxy.cut(how) for proxy in self.proxies)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hubbub_server.app.take_snapshots import TakeSnapshots
 from hubbub_server.domain.commands import SendMessage
 from hubbub_server.domain.conversation import ConversationState
-from hubbub_server.domain.ids import UserId, shard_of
+from hubbub_server.domain.ids import TopicId, UserId, shard_of
 from tests.support.app_node import ALICE, BOB, GROUP, AppCluster, AppNode, create_group, message_id, send
 from tests.support.fakes.topic_states import FakeTopicStates
 from tests.support.loaders import fake_loader
@@ -28,11 +28,11 @@ class GroupCluster(AppCluster):
             for serial in range(first, last + 1):
                 await node.send(send(ALICE, serial))
 
-    async def snapshot(self) -> None:
-        """Takes the group's snapshot."""
+    async def snapshot(self, topic_id: TopicId = GROUP) -> None:
+        """Takes a topic's snapshot, the group's by default."""
         log = self.server.connect()
         states = FakeTopicStates(self.server, log)
-        await TakeSnapshots(loader=fake_loader(self.server, log, self.store), states=states).take(GROUP)
+        await TakeSnapshots(loader=fake_loader(self.server, log, self.store), states=states).take(topic_id)
         self.server.nodes.remove(log)
 
     def trim(self, *, keep: int = 0) -> None:

@@ -37,10 +37,18 @@ class LiveClient:
         """Opens a stream and says nothing."""
         return cls(client.chat.Connect(metadata=client.auth))
 
-    async def hello(self, *, instance_id: str = "") -> None:
+    async def hello(self, *, instance_id: str = "", resume_token: str = "", ack_window_events: int = 0) -> None:
         """Says Hello."""
-        hello = chat_service_pb2.Hello(instance_id=instance_id or str(uuid.uuid4()))
+        hello = chat_service_pb2.Hello(
+            instance_id=instance_id or str(uuid.uuid4()), resume_token=resume_token, ack_window_events=ack_window_events
+        )
         await self.call.write(chat_service_pb2.ConnectRequest(hello=hello))
+
+    async def ack(self, processed_events: int) -> None:
+        """Acknowledges."""
+        await self.call.write(
+            chat_service_pb2.ConnectRequest(ack=chat_service_pb2.Ack(processed_events=processed_events))
+        )
 
     async def command(self, command: frame_pb2.Command) -> None:
         """Writes a command."""

@@ -25,12 +25,15 @@ from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.project import project
 from hubbub_server.app.read_history import ReadHistory
+from hubbub_server.app.resume import ResumeTokens
 from hubbub_server.app.streams import MAX_OPENING, Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
 from hubbub_server.app.users import Users
 from hubbub_server.domain.ids import DeviceSessionId, UserId
+from hubbub_server.edge.limits import STRANGERS, EdgeLimits
+from hubbub_server.edge.server import StreamEdge
 from hubbub_server.ports.credentials import AccessClaims
 from hubbub_server.rpc.server import RpcServer, ServerLimits, UseCases
 from hubbub_server.wire.record_codec import ProtoRecordCodec
@@ -59,39 +62,60 @@ class PlainHasher:
 
 
 class RpcClient:
-    """The stubs of one user on one channel. `auth` is the metadata of every call."""
+    """The stubs of one user. `auth` is the metadata of every call; the streaming methods may have another channel."""
 
-    def __init__(self, channel: grpc.aio.Channel, token: str | None) -> None:
-        self.channel = channel
+    def __init__(
+        self, channel: grpc.aio.Channel, token: str | None, stream_channel: grpc.aio.Channel | None = None
+    ) -> None:
+        self.channel = stream_channel or channel
         self.auth: tuple[tuple[str, str], ...] = () if token is None else (("authorization", f"Bearer {token}"),)
         self.accounts = AuthServiceStub(channel)
         self.users = UserServiceStub(channel)
         self.conversations = ConversationServiceStub(channel)
         self.chat = ChatServiceStub(channel)
         self.history = HistoryServiceStub(channel)
+        if stream_channel is not None:
+            self.chat.Connect = ChatServiceStub(stream_channel).Connect
+            self.chat.Subscribe = ChatServiceStub(stream_channel).Subscribe
+            self.history.Sync = HistoryServiceStub(stream_channel).Sync
+            self.history.SyncOnce = HistoryServiceStub(stream_channel).SyncOnce
 
 
 @dataclass
 class Node:
-    """A running node. `channel` is one connection to it; more by `open_channel`."""
+    """A running node. `address` serves all methods, `stream_address` the streaming ones: the same without the edge."""
 
     address: str
+    stream_address: str
     channel: grpc.aio.Channel
+    stream_channel: grpc.aio.Channel
     log: FakeTopicLog
     hub: TopicHub
     streams: Streams
     conversations: Conversations
     server: RpcServer
+    edge: StreamEdge | None
 
     def client(self, token: str | None) -> RpcClient:
         """Returns the stubs of the holder of a token; None is anonymous."""
-        return RpcClient(self.channel, token)
+        return RpcClient(self.channel, token, self.stream_channel)
+
+    async def stop(self, grace_s: float) -> None:
+        """Stops what serves."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.server.stop(grace_s))
+            if self.edge is not None:
+                group.create_task(self.edge.stop(grace_s))
 
 
 @dataclass
 class NodeCluster:
-    """What nodes share. `breaches` lists statuses that broke the error contract."""
+    """What nodes share. `breaches` lists statuses that broke the error contract.
 
+    `transport` is what serves the streaming methods: "aio" (grpc.aio) or "edge".
+    """
+
+    transport: str = "aio"
     log_server: FakeLogServer = field(default_factory=FakeLogServer)
     store: FakeStore = field(default_factory=FakeStore)
     accounts: FakeAccountStore = field(default_factory=FakeAccountStore)
@@ -99,6 +123,7 @@ class NodeCluster:
     clock: FakeClock = field(default_factory=FakeClock)
     ids: FakeIds = field(default_factory=FakeIds)
     breaches: list[str] = field(default_factory=list)
+    edge_limits: EdgeLimits = STRANGERS
     _node_numbers: "count[int]" = field(default_factory=lambda: count(1))
 
     def __post_init__(self) -> None:
@@ -142,14 +167,8 @@ class NodeCluster:
                 await self.store.apply(project(CODEC, shard, records))
 
     @asynccontextmanager
-    async def node(
-        self,
-        *,
-        limits: ServerLimits | None = None,
-        channel_options: Sequence[tuple[str, int]] = (),
-        max_opening: int = MAX_OPENING,
-    ) -> AsyncIterator[Node]:
-        """Runs one more node on a free port."""
+    async def app(self, *, max_opening: int = MAX_OPENING) -> AsyncIterator[tuple[FakeTopicLog, TopicHub, UseCases]]:
+        """Runs what one more node does, without transports."""
         log = self.log_server.connect()
         hub = TopicHub(
             log=log,
@@ -163,27 +182,48 @@ class NodeCluster:
             recheck_delay_s=0.0,
         )
         reader = TopicReader(log=log, messages=self.store, events=self.store, codec=CODEC)
-        async with AsyncExitStack() as stack:
-            authenticate = await stack.enter_async_context(self._authenticate())
-            await stack.enter_async_context(hub)
-            streams = await stack.enter_async_context(
-                Streams(hub=hub, authenticate=authenticate, clock=self.clock, ids=self.ids, max_opening=max_opening)
-            )
-            conversations = Conversations(
+        async with (
+            self._authenticate() as authenticate,
+            hub,
+            Streams(
                 hub=hub,
-                reader=reader,
-                effects=MembershipEffects(hub),
-                accounts=self.accounts,
-                id_key=ID_KEY,
-            )
-            use_cases = UseCases(
                 authenticate=authenticate,
-                users=Users(accounts=self.accounts),
-                conversations=conversations,
-                history=ReadHistory(hub=hub, reader=reader, directory=self.store),
-                sync=Sync(hub=hub, reader=reader),
-                streams=streams,
+                clock=self.clock,
+                ids=self.ids,
+                resume_tokens=ResumeTokens(ID_KEY, self.clock),
+                max_opening=max_opening,
+            ) as streams,
+        ):
+            yield (
+                log,
+                hub,
+                UseCases(
+                    authenticate=authenticate,
+                    users=Users(accounts=self.accounts),
+                    conversations=Conversations(
+                        hub=hub,
+                        reader=reader,
+                        effects=MembershipEffects(hub),
+                        accounts=self.accounts,
+                        id_key=ID_KEY,
+                    ),
+                    history=ReadHistory(hub=hub, reader=reader, directory=self.store),
+                    sync=Sync(hub=hub, reader=reader),
+                    streams=streams,
+                ),
             )
+
+    @asynccontextmanager
+    async def node(
+        self,
+        *,
+        limits: ServerLimits | None = None,
+        channel_options: Sequence[tuple[str, int]] = (),
+        max_opening: int = MAX_OPENING,
+    ) -> AsyncIterator[Node]:
+        """Runs one more node on a free port."""
+        async with AsyncExitStack() as stack:
+            log, hub, use_cases = await stack.enter_async_context(self.app(max_opening=max_opening))
             server = await stack.enter_async_context(
                 RpcServer(
                     use_cases,
@@ -195,9 +235,29 @@ class NodeCluster:
                     report_breach=self.breaches.append,
                 )
             )
-            address = f"127.0.0.1:{await server.start('127.0.0.1:0')}"
+            (port,) = await server.start("127.0.0.1:0")
+            address = stream_address = f"127.0.0.1:{port}"
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options=channel_options))
-            yield Node(address, channel, log, hub, streams, conversations, server)
+            stream_channel, edge = channel, None
+            if self.transport == "edge":
+                edge = StreamEdge(server.streaming_calls(), limits=self.edge_limits, is_ready=hub.is_live)
+                await stack.enter_async_context(edge)
+                stream_address = f"127.0.0.1:{await edge.start('127.0.0.1', 0)}"
+                stream_channel = await stack.enter_async_context(
+                    grpc.aio.insecure_channel(stream_address, options=channel_options)
+                )
+            yield Node(
+                address=address,
+                stream_address=stream_address,
+                channel=channel,
+                stream_channel=stream_channel,
+                log=log,
+                hub=hub,
+                streams=use_cases.streams,
+                conversations=use_cases.conversations,
+                server=server,
+                edge=edge,
+            )
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -23,19 +23,26 @@ _PASSWORD: Final = "of-the-tests"
 
 
 class ValkeyServer:
-    """One valkey-server process that asks for a password and writes nothing to disk."""
+    """One valkey-server process that asks for a password."""
 
-    def __init__(self, folder: Path) -> None:
-        """Takes a folder for its log."""
+    def __init__(self, folder: Path, *, is_durable: bool = False) -> None:
+        """Takes a folder for its log; `is_durable`: every write is synced to a file there, else nothing is written."""
         (self.port,) = find_free(1)
         self.url = self.url_at(self.port)
         self.log = folder / "valkey.log"
         self._folder = folder
+        self._append_only = "yes" if is_durable else "no"
         self._process: subprocess.Popen[bytes] | None = None
 
     def url_at(self, port: int) -> str:
         """Returns the address of this server behind a proxy on another port."""
         return f"redis://:{_PASSWORD}@127.0.0.1:{port}/0"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running server."""
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> None:
         """Starts the process, if it does not run, and waits until it answers; blocks."""
@@ -43,7 +50,7 @@ class ValkeyServer:
             return
         command = leashed(
             *(get_binary_path(), "--bind", "127.0.0.1", "--port", str(self.port), "--requirepass", _PASSWORD),
-            *("--save", "", "--appendonly", "no", "--dir", self._folder),
+            *("--save", "", "--appendonly", self._append_only, "--appendfsync", "always", "--dir", self._folder),
         )
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -88,10 +95,10 @@ class ValkeyServer:
 
 
 @contextmanager
-def valkey_server() -> Iterator[ValkeyServer]:
-    """Starts a server; it is gone when the context ends."""
+def valkey_server(*, is_durable: bool = False) -> Iterator[ValkeyServer]:
+    """Starts a server; it is gone when the context ends, with its files."""
     folder = Path(tempfile.mkdtemp(prefix="hubbub-valkey-"))
-    server = ValkeyServer(folder)
+    server = ValkeyServer(folder, is_durable=is_durable)
     try:
         server.start()
         yield server

@@ -19,8 +19,9 @@ from hubbub_client import (
     PageSide,
 )
 from hubbub_server.app.authenticate import Credentials as ServerCredentials
-from tests.support.fault_proxy import Cut, FaultProxy
+from tests.support.fault_proxy import Cut, FaultProxy, ProxyGroup
 from tests.support.node import Node, NodeCluster
+from tests.support.split_channel import split_channels
 from tests.support.waiting import until
 
 _Kind = TypeVar("_Kind")
@@ -39,9 +40,14 @@ class Person:
     async def __aenter__(self) -> Self:
         """Connects and reads."""
         async with AsyncExitStack() as stack:
-            self.proxy = await stack.enter_async_context(FaultProxy(port_of(self.world.nodes[0])))
+            ports = ports_of(self.world.nodes[0])
+            proxies = [await stack.enter_async_context(FaultProxy(port)) for port in ports]
+            self.proxy = ProxyGroup(proxies)
+            target, *others = [f"127.0.0.1:{proxy.port}" for proxy in proxies]
+            if others:
+                self.world.streams_at[target] = others[0]
             self.client = await stack.enter_async_context(
-                HubbubClient(f"127.0.0.1:{self.proxy.port}", self.credentials, cursor_store=self.cursors)
+                HubbubClient(target, self.credentials, cursor_store=self.cursors)
             )
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             if self.reads:
@@ -63,7 +69,8 @@ class Person:
 
     def move(self, node: Node, how: Cut = Cut.RST) -> None:
         """Cuts the connection; the next one goes to this node."""
-        self.proxy.retarget(port_of(node))
+        for proxy, port in zip(self.proxy.proxies, ports_of(node), strict=True):
+            proxy.retarget(port)
         self.proxy.flow()
         self.proxy.cut(how)
 
@@ -99,6 +106,8 @@ class World:
     cluster: NodeCluster
     nodes: tuple[Node, Node]
     folder: Path
+    streams_at: dict[str, str]
+    """See `split_channels`."""
 
     async def person(self, login_name: str, *, keeps_cursors: bool = False, reads: bool = True) -> Person:
         """Makes an account; use the person with `async with`. Who does not read leaves the events to the test."""
@@ -119,9 +128,10 @@ class World:
         return self.cluster.log_server.commits
 
 
-def port_of(node: Node) -> int:
-    """The port of a node."""
-    return int(node.address.rpartition(":")[2])
+def ports_of(node: Node) -> list[int]:
+    """The port of a node, and that of its stream edge if it has one."""
+    addresses = [node.address] if node.edge is None else [node.address, node.stream_address]
+    return [int(address.rpartition(":")[2]) for address in addresses]
 
 
 async def history(client: HubbubClient, conversation_id: str) -> list[Message]:
@@ -136,11 +146,13 @@ async def history(client: HubbubClient, conversation_id: str) -> list[Message]:
 
 
 @asynccontextmanager
-async def open_world(folder: Path) -> AsyncIterator[World]:
-    """Starts two nodes on one log."""
+async def open_world(folder: Path, *, transport: str) -> AsyncIterator[World]:
+    """Starts two nodes on one log; `transport` as in NodeCluster."""
+    streams_at: dict[str, str] = {}
     async with AsyncExitStack() as stack:
-        cluster = NodeCluster()
+        stack.enter_context(split_channels(streams_at))
+        cluster = NodeCluster(transport=transport)
         first = await stack.enter_async_context(cluster.node())
         second = await stack.enter_async_context(cluster.node())
-        yield World(cluster, (first, second), folder)
+        yield World(cluster, (first, second), folder, streams_at)
     assert cluster.breaches == []

@@ -154,7 +154,8 @@ def test_envoy_is_in_front_of_all_nodes_where_they_listen(
     for cluster in ENVOY["static_resources"]["clusters"]:
         (endpoints,) = cluster["load_assignment"]["endpoints"]
         addresses = [each["endpoint"]["address"]["socket_address"] for each in endpoints["lb_endpoints"]]
-        assert addresses == [{"address": node, "port_value": settings.node.port} for node in NODES]
+        port = {"unary": settings.node.port, "streams": settings.edge.port}[cluster["name"]]
+        assert addresses == [{"address": node, "port_value": port} for node in NODES]
         assert cluster["type"] == "STRICT_DNS"
     assert settings.node.host == "0.0.0.0"
     assert published == [f"127.0.0.1:8080:{listener['address']['socket_address']['port_value']}"]

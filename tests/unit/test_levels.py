@@ -56,6 +56,12 @@ def test_contract_that_was_skipped_or_failed_on_an_adapter_fails(
     assert "1/1" in capsys.readouterr().out
 
 
+def test_foreign_client_that_was_skipped_fails_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = everything() | {("tests.foreign.test_clients", "test_x[grpc-go-direct-hello]"): "skipped"}
+    assert judged(tmp_path, ran) == 1
+    assert "did not run: grpc-go\n" in capsys.readouterr().out
+
+
 def test_test_that_passed_when_it_ran_again_counts_as_passed(tmp_path: Path) -> None:
     key = ("tests.unit.test_it", "test_x")
     assert judged(tmp_path, everything() | {key: "failure"}, {key: ""}) == 0

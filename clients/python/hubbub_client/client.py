@@ -5,7 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import grpc
 import uuid_utils
@@ -23,9 +23,12 @@ from hubbub_client.cursor_store import CursorStore
 from hubbub_client.errors import ClientClosed, HubbubError, InvalidCredentials, SendTimedOut, SignedOut
 from hubbub_client.events import Event
 from hubbub_client.outbox import Outbox
-from hubbub_client.sync_engine import Delivery, SyncEngine
+from hubbub_client.sync_engine import SyncEngine
 from hubbub_client.tokens import Tokens
 from hubbub_client.transport import Transport
+
+if TYPE_CHECKING:
+    from hubbub_client.live_progress import Delivery
 
 OUTBOX_MAX_MESSAGES: Final = 1_000
 _Request = TypeVar("_Request")
@@ -224,6 +227,7 @@ class HubbubClient:
         try:
             if self._unprocessed is not None:
                 self._engine.mark_processed(self._unprocessed)
+                self._connection.note_processed()
             while (delivery := self._engine.take()) is None:
                 if isinstance(self._stopped, ClientClosed):
                     raise StopAsyncIteration

@@ -64,6 +64,11 @@ class Connection:
         if self._stream is not None:
             self._stream.wake()
 
+    def note_processed(self) -> None:
+        """Tells the open stream, if there is one, that the application has processed an event."""
+        if self._stream is not None:
+            self._stream.note_processed()
+
     async def run(self, tasks: asyncio.TaskGroup) -> HubbubError:
         """Stays connected; returns why the client may not come back by itself. `tasks` owns the closing of channels."""
         while True:

@@ -27,6 +27,10 @@ Call = aio.StreamStreamCall[chat_pb.ConnectRequest, chat_pb.ConnectResponse]
 
 WELCOME_TIMEOUT_S: Final = 10.0
 SILENT_HEARTBEATS: Final = 2.5
+# More than the engine lets wait for the application, what is acknowledged late, and a record: a slow application does
+# not close the window (what it has no room for is left to Sync), a program that stands still does.
+ACK_WINDOW_EVENTS: Final = 2_048
+_ACK_AFTER_EVENTS: Final = 512
 _STATUS_TIMEOUT_S: Final = 1.0  # between Goodbye and the status that ends the stream
 _REAUTHENTICATE: Final = "reauthenticate"
 
@@ -64,19 +68,29 @@ class LiveStream:
         self._goodbye: frame_pb2.Goodbye | None = None
         self._error: HubbubError | None = None
         self._token = self._offered_token = ""
-        self._processed_events = 0
+        self._acked_events = 0
         self._is_ack_due = False
 
     def wake(self) -> None:
         """Tells the writer that the outbox has something."""
         self._wake.set()
 
+    def note_processed(self) -> None:
+        """Acknowledges now and then what the application has processed, before the window closes."""
+        if self._engine.progress.processed_events - self._acked_events >= _ACK_AFTER_EVENTS and not self._is_ack_due:
+            self._is_ack_due = True
+            self._wake.set()
+
     async def run(self, instance_id: str, token: str) -> Ending:
         """Opens the stream, stays until its end and tells how it ended."""
         self._token = self._offered_token = token
         self._last_frame_s = time.monotonic()
         call: Call = self._transport.stubs.chat.Connect(metadata=bearer(token))
-        hello = chat_pb.Hello(instance_id=instance_id, resume_token=self._engine.resume_token)
+        hello = chat_pb.Hello(
+            instance_id=instance_id,
+            resume_token=self._engine.resume_token,
+            ack_window_events=ACK_WINDOW_EVENTS,
+        )
         try:
             async with asyncio.TaskGroup() as tasks:
                 others = (
@@ -112,7 +126,6 @@ class LiveStream:
             return None  # the call was cancelled here, by the watchdog or for its token
 
     def _receive(self, frame: frame_pb2.ServerFrame) -> None:
-        self._processed_events += len(frame.events)
         match frame.WhichOneof("control"):
             case "welcome":
                 interval = frame.welcome.heartbeat_interval
@@ -141,6 +154,7 @@ class LiveStream:
             case _:
                 pass
         self._engine.receive_live(frame)
+        self.note_processed()
         self._news()
 
     def _limit_silence(self, silence_s: float) -> None:
@@ -152,9 +166,10 @@ class LiveStream:
             await call.write(chat_pb.ConnectRequest(hello=hello))
             while True:
                 self._wake.clear()
-                if self._is_ack_due:  # the sign of life of a client that only reads
+                if self._is_ack_due:  # also the sign of life of a client that only reads
                     self._is_ack_due = False
-                    await call.write(chat_pb.ConnectRequest(ack=chat_pb.Ack(processed_events=self._processed_events)))
+                    self._acked_events = self._engine.progress.processed_events
+                    await call.write(chat_pb.ConnectRequest(ack=chat_pb.Ack(processed_events=self._acked_events)))
                 while (command := self._next_command()) is not None:
                     await call.write(chat_pb.ConnectRequest(command=command))
                 now_s = time.monotonic()

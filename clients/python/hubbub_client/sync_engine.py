@@ -36,19 +36,12 @@ from hubbub.conversation.v1 import conversation_pb2
 
 from hubbub_client import events, wire
 from hubbub_client.errors import ConversationNotFound, error_of_status
+from hubbub_client.live_progress import Delivery, LiveProgress
 from hubbub_client.model import Cursor
 
 REQUEST_MAX_CURSORS: Final = 500
 # The own topic had no event when this client was new, so Heads did not name it: its first event will tell the epoch.
 _NO_EPOCH: Final = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One item for the application, and the cursors that hold once it is processed (None: forget the topic)."""
-
-    item: events.Event
-    cursors: Mapping[str, Cursor | None]
 
 
 @dataclass(slots=True)
@@ -92,7 +85,7 @@ class SyncEngine:
         self._ready_limit, self._early_limit = ready_limit, early_limit
         self._topics = {cursor.topic_id: _Topic(cursor, cursor.position) for cursor in cursors}
         self._processed = {topic.cursor.topic_id: topic.cursor for topic in self._topics.values()}
-        # New: no history of joins is known, so every topic of the first complete Heads starts at its head.
+        # New: no joins are known, so every topic of the first complete Heads starts at its head.
         self._is_new = user_id not in self._topics
         self._unclaimed: dict[str, tuple[int, int]] = {}  # (epoch, head) of topics whose join has not come yet
         # Unclaimed ones whose join the own topic will not tell any more, if it is told by now: the list has them.
@@ -104,12 +97,12 @@ class SyncEngine:
         self._request_is_complete = False
         # Between the items: cursors that move without one, once everything before them is processed.
         self._ready: deque[Delivery | Mapping[str, Cursor | None]] = deque()
-        self._early_count = 0
-        self._heads_complete = False
+        self._early_count, self._heads_complete = 0, False
         self._named: set[str] = set()  # topics in the Heads of this stream, until they are complete
         self._is_resumed = False  # the server took the resume token: Heads name only what changed
         self._caught_up_told = False
         self._resume_token = ""
+        self.progress = LiveProgress()
         self.relist_needed = False
 
     # ---- what the application takes
@@ -124,8 +117,9 @@ class SyncEngine:
         return None
 
     def mark_processed(self, delivery: Delivery) -> None:
-        """Notes that the application has processed an item: `processed_cursors` moves with it."""
+        """Notes that the application has processed an item: `processed_cursors` and `progress` move with it."""
         self._move(delivery.cursors)
+        self.progress.mark_processed(delivery)
 
     def _move(self, cursors: Mapping[str, Cursor | None]) -> None:
         for topic_id, cursor in cursors.items():
@@ -167,14 +161,16 @@ class SyncEngine:
 
     def close_stream(self) -> None:
         """Notes that the live stream ended: nothing is asked for until the Heads of the next one are complete."""
-        self._heads_complete = self._caught_up_told = self._is_resumed = False
-        self._named = set()
+        self._heads_complete, self._caught_up_told, self._is_resumed, self._named = False, False, False, set()
         self._stalled.clear()
+        self.progress.start()
 
     def receive_live(self, frame: frame_pb2.ServerFrame) -> None:
         """Takes a frame of the live stream. Controls about the stream itself and unknown ones change nothing here."""
         for event in frame.events:
-            self._receive_event(event, is_applied=len(self._ready) < self._ready_limit)
+            waiting = len(self._ready)
+            self._receive_event(event, is_applied=waiting < self._ready_limit)
+            self.progress.hear(self._ready[-1] if len(self._ready) > waiting else None)
         match frame.WhichOneof("control"):
             case "welcome":
                 self._named, self._is_resumed = set(), frame.welcome.resumed
@@ -183,15 +179,19 @@ class SyncEngine:
             case "heartbeat":
                 for head in frame.heartbeat.heads:
                     self._hear_head(head)
-                if frame.heartbeat.resume_token and self.is_caught_up:
-                    self._resume_token = frame.heartbeat.resume_token
+                self._keep_token(frame.heartbeat.resume_token)
+            case "goodbye":
+                self._keep_token(frame.goodbye.resume_token)
             case "topic_ended":
-                # The removal before it ends a topic. Without that, something was lost, or this is about an earlier
-                # membership.
+                # The removal before it ends a topic. Without that one, something was lost or this is of old.
                 self._doubt(frame.topic_ended.topic_id)
             case _:
                 pass
         self._conclude()
+
+    def _keep_token(self, token: str) -> None:
+        if token and self.is_caught_up:
+            self._resume_token = token
 
     def _receive_heads(self, heads: frame_pb2.Heads) -> None:
         for head in heads.heads:

@@ -66,8 +66,10 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """What a node knows of a record that it made itself: its events, and the state after them."""
+    """What a node knows of a record that it made itself: its events, and the states before and after them."""
 
+    record_id: str
+    before: TopicState
     events: tuple[Event, ...]
     state: TopicState
 
@@ -102,6 +104,8 @@ class ActiveTopic:
         self.shard = shard_of(topic_id, log.shards)
         self.state = domain.empty_state(topic_id, epoch=0)
         self.sequence = 0
+        self.moved_at = 0
+        """Sequence of the newest record in `state`, also when it is trimmed; 0: it has none of this epoch."""
         self.subscribers: set[Subscriber] = set()
         self.is_loaded = False
         self.is_trusted = False
@@ -117,6 +121,9 @@ class ActiveTopic:
         self._tail_bytes = 0
         self._confirmed_at_s = float("-inf")
         self._heard_position = 0
+        self._covered = 0
+        self._proof = (0, 0)
+        """At this position the state has every record up to this sequence."""
         self._is_repairing = False
         self._is_trimming = False
         self._is_followed = False
@@ -124,11 +131,20 @@ class ActiveTopic:
         self._loading = asyncio.Lock()
         self._following = asyncio.Lock()
         self._moved = asyncio.Event()
+        self._made: Made | None = None
 
     @property
     def head(self) -> TopicHead:
         """The head of the state."""
         return self.state.head
+
+    @property
+    def covered(self) -> int:
+        """Up to this sequence of the shard every record of the topic is in `state`; 0: that is not proved yet."""
+        position, sequence = self._proof
+        if self.state.position >= position:
+            self._covered = sequence
+        return self._covered
 
     # ---- reading
 
@@ -148,6 +164,8 @@ class ActiveTopic:
 
     def _become(self, loaded: LoadedTopic) -> None:
         self.state, self.sequence = loaded.state, loaded.sequence
+        self.moved_at = loaded.places[-1].sequence
+        self._covered, self._proof = 0, (0, 0)
         self._tail.clear()
         self._tail_bytes = 0
         for record in loaded.tail:
@@ -249,10 +267,12 @@ class ActiveTopic:
 
     # ---- moving
 
-    def apply(self, record: LogRecord, made: Made | None = None) -> bool:
-        """Folds a record if it is the next one and delivers it; tells whether the state is at or past it now.
+    def expect(self, made: Made) -> None:
+        """Spares the decoding and folding of a record of this node, whoever brings it: live, or the acknowledgement."""
+        self._made = made
 
-        `made` spares the decoding and folding of a record that this node made itself on the present state.
+    def apply(self, record: LogRecord) -> bool:
+        """Folds a record if it is the next one and delivers it; tells whether the state is at or past it now.
 
         Raises:
             RecordUndecodable, ValueError: the record is poison; the state stays where it was.
@@ -262,12 +282,13 @@ class ActiveTopic:
             return True
         if not self.is_loaded or facts.first_position != self.state.position + 1:
             return False
-        if made is None:
+        made, self._made = self._made, None
+        if made is not None and made.record_id == facts.record_id and made.before is self.state:
+            events, state = made.events, made.state
+        else:
             events = decode_events(self._codec, record)
             state = fold(self.state, record, events)
-        else:
-            events, state = made.events, made.state
-        self.state, self.sequence = state, record.sequence
+        self.state, self.sequence, self.moved_at = state, record.sequence, record.sequence
         self._keep(record)
         self._confirmed_at_s = self._clock.monotonic_s()
         self._moved.set()
@@ -417,8 +438,13 @@ class ActiveTopic:
         if position > self.state.position:
             self._fetch_up_to(position, self.state.epoch)
 
-    def check_head(self, epoch: int, position: int) -> None:
-        """Compares with a head that was read from the log; fetches if we are behind, or of another epoch."""
+    def check_head(self, epoch: int, position: int, as_of: int) -> None:
+        """Compares with a head that was read from the log; fetches if we are behind, or of another epoch.
+
+        `as_of`: no record of the topic is between that head and this sequence of the shard.
+        """
+        if self.is_loaded and epoch == self.state.epoch:
+            self._covered, self._proof = self.covered, (position, as_of)
         if not self.is_loaded or epoch != self.state.epoch or position > self.state.position:
             metrics.head_mismatches.inc()
             self._fetch_up_to(position, epoch)

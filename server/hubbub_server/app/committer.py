@@ -281,6 +281,8 @@ class Committer:
         self._topic.is_trusted = True
         record = self._new_record(batch)
         expectation = self._topic.sequence
+        made = Made(record_id=record.facts.record_id, before=state, events=tuple(batch.events), state=batch.state)
+        self._topic.expect(made)
         for pending, _ in batch.decided:
             pending.is_sent = True
         started_s = self._clock.monotonic_s()
@@ -301,9 +303,7 @@ class Committer:
         metrics.commits.inc()
         metrics.committed_events.inc(len(batch.events))
         stored = LogRecord(facts=record.facts, body=record.body, sequence=sequence)
-        if self._topic.state is state:
-            self._topic.apply(stored, Made(events=tuple(batch.events), state=batch.state))
-        elif not self._topic.apply(stored):  # live was faster; anything else is caught up with before answering
+        if not self._topic.apply(stored):  # nearly always live was faster; anything else is caught up with first
             await self._topic.refresh()
         self._finish(batch)
 

@@ -5,14 +5,18 @@ be sent and returns what the driver is to do. States: AWAITING_HELLO → OPENING
 subscribed) → LIVE (every topic is covered) → ENDED. In every state but the first the session delivers; the head of a
 topic is always queued before its first event. The queue is bounded: half full → Lagging, full → everything unsent is
 thrown away and Goodbye(SLOW_READER) is the last frame (G6). After ENDED nothing is queued any more.
+
+A client may ask for a window: events beyond that many unacknowledged ones are *held* in the queue, and with them what
+comes after. Answers and signs of life pass held events; they say nothing then about what is held. A stream that ends
+does not wait for its client: what is held is thrown away, and Goodbye has no resume token.
 """
 
 import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Final
+from typing import Final, Protocol
 
 from hubbub_server.app.active_topic import Delivery
 from hubbub_server.app.authenticate import Caller
@@ -51,7 +55,7 @@ from hubbub_server.domain.errors import (
     RateLimited,
 )
 from hubbub_server.domain.ids import TopicId
-from hubbub_server.domain.limits import HEADS_PER_FRAME, REQUEST_ID_MAX_CHARACTERS
+from hubbub_server.domain.limits import HEADS_PER_FRAME, RECORD_MAX_EVENTS, REQUEST_ID_MAX_CHARACTERS
 
 HEARTBEAT_INTERVAL_S: Final = 20.0
 HELLO_WITHIN_S: Final = 10.0
@@ -66,6 +70,8 @@ CONNECT_MAX_AGE_S: Final = 3_600.0
 SUBSCRIBE_MAX_AGE_S: Final = 900.0
 _CONTROL_BYTES: Final = 64  # what a control without heads is counted as
 _HEAD_BYTES: Final = 64
+_PASSES: Final = Reply | Rejected | Heartbeat | Lagging
+"""What need not wait for events before it."""
 
 
 class SessionState(Enum):
@@ -103,11 +109,33 @@ class CheckToken:
 Action = OpenTopics | Submit | CheckToken
 
 
+class Resume(Protocol):
+    """The resume tokens of a stream."""
+
+    def take_up(self, token: str) -> bool:
+        """Takes the token of Hello; tells whether it counts."""
+
+    def token(self) -> str:
+        """Returns the token of all that was queued until now; "": there is none."""
+
+
 class Session:
     """The state machine of one stream. Every method is synchronous and never raises for what the client did."""
 
-    def __init__(self, *, session_id: str, caller: Caller, takes_commands: bool, now_s: float, now_ms: int) -> None:
-        """`takes_commands` is False for Subscribe. `now_s` is monotonic, `now_ms` Unix time."""
+    def __init__(
+        self,
+        *,
+        session_id: str,
+        caller: Caller,
+        takes_commands: bool,
+        now_s: float,
+        now_ms: int,
+        resume: Resume | None = None,
+    ) -> None:
+        """`takes_commands` is False for Subscribe. `now_s` is monotonic, `now_ms` Unix time.
+
+        Without `resume` tokens are ignored, and none are given.
+        """
         self.session_id = session_id
         self.caller = caller
         self.state = SessionState.AWAITING_HELLO
@@ -116,7 +144,13 @@ class Session:
         self.must_reset = False
         self.buffered_bytes = 0
         self._takes_commands = takes_commands
+        self._resume = resume
         self._queue: deque[Outgoing] = deque()
+        self._passing: deque[Outgoing] = deque()
+        """What passes the events that are held at the front of the queue; goes first."""
+        self._is_holding = False
+        self._window_events = 0
+        """Events that may be unacknowledged; 0: any number."""
         self._buffered_events = 0
         self._is_lagging = False
         self._pending_heads: list[TopicHead] = []
@@ -146,7 +180,7 @@ class Session:
     @property
     def has_output(self) -> bool:
         """Tells whether a transport has something to do: frames to write, or the end."""
-        return bool(self._queue) or self.is_ended
+        return bool(self._passing or (self._queue and not self._is_holding)) or self.is_ended
 
     # ---- from the client
 
@@ -165,7 +199,10 @@ class Session:
             case Ack(processed_events=processed):
                 if not self._events_acked <= processed <= self._events_sent:
                     self._breach("an Ack never goes back and never beyond what was sent")
-                self._events_acked = processed
+                else:
+                    self._events_acked = processed
+                    if self._window_events:
+                        self._judge_window()
             case UnknownFrame():
                 self._breach("a frame without a payload that this server knows")
         return ()
@@ -175,14 +212,16 @@ class Session:
             self._breach("Hello comes once")
             return ()
         self.state = SessionState.OPENING
+        if self._takes_commands and hello.ack_window_events:
+            self._window_events = max(hello.ack_window_events, RECORD_MAX_EVENTS)
         self._push(
             Welcome(
                 session_id=self.session_id,
                 user_id=self.caller.user_id,
                 heartbeat_interval_s=HEARTBEAT_INTERVAL_S,
-                ack_window_events=0,
+                ack_window_events=self._window_events,
                 token_expire_time_ms=self.caller.token_expire_time_ms,
-                resumed=False,
+                resumed=self._resume is not None and self._resume.take_up(hello.resume_token),
             )
         )
         return (OpenTopics(instance_id=hello.instance_id),)
@@ -307,9 +346,16 @@ class Session:
             self._heartbeat(is_live)
 
     def _heartbeat(self, is_live: bool) -> None:
+        if self._is_holding:
+            self._push(Heartbeat(heads=(), resume_token="", live=is_live))
+            return
         topic_ids = list(self._changed_heads)[:HEADS_PER_FRAME]
         heads = tuple(self._changed_heads.pop(topic_id) for topic_id in topic_ids)
-        self._push(Heartbeat(heads=heads, resume_token="", live=is_live))
+        self._push(Heartbeat(heads=heads, resume_token=self._token(), live=is_live))
+
+    def _token(self) -> str:
+        is_told = self.state is SessionState.LIVE and not self._pending_heads
+        return self._resume.token() if self._resume is not None and is_told else ""
 
     # ---- ends
 
@@ -333,7 +379,9 @@ class Session:
         self, reason: GoodbyeReason, error: HubbubError | None, *, reconnect: bool, retry_delay_s: float = 0.0
     ) -> None:
         if not self.is_ended:
-            self._queue.append(Goodbye(reason=reason, reconnect=reconnect, retry_delay_s=retry_delay_s))
+            token = self._token() if reconnect and reason is not GoodbyeReason.SLOW_READER else ""
+            goodbye = Goodbye(reason=reason, reconnect=reconnect, retry_delay_s=retry_delay_s, resume_token=token)
+            self._queue.append(goodbye)
             self.goodbye_reason = reason
             self._end(error)
 
@@ -341,16 +389,18 @@ class Session:
         if not self.is_ended:  # the first end counts
             self.state = SessionState.ENDED
             self.end_error = error
+            if self._is_holding:
+                self._sort_out()
 
     # ---- the queue
 
     def _push(self, frame: Outgoing) -> None:
         if self.is_ended:
             return
-        self._queue.append(frame)
         if isinstance(frame, Events):
             self._buffered_events += frame.count
         self.buffered_bytes += _size_bytes(frame)
+        self._append(frame)  # counts anew where it begins to hold
         if self._buffered_events > BUFFER_MAX_EVENTS or self.buffered_bytes > BUFFER_MAX_BYTES:
             self._clear()
             error = RateLimited("the stream was read too slowly", retry_after_s=1.0)
@@ -359,26 +409,75 @@ class Session:
             self._buffered_events > BUFFER_MAX_EVENTS // 2 or self.buffered_bytes > BUFFER_MAX_BYTES // 2
         ):
             self._is_lagging = True
-            self._queue.append(Lagging())
+            self._append(Lagging())
+
+    def _append(self, frame: Outgoing) -> None:
+        if self._is_holding and isinstance(frame, _PASSES):
+            self._passing.append(frame)
+        else:
+            self._queue.append(frame)
+            if self._window_events:
+                self._judge_window()
 
     def _clear(self) -> None:
         self._queue.clear()
+        self._passing.clear()
+        self._is_holding = False
         self._buffered_events = 0
         self.buffered_bytes = 0
 
+    def _judge_window(self) -> None:
+        """Begins or ends to hold: does the window allow the events at the front of the queue?"""
+        front = self._queue[0] if self._queue else None
+        is_holding = isinstance(front, Events) and self._would_exceed(front)
+        if is_holding and not self._is_holding:
+            self._sort_out()
+        self._is_holding = is_holding and bool(self._queue)
+
+    def _would_exceed(self, events: Events) -> bool:
+        return self._events_sent + events.count - self._events_acked > self._window_events
+
+    def _sort_out(self) -> None:
+        """Lets pass what need not wait for held events; after the end nothing waits any more."""
+        waiting, self._queue = self._queue, deque()
+        for frame in waiting:
+            match frame:
+                case Goodbye():
+                    self._passing.append(replace(frame, resume_token=""))
+                case Heartbeat():
+                    self._passing.append(replace(frame, heads=(), resume_token=""))
+                    self._queue.append(frame)
+                case _ if isinstance(frame, _PASSES):
+                    self._passing.append(frame)
+                case _:
+                    self._queue.append(frame)
+        if self.is_ended:
+            self._queue.clear()
+            self._is_holding = False
+        self._buffered_events = sum(frame.count for frame in self._queue if isinstance(frame, Events))
+        self.buffered_bytes = sum(
+            _size_bytes(frame) for frame in (*self._queue, *self._passing) if not isinstance(frame, Goodbye | Lagging)
+        )
+
     def take(self, max_bytes: int) -> Sequence[Outgoing]:
-        """Takes frames to be sent now, in order: at least one if there is any, about `max_bytes` of them."""
+        """Takes frames to be sent now, in order: at least one if there is any, and no more than `max_bytes` of them."""
         taken: list[Outgoing] = []
-        size_bytes = 0
-        while self._queue and size_bytes < max_bytes:
-            frame = self._queue.popleft()
+        left_bytes = max_bytes
+        while source := self._passing or (None if self._is_holding else self._queue):
+            frame = source[0]
+            size_bytes = _size_bytes(frame)
+            if taken and size_bytes > left_bytes:
+                break
+            source.popleft()
             if isinstance(frame, Events):
                 self._buffered_events -= frame.count
                 self._events_sent += frame.count
             if not isinstance(frame, Goodbye | Lagging):
-                self.buffered_bytes -= _size_bytes(frame)
-            size_bytes += _size_bytes(frame)
+                self.buffered_bytes -= size_bytes
+            left_bytes -= size_bytes
             taken.append(frame)
+            if self._window_events:
+                self._judge_window()
         if not self._queue:
             self._is_lagging = False
         return taken

@@ -119,6 +119,15 @@ class TopicHub:
         """Tells whether the log can be heard; while False commands are refused."""
         return self._log.is_live()
 
+    @property
+    def shards(self) -> int:
+        """Number of shards of the log."""
+        return self._log.shards
+
+    def epoch(self, shard: int) -> int:
+        """Epoch of a shard's log, as this node knows it."""
+        return self._log.epoch(shard)
+
     def topic(self, topic_id: TopicId) -> ActiveTopic:
         """Returns the topic, not necessarily loaded. Raises ValueError for an id of neither form."""
         return self._entry(topic_id)[0]
@@ -276,6 +285,8 @@ class TopicHub:
 
     async def _compare_shard(self, shard: int, topic_ids: list[TopicId]) -> bool:
         try:
+            epoch = self._log.epoch(shard)
+            as_of = await self._log.read_last_sequence(shard)
             heads = await self._log.read_heads(topic_ids)
         except Unavailable:
             return False
@@ -285,7 +296,8 @@ class TopicHub:
         for topic_id in topic_ids:
             if entry := self._topics.get(topic_id):
                 head = heads.get(topic_id)
-                entry[0].check_head(self._log.epoch(shard), head.facts.last_position if head else 0)
+                position = head.facts.last_position if head else 0
+                entry[0].check_head(self._log.epoch(shard), position, as_of if self._log.epoch(shard) == epoch else 0)
         return True
 
 

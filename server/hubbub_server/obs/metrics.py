@@ -38,3 +38,8 @@ refused_shards = Gauge(
 )
 registered_nodes = Gauge("hubbub_registered_nodes", "Nodes that live, as this one sees it; 0 while it cannot see.")
 registry_failures = Counter("hubbub_registry_failures", "Renewals of the lease and looks at the registry that failed.")
+edge_connections = Gauge("hubbub_edge_connections", "Open connections of the stream edge.")
+edge_writes = Counter("hubbub_edge_writes", "Writes to sockets of the stream edge.")
+edge_ended_connections = Counter(
+    "hubbub_edge_ended_connections", "Connections that the stream edge ended, by reason.", ["reason"]
+)

@@ -126,6 +126,12 @@ class TopicLog(Protocol):
     async def read_heads(self, topic_ids: Collection[TopicId]) -> Mapping[TopicId, RecordHead]:
         """Reads the heads of many topics, any number; topics without a record are left out."""
 
+    async def read_last_sequence(self, shard: int) -> int:
+        """Reads from the leader the sequence of a shard's newest record, trimmed ones included; 0: there was none.
+
+        A log of another epoch than `epoch` says cannot answer: LogUnavailable.
+        """
+
     async def read_range(
         self, topic_id: TopicId, *, after_sequence: int, up_to_sequence: int, max_bytes: int
     ) -> Sequence[LogRecord]:

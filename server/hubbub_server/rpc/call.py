@@ -4,17 +4,51 @@ import asyncio
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
 import grpc
 import grpc.aio
 from google.rpc import status_pb2
 
 from hubbub_server.app.authenticate import Caller
+from hubbub_server.app.live_stream import LiveStream
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _CANCELLATION_WITHIN_S: Final = 5.0
+_CANCELLATION_AFTER_S: Final = 0.05
+
+
+class CallContext(Protocol):
+    """What an RPC needs of its transport: the part of grpc.aio's ServicerContext that we use, and `edge/` has too."""
+
+    def invocation_metadata(self) -> Any:
+        """Returns pairs of the client's metadata; values of keys in "-bin" are bytes."""
+
+    def time_remaining(self) -> Any:
+        """Returns the seconds that the client's deadline leaves, None without one."""
+
+    def code(self) -> Any:
+        """Returns the code of an RPC that was ended with one, else None."""
+
+    def trailing_metadata(self) -> Any:
+        """Returns the metadata that goes with the status."""
+
+    async def read(self) -> Any:
+        """Returns the next message, grpc.aio.EOF after the last one."""
+
+    async def write(self, message: Any) -> None:
+        """Writes a message; raises grpc.aio.InternalError when the client is gone."""
+
+    async def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
+        """Ends the RPC with a status that is not OK, and raises grpc.aio.AbortError."""
+
+
+class Pump(Protocol):
+    """How a transport moves frames between an RPC and its LiveStream."""
+
+    async def __call__(self, call: "Call", live: LiveStream, *, takes_frames: bool) -> None:
+        """Returns at the end of the stream or raises the error that it ends with; closes it in any case."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,7 +57,8 @@ class Call:
 
     method: str
     is_stream: bool
-    context: grpc.aio.ServicerContext[Any, Any]
+    context: CallContext
+    pump: Pump
     metadata: Mapping[str, str]
     request_id: str
     caller: Caller | None = None
@@ -43,9 +78,13 @@ class Call:
         return remaining
 
     async def read(self) -> bytes | None:
-        """Reads the client's next message, None after the last one, and also when the client is gone."""
+        """Reads the client's next message, None after the last one."""
         message = await self.context.read()
         if message is grpc.aio.EOF:
+            # For grpc.aio a client that went, or a deadline that passed, looks like the last message for a moment. To
+            # end with OK then would send a status to nobody, and it leaks the memory of that; so the cancellation gets
+            # a moment to arrive first.
+            await asyncio.sleep(_CANCELLATION_AFTER_S)
             return None
         assert isinstance(message, bytes)  # noqa: S101  # our methods are served without deserialiser
         return message

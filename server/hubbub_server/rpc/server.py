@@ -20,6 +20,7 @@ from hubbub.user.v1 import user_service_pb2, user_service_pb2_grpc
 from hubbub_server.app.authenticate import Authenticate
 from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.read_history import ReadHistory
+from hubbub_server.app.session import CLIENT_SILENCE_S
 from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.users import Users
@@ -28,7 +29,7 @@ from hubbub_server.rpc.interceptors.auth import Authentication
 from hubbub_server.rpc.interceptors.conformance import Conformance
 from hubbub_server.rpc.interceptors.deadline import UNARY_MAX_S, Deadline
 from hubbub_server.rpc.interceptors.errors import Errors
-from hubbub_server.rpc.interceptors.layered import Layer, LayeredInterceptor
+from hubbub_server.rpc.interceptors.layered import Layer, LayeredInterceptor, Layers
 from hubbub_server.rpc.interceptors.limits import MAX_STREAMS, MAX_UNARY, Limits
 from hubbub_server.rpc.interceptors.request_log import RequestLog
 from hubbub_server.rpc.servicers.auth_servicer import AuthServicer
@@ -36,6 +37,7 @@ from hubbub_server.rpc.servicers.chat_servicer import ChatServicer
 from hubbub_server.rpc.servicers.conversation_servicer import ConversationServicer
 from hubbub_server.rpc.servicers.history_servicer import HistoryServicer
 from hubbub_server.rpc.servicers.user_servicer import UserServicer
+from hubbub_server.rpc.streaming_calls import StreamingCalls
 
 log = structlog.get_logger()
 
@@ -86,11 +88,12 @@ class UseCases:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
-    """Bounds, inclusive: RPCs served at once, and the time of a unary call."""
+    """Bounds, inclusive: RPCs served at once, the time of a unary call, and how long Sync waits for a request."""
 
     max_unary: int = MAX_UNARY
     max_streams: int = MAX_STREAMS
     unary_max_s: float = UNARY_MAX_S
+    client_silence_s: float = CLIENT_SILENCE_S
 
 
 class RpcServer:
@@ -125,9 +128,10 @@ class RpcServer:
         ]
         self._use_cases = use_cases
         self._clock = clock
+        self._client_silence_s = limits.client_silence_s
         self._is_ready = is_ready
         self._with_reflection = with_reflection
-        self._interceptor = LayeredInterceptor(layers, ids=ids)
+        self._layers = Layers(layers, ids=ids)
         self._health = HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._group = asyncio.TaskGroup()
@@ -145,19 +149,33 @@ class RpcServer:
         await self.stop(0.0)
         await self._group.__aexit__(kind, error, trace)
 
-    async def start(self, address: str) -> int:
-        """Listens on "host:port" and returns the port; port 0 takes a free one.
+    async def start(self, *addresses: str) -> list[int]:
+        """Listens on each "host:port" and returns the ports; port 0 takes a free one.
 
         Raises:
-            RuntimeError: the address cannot be had.
+            RuntimeError: an address cannot be had.
         """
-        server = self._server = grpc.aio.server(interceptors=[self._interceptor], options=_OPTIONS)
+        server = self._server = grpc.aio.server(interceptors=[LayeredInterceptor(self._layers)], options=_OPTIONS)
         self._add_services(server)
-        port = server.add_insecure_port(address)
+        ports = [server.add_insecure_port(address) for address in addresses]
         await self._tell_health()
         await server.start()
         self._health_task = self._group.create_task(self._watch_health(), name="health")
-        return port
+        return ports
+
+    def streaming_calls(self) -> StreamingCalls:
+        """Returns the streaming methods, with the same layers and limits, for another transport."""
+        cases = self._use_cases
+        chat = ChatServicer(cases.conversations, cases.streams)
+        history = self._history_servicer()
+        by_name = (chat_service_pb2, "ChatService", chat), (history_service_pb2, "HistoryService", history)
+        return StreamingCalls(
+            {module.DESCRIPTOR.services_by_name[name]: servicer for module, name, servicer in by_name}, self._layers
+        )
+
+    def _history_servicer(self) -> HistoryServicer:
+        cases = self._use_cases
+        return HistoryServicer(cases.history, cases.sync, self._clock, client_silence_s=self._client_silence_s)
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         cases = self._use_cases
@@ -169,9 +187,7 @@ class RpcServer:
         chat_service_pb2_grpc.add_ChatServiceServicer_to_server(
             ChatServicer(cases.conversations, cases.streams), server
         )
-        history_service_pb2_grpc.add_HistoryServiceServicer_to_server(
-            HistoryServicer(cases.history, cases.sync, self._clock), server
-        )
+        history_service_pb2_grpc.add_HistoryServiceServicer_to_server(self._history_servicer(), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._with_reflection:
             names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)

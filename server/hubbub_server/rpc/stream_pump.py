@@ -11,14 +11,16 @@ once; what is left is one message and the status, which the client gets when it 
 """
 
 import asyncio
-from typing import Final
 
-from hubbub_server.app.streams import LiveStream
+from hubbub_server.app.live_stream import LiveStream
 from hubbub_server.domain.errors import HubbubError
 from hubbub_server.rpc.call import Call
 from hubbub_server.wire.frames import encode_messages, read_connect_request
 
-_CANCELLATION_WITHIN_S: Final = 0.05
+
+async def pump(call: Call, live: LiveStream, *, takes_frames: bool) -> None:
+    """Implements Pump."""
+    await (pump_both_ways if takes_frames else pump_down)(call, live)
 
 
 async def pump_both_ways(call: Call, live: LiveStream) -> None:
@@ -30,7 +32,7 @@ async def pump_both_ways(call: Call, live: LiveStream) -> None:
             reader.cancel()
     finally:
         await live.aclose()
-    _raise_end_error(live)
+    raise_end_error(live)
 
 
 async def pump_down(call: Call, live: LiveStream) -> None:
@@ -39,7 +41,7 @@ async def pump_down(call: Call, live: LiveStream) -> None:
         await _write_frames(call, live)
     finally:
         await live.aclose()
-    _raise_end_error(live)
+    raise_end_error(live)
 
 
 async def _read_frames(call: Call, live: LiveStream) -> None:
@@ -51,9 +53,6 @@ async def _read_frames(call: Call, live: LiveStream) -> None:
             live.break_off(error)
         else:
             live.receive(frame)
-    # A client that went looks like a half-close for a moment. Ending with OK then would send a status to nobody, and
-    # grpc.aio leaks the memory of that; so the cancellation gets a moment to arrive first.
-    await asyncio.sleep(_CANCELLATION_WITHIN_S)
     live.half_close()
 
 
@@ -79,6 +78,7 @@ async def _write_frames(call: Call, live: LiveStream) -> None:
             raise
 
 
-def _raise_end_error(live: LiveStream) -> None:
+def raise_end_error(live: LiveStream) -> None:
+    """Raises what the stream ends with, if that is not OK."""
     if live.end_error is not None:
         raise live.end_error

@@ -1,8 +1,9 @@
 """Envoy's configuration: one port for gRPC, gRPC-Web and REST, in front of all nodes.
 
-Streams and unary calls have clusters and time-outs of their own: ten thousand idle streams must not use up the requests
-of the unary calls, and only streams may last. The order of the HTTP filters is: CORS (a preflight has no token and no
-gRPC), gRPC-Web, the limit of a REST body, the transcoder for REST, the router. Tokens are checked by the nodes.
+Streams and unary calls have ports of the nodes, clusters and time-outs of their own: ten thousand idle streams must not
+use up the requests of the unary calls, and only streams may last. The order of the HTTP filters is: CORS (a preflight
+has no token and no gRPC), gRPC-Web, the limit of a REST body, the transcoder for REST, the router. Tokens are checked
+by the nodes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,13 +32,15 @@ _UNTRUSTED_HEADERS: Final = ("forwarded", "x-real-ip", "x-request-id", "grpc-pre
 class EnvoyPlan:
     """What differs between one Envoy and another.
 
-    `node_hosts` are names, one for each port, looked up again and again; without them all nodes are on the loopback.
+    Each node has one of `node_ports`, for all of gRPC, and one of `stream_ports`, for the streaming methods.
+    `node_hosts` are names, one for each node, looked up again and again; without them all nodes are on the loopback.
     Without `access_log_path` requests are logged to the standard output.
     """
 
     port: int
     admin_port: int
     node_ports: Sequence[int]
+    stream_ports: Sequence[int]
     cors_origins: Sequence[str]
     descriptor_path: Path
     access_log_path: Path | None = None
@@ -52,8 +55,8 @@ def render(plan: EnvoyPlan) -> Json:
         "static_resources": {
             "listeners": [_listener(plan)],
             "clusters": [
-                _cluster("unary", plan, max_requests=4_096),
-                _cluster("streams", plan, max_requests=20_000),
+                _cluster("unary", plan, plan.node_ports, max_requests=4_096),
+                _cluster("streams", plan, plan.stream_ports, max_requests=20_000),
             ],
         },
         "overload_manager": {
@@ -144,7 +147,7 @@ def _access_log(path: Path | None) -> Json:
     fields: Mapping[str, str] = {
         "time": "%START_TIME%",
         "method": "%REQ(:METHOD)%",
-        "path": "%PATH(NQ:ORIG)%",
+        "path": "%PATH(NQ:ORIG_OR_PATH)%",
         "protocol": "%PROTOCOL%",
         "code": "%RESPONSE_CODE%",
         "grpc_status": "%GRPC_STATUS_NUMBER%",
@@ -230,8 +233,9 @@ def _is_rest() -> Json:
 
 
 def _routes(plan: EnvoyPlan) -> Json:
-    streams = [_stream_route({"path": path}) for path in descriptors.streaming_paths()]
-    streams += [_stream_route({"prefix": prefix}) for prefix in ("/grpc.reflection.", "/grpc.health.v1.Health/Watch")]
+    streams = [_stream_route({"path": path}, "streams") for path in descriptors.streaming_paths()]
+    others = ("/grpc.reflection.", "/grpc.health.v1.Health/Watch")
+    streams += [_stream_route({"prefix": prefix}, "unary") for prefix in others]
     unary = [_unary_route({"prefix": prefix}) for prefix in ("/hubbub.", "/grpc.health.v1.Health/Check")]
     rest = _unary_route({"prefix": "/v1/"}) | {"typed_per_filter_config": {_BUFFER: _rest_body_limit()}}
     return {
@@ -259,10 +263,10 @@ def _routes(plan: EnvoyPlan) -> Json:
     }
 
 
-def _stream_route(match: Json) -> Json:
+def _stream_route(match: Json, cluster: str) -> Json:
     return {
         "match": match,
-        "route": {"cluster": "streams", "timeout": "0s", "idle_timeout": _STREAM_IDLE_TIMEOUT},
+        "route": {"cluster": cluster, "timeout": "0s", "idle_timeout": _STREAM_IDLE_TIMEOUT},
     }
 
 
@@ -308,9 +312,9 @@ def _transcoder(plan: EnvoyPlan) -> Json:
     )
 
 
-def _cluster(name: str, plan: EnvoyPlan, *, max_requests: int) -> Json:
-    hosts = plan.node_hosts or [_LOOPBACK] * len(plan.node_ports)
-    nodes = [_address(port, host) for host, port in zip(hosts, plan.node_ports, strict=True)]
+def _cluster(name: str, plan: EnvoyPlan, ports: Sequence[int], *, max_requests: int) -> Json:
+    hosts = plan.node_hosts or [_LOOPBACK] * len(ports)
+    nodes = [_address(port, host) for host, port in zip(hosts, ports, strict=True)]
     return {
         "name": name,
         "type": "STRICT_DNS" if plan.node_hosts else "STATIC",

@@ -70,9 +70,12 @@ def plan_programs(folder: DataFolder, plan: UpPlan, *, port: int) -> Programs:
     taken = [port, *plan.nats_ports]
     cassandra = plan_cassandra(folder, plan.cassandra, taken)
     taken += [each for server in cassandra for each in server.ports.values()]
-    client_ports, nats_ports, worker_ports, grpc_ports, metrics_ports, (admin_port, valkey_port) = _free_ports(
-        (plan.nats, 2 * plan.nats, plan.workers, plan.nodes, plan.nodes, 2), besides=taken
+    client_ports, nats_ports, worker_ports, of_nodes, (admin_port, valkey_port) = _free_ports(
+        (plan.nats, 2 * plan.nats, plan.workers, 3 * plan.nodes, 2), besides=taken
     )
+    node_ports = [
+        dict(zip(("grpc", "streams", "metrics"), of_nodes[n :: plan.nodes], strict=True)) for n in range(plan.nodes)
+    ]
     client_ports = [*plan.nats_ports, *client_ports][: plan.nats]
     nats = plan_nats(folder, client_ports, nats_ports)
     valkey = [_valkey(folder, valkey_port)] if plan.valkey else []
@@ -94,12 +97,11 @@ def plan_programs(folder: DataFolder, plan: UpPlan, *, port: int) -> Programs:
             _node(
                 index + 1,
                 environment=own | {"HUBBUB_NATS__SERVERS": json.dumps((node_urls[index : index + 1] or [urls])[0])},
-                grpc_port=grpc_ports[index],
-                metrics_port=metrics_ports[index],
+                ports=ports,
             )
-            for index in range(plan.nodes)
+            for index, ports in enumerate(node_ports)
         ],
-        envoy=_envoy(folder, port=port, admin_port=admin_port, node_ports=grpc_ports, cors_origins=plan.cors_origins),
+        envoy=_envoy(folder, port=port, admin_port=admin_port, nodes=node_ports, cors_origins=plan.cors_origins),
     )
 
 
@@ -178,14 +180,14 @@ def _worker(name: str, *, environment: Mapping[str, str], metrics_port: int) -> 
     return _python("worker", name, {**_BY_ITSELF, **os.environ, **environment, **settings}, {"metrics": metrics_port})
 
 
-def _node(number: int, *, environment: Mapping[str, str], grpc_port: int, metrics_port: int) -> ChildPlan:
+def _node(number: int, *, environment: Mapping[str, str], ports: Mapping[str, int]) -> ChildPlan:
     name = f"node-{number}"
     settings = {
         "HUBBUB_NODE__NAME": name,
-        "HUBBUB_NODE__PORT": str(grpc_port),
-        "HUBBUB_NODE__METRICS_PORT": str(metrics_port),
+        "HUBBUB_NODE__PORT": str(ports["grpc"]),
+        "HUBBUB_NODE__METRICS_PORT": str(ports["metrics"]),
+        "HUBBUB_EDGE__PORT": str(ports["streams"]),
     }
-    ports = {"grpc": grpc_port, "metrics": metrics_port}
     return _python("node", name, {**_IN_A_HURRY, **os.environ, **environment, **settings}, ports)
 
 
@@ -208,7 +210,12 @@ def envoy_path() -> str:
 
 
 def _envoy(
-    folder: DataFolder, *, port: int, admin_port: int, node_ports: Sequence[int], cors_origins: Sequence[str]
+    folder: DataFolder,
+    *,
+    port: int,
+    admin_port: int,
+    nodes: Sequence[Mapping[str, int]],
+    cors_origins: Sequence[str],
 ) -> ChildPlan:
     descriptor_path = folder.config / "descriptors.pb"
     folder.write(descriptor_path, descriptors.descriptor_set())
@@ -216,7 +223,8 @@ def _envoy(
     plan = EnvoyPlan(
         port=port,
         admin_port=admin_port,
-        node_ports=node_ports,
+        node_ports=[ports["grpc"] for ports in nodes],
+        stream_ports=[ports["streams"] for ports in nodes],
         cors_origins=cors_origins,
         descriptor_path=descriptor_path,
         access_log_path=folder.log_of("envoy_access"),

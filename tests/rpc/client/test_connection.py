@@ -18,6 +18,7 @@ from hubbub_client import (
     UnknownEvent,
     tokens,
 )
+from hubbub_client.live_stream import ACK_WINDOW_EVENTS
 from tests.support.client_events import LOGIN, connected, error_of, next_of
 from tests.support.scripted_server import (
     ME,
@@ -25,6 +26,7 @@ from tests.support.scripted_server import (
     goodbye,
     head,
     message,
+    messages,
     refuse,
     scripted_server,
     status,
@@ -67,15 +69,69 @@ async def test_heartbeats_keep_a_stream_open() -> None:
 
 @pytest.mark.asyncio
 async def test_each_heartbeat_is_answered_by_an_ack() -> None:
-    """A client that only reads says nothing else, and the server ends streams that are silent for 90 s."""
-    async with connected() as (server, _):
+    """A client that only reads says nothing else, and the server ends streams that are silent for 90 s.
+
+    What the application has not processed is not acknowledged: it counts when the next item is asked for.
+    """
+    async with connected() as (server, client):
         stream = await server.next_stream()
         await stream.welcome(head("c1", 0))
         beat = frame_pb2.ServerFrame(heartbeat=frame_pb2.Heartbeat(live=True))
         stream.say(beat)
         await until(lambda: stream.acks == [0])
         stream.say(frame_pb2.ServerFrame(events=[message("c1", 1), message("c1", 2)]), beat)
-        await until(lambda: stream.acks == [0, 2])
+        await until(lambda: stream.acks == [0, 0])
+        items = client.events()
+        while not isinstance(await anext(items), MessageReceived):
+            pass
+        assert isinstance(await anext(items), MessageReceived)
+        stream.say(beat)
+        await until(lambda: stream.acks == [0, 0, 1])
+
+
+@pytest.mark.asyncio
+async def test_what_the_application_processes_is_acknowledged_before_the_window_closes() -> None:
+    """Without a heartbeat; what waits for the application is not acknowledged, what is left to Sync is."""
+    async with connected() as (server, client):
+        stream = await server.next_stream()
+        hello = await stream.welcome(head("c1", 0))
+        assert hello.ack_window_events == ACK_WINDOW_EVENTS
+        stream.say(messages("c1", 1, 1_000))
+        items = client.events()
+        while not isinstance(await anext(items), MessageReceived):
+            pass
+        assert stream.acks == []
+        for _ in range(511):
+            await anext(items)
+        assert stream.acks == []
+        await anext(items)
+        await until(lambda: stream.acks == [512])
+        stream.say(messages("c1", 1_001, ACK_WINDOW_EVENTS + 512))
+        await until(lambda: stream.acks[-1] >= 1_024)
+
+
+@pytest.mark.asyncio
+async def test_the_token_of_the_last_heartbeat_or_goodbye_comes_with_the_next_hello() -> None:
+    """G4: not while something is missing: it would hide that."""
+    async with connected() as (server, _):
+        stream = await server.next_stream()
+        assert (await stream.welcome(head("c1", 0))).resume_token == ""
+        stream.say(frame_pb2.ServerFrame(heartbeat=frame_pb2.Heartbeat(live=True, resume_token="first")))
+        await until(lambda: stream.acks == [0])
+        stream.end()
+        stream = await server.next_stream()
+        assert (await stream.welcome(resumed=True)).resume_token == "first"
+        bye = goodbye(frame_pb2.GOODBYE_REASON_DRAINING, retry_delay_s=0.01)
+        bye.goodbye.resume_token = "second"
+        stream.say(bye)
+        stream.end()
+        stream = await server.next_stream()
+        assert (await stream.welcome(resumed=True)).resume_token == "second"
+        stream.say(frame_pb2.ServerFrame(events=[message("c1", 2)]))  # 1 is missing, and Sync is not answered
+        stream.say(frame_pb2.ServerFrame(heartbeat=frame_pb2.Heartbeat(live=True, resume_token="third")))
+        await until(lambda: stream.acks == [1])
+        stream.end()
+        assert (await (await server.next_stream()).hello()).resume_token == "second"
 
 
 @pytest.mark.asyncio

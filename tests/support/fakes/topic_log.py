@@ -248,6 +248,9 @@ class FakeTopicLog:
 
         return await self.request(read)
 
+    async def read_last_sequence(self, shard: int) -> int:
+        return await self.request(lambda: self._server.last_sequences[shard])
+
     async def read_range(
         self, topic_id: TopicId, *, after_sequence: int, up_to_sequence: int, max_bytes: int
     ) -> Sequence[LogRecord]:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from hubbub_server.app.frames import Goodbye, GoodbyeReason, Hello, Outgoing
+from hubbub_server.app.live_stream import LiveStream
 from hubbub_server.app.session import LOG_LOST_FOR_S
-from hubbub_server.app.streams import LiveStream, Streams
+from hubbub_server.app.streams import Streams
 from hubbub_server.domain.errors import LogUnavailable, NodeDraining, Unavailable
 from tests.support.app_node import ALICE, BOB, AppCluster, message_id
 from tests.support.virtual_time import run_in_virtual_time

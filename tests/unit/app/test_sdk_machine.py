@@ -17,14 +17,14 @@ from hubbub_client.events import TopicEnded as EndedItem
 from hubbub_client.model import Cursor as ClientCursor
 from hubbub_client.sync_engine import SyncEngine
 from hubbub_server.app.frames import Ack, Hello, Outgoing
-from hubbub_server.app.streams import LiveStream
+from hubbub_server.app.live_stream import LiveStream
 from hubbub_server.domain.cursor import Cursor
 from hubbub_server.domain.errors import HubbubError
 from hubbub_server.domain.ids import TopicId, UserId
 from hubbub_server.wire.frames import encode_messages
 from tests.support.app_node import GROUP, message_id
 from tests.support.virtual_time import run_in_virtual_time
-from tests.unit.app.test_stream_machine import USERS, Cluster, Node, Step, play, steps
+from tests.unit.app.test_stream_machine import USERS, Cluster, Node, Step, Wallet, play, steps
 from tests.unit.app.test_stream_promises import caller
 
 
@@ -37,6 +37,7 @@ class SdkClient:
         self.node = node
         self.stream: LiveStream | None = None
         self.engine = SyncEngine(user_id)
+        self.wallet = Wallet(user_id, cluster)
         self.heard: list[tuple[str, int]] = []
         self.ends = 0
 
@@ -46,6 +47,7 @@ class SdkClient:
     def start_again(self) -> None:
         """The application dies: what it did not process is gone, what it did is in the cursors."""
         self.engine = SyncEngine(self.user_id, self.engine.processed_cursors())
+        self.wallet.kept.clear()
         if self.stream is not None:
             self.stream.drain(0.0)
 
@@ -55,7 +57,10 @@ class SdkClient:
             engine = self.engine
             with suppress(HubbubError):
                 self.stream = node.streams.open(caller(self.user_id), takes_commands=True)
-                self.stream.receive(Hello(instance_id=message_id(USERS.index(self.user_id))))
+                if engine.resume_token not in ("", *self.wallet.kept[-1:]):
+                    self.wallet.kept.append(engine.resume_token)
+                hello = Hello(instance_id=message_id(USERS.index(self.user_id)), resume_token=self.wallet.next())
+                self.stream.receive(hello)
                 await self.listen(node, engine, self.stream)
             engine.close_stream()
             await asyncio.sleep(0.5)

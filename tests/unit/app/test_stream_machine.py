@@ -4,6 +4,9 @@ The real hubs, streams and Sync of several nodes run a script of sends, membersh
 Each user has a client that does only what proto/README.md says: it takes frames, asks Sync for what Heads, Heartbeat or
 a hole tell it is behind, reconnects after Goodbye. When all is healed and the bound of G4 has passed, each member's
 client has every event; no client ever got an event from after its user's removal.
+
+With each Hello a client may offer a resume token: the newest that it may keep, one from earlier, another user's, a
+damaged one, or none. What it has in the end is the same.
 """
 
 import asyncio
@@ -17,8 +20,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubbub_server.app.effects import MembershipEffects
-from hubbub_server.app.frames import Ack, Events, Heads, Heartbeat, Hello, Outgoing, Rejected, Reset, TopicEnded
-from hubbub_server.app.streams import LiveStream, Streams
+from hubbub_server.app.frames import (
+    Ack,
+    Events,
+    Goodbye,
+    Heads,
+    Heartbeat,
+    Hello,
+    Outgoing,
+    Rejected,
+    Reset,
+    TopicEnded,
+    Welcome,
+)
+from hubbub_server.app.live_stream import LiveStream
+from hubbub_server.app.resume import ResumeTokens
+from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
@@ -40,8 +57,9 @@ USERS = (ALICE, BOB, CAROL)
 BOUND_S = 30 + 20 + 5
 WHATS = (
     *("send", "send", "send", "change", "change", "lose", "lose", "cut", "move", "start again", "restart"),
-    *("forget", "wait", "project"),
+    *("forget", "wait", "project", "offer", "quiet"),
 )
+OFFERS = ("newest", "newest", "any", "another's", "damaged", "none")
 steps = st.tuples(st.sampled_from(WHATS), st.integers(0, 2), st.integers(0, 63))
 
 
@@ -71,6 +89,32 @@ class Copy:
         return self.start + len(self.events)
 
 
+class Wallet:
+    """Resume tokens of one client, and which of them it offers next."""
+
+    def __init__(self, user_id: UserId, cluster: "Cluster") -> None:
+        self.kept: list[str] = []
+        self.offer = "newest"
+        self._chance = random.Random(user_id)
+        self._cluster = cluster
+
+    def next(self) -> str:
+        """Returns the token of the next Hello."""
+        own = self.kept[-1] if self.kept else ""
+        match self.offer:
+            case "newest":
+                return own
+            case "any":
+                return self._chance.choice(self.kept or [""])
+            case "another's":
+                others = [client.wallet.kept for client in self._cluster.clients if client.wallet is not self]
+                return self._chance.choice([token for kept in others for token in kept] or [""])
+            case "damaged":
+                return own.swapcase()
+            case _:
+                return ""
+
+
 class Client:
     """A client of one user. Follows the contract and nothing else."""
 
@@ -79,6 +123,7 @@ class Client:
         self.cluster = cluster
         self.node = node
         self.copies: dict[TopicId, Copy] = {}
+        self.wallet = Wallet(user_id, cluster)
         self.stream: LiveStream | None = None
 
     async def run(self) -> None:
@@ -86,7 +131,8 @@ class Client:
             node = self.cluster.nodes[self.node]
             with suppress(HubbubError):
                 self.stream = node.streams.open(caller(self.user_id), takes_commands=True)
-                self.stream.receive(Hello(instance_id=message_id(USERS.index(self.user_id))))
+                hello = Hello(instance_id=message_id(USERS.index(self.user_id)), resume_token=self.wallet.next())
+                self.stream.receive(hello)
                 await self.listen(node, self.stream)
             await asyncio.sleep(0.5)
 
@@ -115,12 +161,22 @@ class Client:
                     stream.receive(Ack(processed_events=0))
                     for head in heads:
                         self.compare(head)
+                    self.keep(frame.resume_token)
+                case Goodbye():
+                    self.keep(frame.resume_token)
+                case Welcome(resumed=resumed):
+                    self.cluster.resumed += resumed
                 case TopicEnded(topic_id=topic_id):
                     self.copies[topic_id].is_ended = True
                 case Reset():
                     raise AssertionError("no log was recreated here")
                 case _:
                     pass
+
+    def keep(self, token: str) -> None:
+        """Keeps a token when everything before it is here."""
+        if token and not any(copy.is_behind for copy in self.copies.values()):
+            self.wallet.kept.append(token)
 
     def compare(self, head: TopicHead) -> None:
         copy = self.copies[head.cursor.topic_id]
@@ -177,6 +233,7 @@ class Runs(Protocol):
 
     node: int
     stream: LiveStream | None
+    wallet: Wallet
 
     async def run(self) -> None: ...
 
@@ -197,6 +254,8 @@ class Cluster:
         self.nodes: list[Node] = []
         self.clients: list[Runs] = []
         self.serial = 0
+        self.resumed = 0
+        """Streams that took up a token."""
 
     async def start_node(self) -> Node:
         log, store, clock = self.parts.server.connect(), self.parts.store, LoopClock(0)
@@ -214,7 +273,13 @@ class Cluster:
         stack = AsyncExitStack()
         await stack.enter_async_context(hub)
         authenticate = None  # no token is checked here
-        streams = Streams(hub=hub, authenticate=authenticate, clock=clock, ids=self.parts.ids)  # type: ignore[arg-type]
+        streams = Streams(
+            hub=hub,
+            authenticate=authenticate,  # type: ignore[arg-type]
+            clock=clock,
+            ids=self.parts.ids,
+            resume_tokens=ResumeTokens(b"k" * 16, clock),
+        )
         await stack.enter_async_context(streams)
         return Node(log, hub, streams, Sync(hub=hub, reader=reader), stack)
 
@@ -246,6 +311,10 @@ class Cluster:
                 self.nodes[number] = await self.start_node()
             case "forget":
                 node.forgets = True
+            case "offer":
+                self.clients[a % 3].wallet.offer = OFFERS[a // 3 % len(OFFERS)]
+            case "quiet":
+                await asyncio.sleep(32.0)  # a head check and a heartbeat: there is a token of all before
             case "project":
                 await self.parts.project()
             case _:
@@ -317,7 +386,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.1)
 
 
-async def play(script: list[Step], seed: int, make_client: Callable[[UserId, Cluster, int], Runs]) -> None:
+async def play(script: list[Step], seed: int, make_client: Callable[[UserId, Cluster, int], Runs]) -> Cluster:
     cluster = Cluster(seed)
     cluster.nodes = [await cluster.start_node() for _ in range(3)]
     made = CreateGroup(creator_id=ALICE, title="group", user_ids=(BOB,))
@@ -341,6 +410,7 @@ async def play(script: list[Step], seed: int, make_client: Callable[[UserId, Clu
             task.cancel()
     for node in cluster.nodes:
         await node.stack.aclose()
+    return cluster
 
 
 @given(script=st.lists(steps, min_size=10, max_size=50), seed=st.integers(0, 2**16))
@@ -348,3 +418,9 @@ async def play(script: list[Step], seed: int, make_client: Callable[[UserId, Clu
 def test_clients_miss_nothing_and_see_nothing_they_may_not(script: list[Step], seed: int) -> None:
     """G4, G5."""
     run_in_virtual_time(play(script, seed, Client))
+
+
+def test_clients_of_this_machine_do_resume() -> None:
+    """Otherwise it says nothing about tokens."""
+    moves = [("quiet", 0, 0), ("move", 1, 0), ("send", 0, 0), ("move", 2, 1), ("move", 0, 2)]
+    assert run_in_virtual_time(play(moves, 0, Client)).resumed >= 3

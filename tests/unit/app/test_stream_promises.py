@@ -19,8 +19,10 @@ from hubbub_server.app.frames import (
     TopicEnded,
     Welcome,
 )
+from hubbub_server.app.live_stream import LiveStream
+from hubbub_server.app.resume import ResumeTokens
 from hubbub_server.app.session import BUFFER_MAX_BYTES, BUFFER_MAX_EVENTS, HEARTBEAT_INTERVAL_S, RESET_AFTER_S, Session
-from hubbub_server.app.streams import MAX_OPENING, LiveStream, Streams
+from hubbub_server.app.streams import MAX_OPENING, Streams
 from hubbub_server.domain.commands import RecordMembership
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import RateLimited
@@ -153,6 +155,7 @@ async def streams_of(node: AppNode, cluster: AppCluster, *, max_opening: int = M
         authenticate=None,  # type: ignore[arg-type]  # no token is checked here
         clock=cluster.clock,
         ids=cluster.ids,
+        resume_tokens=ResumeTokens(b"k" * 16, cluster.clock),
         max_opening=max_opening,
     ) as streams:
         yield streams

@@ -17,8 +17,8 @@ from hubbub_server.app.frames import (
     TopicEnded,
     Welcome,
 )
+from hubbub_server.app.live_stream import LiveStream
 from hubbub_server.app.session import LOG_LOST_FOR_S, RESET_AFTER_S
-from hubbub_server.app.streams import LiveStream
 from hubbub_server.domain.commands import CreateGroup, RecordMembership, Sent
 from hubbub_server.domain.errors import ConversationNotFound, LogUnavailable, NodeDraining, ProtocolBreach
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hubbub_client import events, wire
+from hubbub_client.live_progress import Delivery
 from hubbub_client.model import Cursor
-from hubbub_client.sync_engine import Delivery, SyncEngine
+from hubbub_client.sync_engine import SyncEngine
 from tests.unit.client.model_server import ME, ModelServer
 
 TOPICS = ("c1", "c2", "c3")

@@ -159,6 +159,13 @@ class NatsTopicLog:
         """Reads the heads of many topics."""
         return await self._reader.read_heads(topic_ids)
 
+    async def read_last_sequence(self, shard: int) -> int:
+        """Reads the sequence of a shard's newest record from the leader."""
+        stream = await self._connection.retry(partial(read_stream, self._connection, shard))
+        if stream.epoch != self._epochs[shard]:
+            raise LogUnavailable(f"{stream_name(shard)} is of epoch {stream.epoch} by now")
+        return stream.last_sequence
+
     async def read_range(
         self, topic_id: TopicId, *, after_sequence: int, up_to_sequence: int, max_bytes: int
     ) -> Sequence[LogRecord]:

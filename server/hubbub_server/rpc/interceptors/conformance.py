@@ -1,5 +1,6 @@
 """Checks that every failure keeps the error contract: exactly one ErrorInfo. For tests; costs nothing on success."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -20,9 +21,14 @@ class Conformance:
     async def around(self, call: Call, proceed: Proceed) -> Any:
         """Implements Layer."""
         try:
-            return await proceed()
-        finally:
+            answer = await proceed()
+        except asyncio.CancelledError:
+            raise  # nobody hears of it, or the transport says why in words of its own
+        except BaseException:
             self._check(call)
+            raise
+        self._check(call)
+        return answer
 
     def _check(self, call: Call) -> None:
         code: grpc.StatusCode | None = call.context.code()  # the stubs forget None

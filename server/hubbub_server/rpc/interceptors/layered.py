@@ -15,7 +15,8 @@ import grpc
 import grpc.aio
 
 from hubbub_server.ports.clock import IdSource
-from hubbub_server.rpc.call import Call, serve_as_current
+from hubbub_server.rpc.call import Call, CallContext, Pump, serve_as_current
+from hubbub_server.rpc.stream_pump import pump
 from hubbub_server.wire.requests import read_request
 
 Proceed = Callable[[], Awaitable[Any]]
@@ -39,13 +40,43 @@ class Layer(Protocol):
         """Serves the call by `proceed()`, once, and returns its answer (None for streams), or raises."""
 
 
-class LayeredInterceptor(grpc.aio.ServerInterceptor):
-    """The one interceptor of the server. The first layer is the outermost."""
+class Layers:
+    """Puts layers around calls of any transport. The first layer is the outermost."""
 
     def __init__(self, layers: Sequence[Layer], *, ids: IdSource) -> None:
         """`ids` names RPCs whose proxy did not."""
         self._layers = tuple(layers)
         self._ids = ids
+
+    def call(self, method: str, context: CallContext, *, is_stream: bool, pump: Pump) -> Call:
+        """Returns the call that a transport begins to serve."""
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        request_id = metadata.get("x-request-id", "")
+        is_usable = request_id.isascii() and request_id.isprintable() and len(request_id) <= _REQUEST_ID_MAX_CHARACTERS
+        return Call(
+            method=method,
+            is_stream=is_stream,
+            context=context,
+            pump=pump,
+            metadata=metadata,
+            request_id=request_id if request_id and is_usable else self._ids.new_id("r"),
+        )
+
+    async def serve(self, call: Call, behave: Proceed) -> Any:
+        """Serves a call by `behave` with all layers around it, as the current call of this task."""
+        serve_as_current(call)
+        proceed = behave
+        for layer in reversed(self._layers):
+            proceed = partial(layer.around, call, proceed)
+        return await proceed()
+
+
+class LayeredInterceptor(grpc.aio.ServerInterceptor):
+    """The one interceptor of the server of grpc.aio."""
+
+    def __init__(self, layers: Layers) -> None:
+        """Takes what is around every RPC."""
+        self._layers = layers
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -71,29 +102,13 @@ class LayeredInterceptor(grpc.aio.ServerInterceptor):
         parse = handler.request_deserializer if is_ours and not handler.request_streaming else None
 
         async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            call = self._call(method, is_stream, context)
-            serve_as_current(call)
-            proceed: Proceed = partial(_behave, behaviour, parse, request, context)
-            for layer in reversed(self._layers):
-                proceed = partial(layer.around, call, proceed)
-            return await proceed()
+            call = self._layers.call(method, context, is_stream=is_stream, pump=pump)
+            return await self._layers.serve(call, partial(_behave, behaviour, parse, request, context))
 
         return _MAKERS[bool(handler.request_streaming), bool(handler.response_streaming)](
             serve,
             request_deserializer=None if is_ours else handler.request_deserializer,
             response_serializer=None if is_ours and handler.response_streaming else handler.response_serializer,
-        )
-
-    def _call(self, method: str, is_stream: bool, context: grpc.aio.ServicerContext[Any, Any]) -> Call:
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        request_id = metadata.get("x-request-id", "")
-        is_usable = request_id.isascii() and request_id.isprintable() and len(request_id) <= _REQUEST_ID_MAX_CHARACTERS
-        return Call(
-            method=method,
-            is_stream=is_stream,
-            context=context,
-            metadata=metadata,
-            request_id=request_id if request_id and is_usable else self._ids.new_id("r"),
         )
 
 

@@ -38,8 +38,10 @@ class RequestLog:
         code = _code_of(call)
         metrics.rpcs.labels(method=call.method, code=code.name).inc()
         usual = log.debug if call.method.startswith(_PROBES) else log.info
-        write = log.error if code in _OUR_FAULTS else log.warning if code in _REFUSALS else usual
-        is_refused = call.error is not None and not isinstance(call.error, asyncio.CancelledError)
+        is_cancelled = isinstance(call.error, asyncio.CancelledError)
+        is_our_fault = code in _OUR_FAULTS and not is_cancelled  # by its transport, because of what the client sent
+        write = log.error if is_our_fault else log.warning if code in _REFUSALS else usual
+        is_refused = call.error is not None and not is_cancelled
         write(
             "stream closed" if call.is_stream else "rpc finished",
             rpc=call.method,
@@ -54,7 +56,9 @@ class RequestLog:
 
 
 def _code_of(call: Call) -> grpc.StatusCode:
-    if isinstance(call.error, asyncio.CancelledError):
-        return grpc.StatusCode.CANCELLED
     code: grpc.StatusCode | None = call.context.code()  # the stubs forget None
+    if isinstance(call.error, asyncio.CancelledError) and not code:  # else the transport has said why it cancelled
+        remaining_s = call.time_remaining_s()
+        is_late = remaining_s is not None and remaining_s <= 0
+        return grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
     return code or grpc.StatusCode.OK

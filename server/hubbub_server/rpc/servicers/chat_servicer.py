@@ -1,4 +1,4 @@
-"""Serves hubbub.chat.v1.ChatService. Streams carry bytes: see stream_pump.py."""
+"""Serves hubbub.chat.v1.ChatService. Streams carry bytes, and each transport has its own pump for them."""
 
 from hubbub.chat.v1 import chat_service_pb2 as pb
 from hubbub.chat.v1 import chat_service_pb2_grpc, frame_pb2
@@ -6,7 +6,6 @@ from hubbub.chat.v1 import chat_service_pb2_grpc, frame_pb2
 from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.streams import Streams
 from hubbub_server.rpc.call import current_call
-from hubbub_server.rpc.stream_pump import pump_both_ways, pump_down
 from hubbub_server.wire.commands import read_send_message
 from hubbub_server.wire.frames import read_hello
 from hubbub_server.wire.values import sent_to_pb
@@ -25,7 +24,7 @@ class ChatServicer(chat_service_pb2_grpc.ChatServiceServicer):
     async def Connect(self, request_iterator: object, context: object) -> None:  # type: ignore[override]  # see above
         """Opens a session in both directions."""
         call = current_call()
-        await pump_both_ways(call, self._streams.open(call.authenticated, takes_commands=True))
+        await call.pump(call, self._streams.open(call.authenticated, takes_commands=True), takes_frames=True)
 
     async def Subscribe(self, request: pb.SubscribeRequest, context: object) -> None:  # type: ignore[override]  # see above
         """Opens a session for clients that cannot stream upwards."""
@@ -33,7 +32,7 @@ class ChatServicer(chat_service_pb2_grpc.ChatServiceServicer):
         hello = read_hello(request.hello)
         live = self._streams.open(call.authenticated, takes_commands=False)
         live.receive(hello)
-        await pump_down(call, live)
+        await call.pump(call, live, takes_frames=False)
 
     async def SendMessage(
         self, request: frame_pb2.SendMessageRequest, context: object

@@ -1,5 +1,6 @@
 """Serves hubbub.history.v1.HistoryService. A request of Sync is answered before the next one is read."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -9,9 +10,9 @@ from hubbub.history.v1 import history_service_pb2_grpc
 
 from hubbub_server.app.frames import Events, Outgoing
 from hubbub_server.app.read_history import PageSide, ReadHistory
-from hubbub_server.app.session import TOKEN_GRACE_S
+from hubbub_server.app.session import CLIENT_SILENCE_S, TOKEN_GRACE_S
 from hubbub_server.app.sync import Sync
-from hubbub_server.domain.errors import CredentialsExpired, InvalidField
+from hubbub_server.domain.errors import CredentialsExpired, InvalidField, ProtocolBreach
 from hubbub_server.ports.clock import Clock
 from hubbub_server.rpc.call import Call, current_call
 from hubbub_server.wire.frames import encode_messages
@@ -31,11 +32,17 @@ _FLUSH_BYTES: Final = 128 * 1024
 class HistoryServicer(history_service_pb2_grpc.HistoryServiceServicer):
     """Reads messages and missed events."""
 
-    def __init__(self, history: ReadHistory, sync: Sync, clock: Clock) -> None:
-        """Takes the use cases, and a clock to see when a token has ended during a stream."""
+    def __init__(
+        self, history: ReadHistory, sync: Sync, clock: Clock, *, client_silence_s: float = CLIENT_SILENCE_S
+    ) -> None:
+        """Takes the use cases, and a clock to see when a token has ended during a stream.
+
+        `client_silence_s` bounds how long Sync waits for a request.
+        """
         self._history = history
         self._sync = sync
         self._clock = clock
+        self._client_silence_s = client_silence_s
 
     # The generated base knows only generators; grpc.aio also takes coroutines that read and write themselves.
 
@@ -43,10 +50,17 @@ class HistoryServicer(history_service_pb2_grpc.HistoryServiceServicer):
         """Brings topics up to date, request after request."""
         call = current_call()
         good_until_ms = call.authenticated.token_expire_time_ms + TOKEN_GRACE_S * 1000
-        while (message := await call.read()) is not None:
+        while (message := await self._next_request(call)) is not None:
             if self._clock.now_ms() > good_until_ms:
                 raise CredentialsExpired("the access token ended")
             await self._serve(call, read_request(pb.SyncRequest.FromString, message).cursors)
+
+    async def _next_request(self, call: Call) -> bytes | None:
+        try:
+            async with asyncio.timeout(self._client_silence_s):
+                return await call.read()
+        except TimeoutError as exc:
+            raise ProtocolBreach(f"no request within {self._client_silence_s:g} s") from exc
 
     async def SyncOnce(self, request: pb.SyncOnceRequest, context: object) -> None:  # type: ignore[override]  # see above
         """Does one request of Sync."""

@@ -33,9 +33,13 @@ class Hello(_message.Message):
     it displaces the first.
     """
     resume_token: _builtins.str
-    """Optional. From the last Heartbeat or Goodbye; at most 4 KiB. The server may ignore it: then Heads name every topic."""
+    """Optional. From the last Heartbeat or Goodbye that had one; at most 4 KiB. The server ignores one of another user or sign-in, of
+    another epoch, older than 7 days or damaged, and may ignore any: then Heads name every topic. It saves words, never events.
+    """
     ack_window_events: _builtins.int
-    """Optional. Largest number of unacknowledged events; 0 = none asked, negative = INVALID_FIELD. The server answers in Welcome."""
+    """Optional. Largest number of unacknowledged events; 0 = none asked, negative = INVALID_FIELD, less than 256 counts as 256. The
+    server answers in Welcome. Subscribe has no window.
+    """
     def __init__(
         self,
         *,

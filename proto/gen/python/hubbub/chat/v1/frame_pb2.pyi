@@ -182,9 +182,15 @@ class Welcome(_message.Message):
     user_id: _builtins.str
     """The caller, from the token."""
     ack_window_events: _builtins.int
-    """Events that may be on their way without an Ack; 0 = no limit besides the transport's."""
+    """Events that may be on their way without an Ack, never more; 0 = no limit besides the transport's. What was asked for in Hello,
+    but 256 at least: a record has up to 256 events and is never split. Events beyond it wait in the buffer (see Lagging), and
+    with them Heads, Reset and TopicEnded after them. Reply, Rejected, Heartbeat (then without heads and token) and Lagging do not
+    wait. Goodbye does not either: what waited is thrown away, and it has no token. 0 on Subscribe.
+    """
     resumed: _builtins.bool
-    """True when the resume token was understood: Heads then name only topics that changed after it."""
+    """True when the resume token was understood: Heads then name only topics that changed, or that the caller joined, after it, and
+    TopicEnded tells of those that ended. The stream carries all other topics of the caller as well.
+    """
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
         """A heartbeat comes at least this often. Reconnect with jitter after 2.5 times of silence."""
@@ -252,7 +258,9 @@ class Heartbeat(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     LIVE_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
-    """Give it in the next Hello. Store it only when everything before it on this stream is stored and no Sync is unfinished."""
+    """Give it in the next Hello. Store it only when everything before it on this stream is stored and no Sync is unfinished: what it
+    covers is not named again. Empty: there is none now, the one before is still good.
+    """
     live: _builtins.bool
     """False while the node cannot hear the log: nothing is lost, but news may come late."""
     @_builtins.property

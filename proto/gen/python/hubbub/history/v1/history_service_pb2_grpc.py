@@ -69,8 +69,8 @@ class HistoryServiceServicer:
         """Brings topics up to date. For each cursor: events, or Gap, Reset, TopicEnded or Rejected; CaughtUp after each request. The
         client sends the next request when it has processed the answer. Call it while a Connect or Subscribe stream is open.
         Members; one who was a member gets the events up to the own removal, then TopicEnded. A topic of nobody or of strangers is
-        Rejected with CONVERSATION_NOT_FOUND and the rest goes on. Errors: INVALID_FIELD (count, a topic twice, position < 0): the
-        stream ends.
+        Rejected with CONVERSATION_NOT_FOUND and the rest goes on. Errors, with which the stream ends: INVALID_FIELD (count, a topic
+        twice, position < 0), STREAM_PROTOCOL (no request within 90 s).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

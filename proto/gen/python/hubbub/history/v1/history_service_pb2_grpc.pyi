@@ -23,8 +23,8 @@ class HistoryServiceStub:
     """Brings topics up to date. For each cursor: events, or Gap, Reset, TopicEnded or Rejected; CaughtUp after each request. The
     client sends the next request when it has processed the answer. Call it while a Connect or Subscribe stream is open.
     Members; one who was a member gets the events up to the own removal, then TopicEnded. A topic of nobody or of strangers is
-    Rejected with CONVERSATION_NOT_FOUND and the rest goes on. Errors: INVALID_FIELD (count, a topic twice, position < 0): the
-    stream ends.
+    Rejected with CONVERSATION_NOT_FOUND and the rest goes on. Errors, with which the stream ends: INVALID_FIELD (count, a topic
+    twice, position < 0), STREAM_PROTOCOL (no request within 90 s).
     """
     SyncOnce: _aio.UnaryStreamMultiCallable[_history_service_pb2.SyncOnceRequest, _history_service_pb2.SyncOnceResponse]
     """Does one request of Sync, for clients that cannot stream upwards, and ends with OK after CaughtUp. Errors: INVALID_FIELD."""
@@ -50,8 +50,8 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Brings topics up to date. For each cursor: events, or Gap, Reset, TopicEnded or Rejected; CaughtUp after each request. The
         client sends the next request when it has processed the answer. Call it while a Connect or Subscribe stream is open.
         Members; one who was a member gets the events up to the own removal, then TopicEnded. A topic of nobody or of strangers is
-        Rejected with CONVERSATION_NOT_FOUND and the rest goes on. Errors: INVALID_FIELD (count, a topic twice, position < 0): the
-        stream ends.
+        Rejected with CONVERSATION_NOT_FOUND and the rest goes on. Errors, with which the stream ends: INVALID_FIELD (count, a topic
+        twice, position < 0), STREAM_PROTOCOL (no request within 90 s).
         """
 
     @_abc_1.abstractmethod
