@@ -10,6 +10,7 @@ from typing import Final
 from hubbub.chat.v1 import chat_service_pb2
 
 from bench.h2_client import split
+from hubbub_server.wire.varint import encode_varint
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +69,7 @@ def stamp_of(text: str) -> float:
 
 def field(number: int, value: bytes) -> bytes:
     """Encodes a length-delimited field of protobuf."""
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return encode_varint(number << 3 | 2) + encode_varint(len(value)) + value
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:

@@ -22,11 +22,12 @@ from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_reader import TopicReader
 from hubbub_server.app.users import Users
-from hubbub_server.config import Settings
+from hubbub_server.config import AuthSettings, Settings
 from hubbub_server.obs.metrics_port import serve_metrics
 from hubbub_server.process import Life, run_process
 from hubbub_server.rpc.server import RpcServer, UseCases
 from hubbub_server.wiring import (
+    Core,
     cql_fields,
     make_streams,
     new_epoch,
@@ -67,16 +68,7 @@ async def _node(settings: Settings, life: Life) -> None:
         hub = await open_hub(stack, core, await open_guard(stack, core))
         reader = TopicReader(log=core.log, messages=core.messages, events=core.events, codec=core.codec)
         accounts = NatsAccountStore(core.connection)
-        authenticate = await stack.enter_async_context(
-            Authenticate(
-                accounts=accounts,
-                sessions=NatsDeviceSessionStore(core.connection),
-                hasher=await stack.enter_async_context(Argon2PasswordHasher()),
-                signer=read_signer(auth.secrets, issuer=auth.issuer, audience=auth.audience, clock=clock),
-                clock=clock,
-                ids=ids,
-            )
-        )
+        authenticate = await _open_authenticate(stack, auth, core, accounts, ids)
         id_key = read_key(auth.secrets / "id_key")
         streams = Streams(
             hub=hub,
@@ -124,6 +116,20 @@ async def _node(settings: Settings, life: Life) -> None:
         log.info("node leaves", streams=len(streams))
         await streams.drain(announced_for_s=node.announce_s)
         await stop_serving(server, edge, node.stop_grace_s)
+
+
+async def _open_authenticate(
+    stack: AsyncExitStack, auth: AuthSettings, core: Core, accounts: NatsAccountStore, ids: RandomIds
+) -> Authenticate:
+    authenticate = Authenticate(
+        accounts=accounts,
+        sessions=NatsDeviceSessionStore(core.connection),
+        hasher=await stack.enter_async_context(Argon2PasswordHasher()),
+        signer=read_signer(auth.secrets, issuer=auth.issuer, audience=auth.audience, clock=core.clock),
+        clock=core.clock,
+        ids=ids,
+    )
+    return await stack.enter_async_context(authenticate)
 
 
 async def _worker(settings: Settings, life: Life) -> None:
