@@ -15,7 +15,7 @@ import structlog
 
 from hubbub_server.app.active_topic import ActiveTopic, Delivery
 from hubbub_server.app.authenticate import Authenticate, Caller
-from hubbub_server.app.frames import ClientFrame, Outgoing
+from hubbub_server.app.frames import ClientFrame, Events, Outgoing
 from hubbub_server.app.resume import StreamResume
 from hubbub_server.app.session import Action, CheckToken, OpenTopics, Session, Submit
 from hubbub_server.app.topic_hub import TopicHub
@@ -57,6 +57,19 @@ class Owner(Protocol):
 
 class LiveStream:
     """One open stream. Implements Subscriber; its session says what happens, this class makes it happen."""
+
+    __slots__ = (
+        "_abort",
+        "_is_closed",
+        "_opening",
+        "_ready",
+        "_resume",
+        "_session",
+        "_streams",
+        "_tasks",
+        "_topics",
+        "_wake",
+    )
 
     def __init__(self, session: Session, resume: StreamResume, streams: Owner) -> None:
         """Made by `Streams.open`."""
@@ -124,12 +137,14 @@ class LiveStream:
             await self._ready.wait()
         return ()
 
-    def on_output(self, callback: Callable[[], None]) -> None:
+    def on_output(self, callback: Callable[[], None], hand_over: Callable[[Events], bool]) -> None:
         """Sets what is called, often, when there may be frames, the end, or `aclose`; from then on no task waits.
 
-        It runs in the middle of deliveries: it may only note that there is something to do, and must not raise.
+        It runs in the middle of deliveries: it may only note that there is something to do, and must not raise. Nor must
+        `hand_over`, which takes events that nothing waits before, or answers False: then they are queued.
         """
         self._wake = callback
+        self._session.hand_over_by(hand_over)
         callback()
 
     def take_frames(self, max_bytes: int = _WRITE_MAX_BYTES) -> Sequence[Outgoing]:
@@ -268,7 +283,7 @@ class LiveStream:
 
     def on_delivery(self, topic: ActiveTopic, delivery: Delivery) -> None:
         """Queues a record; follows what it says about this user."""
-        self._session.deliver(delivery)
+        is_queued = self._session.deliver(delivery)
         for turn in delivery.turns:
             match turn:
                 case MemberRemoved(user_id=user_id) if user_id == self._session.caller.user_id:
@@ -279,7 +294,8 @@ class LiveStream:
                     self._spawn(self._cover_new(conversation_id, position))
                 case _:
                     pass
-        self._wake()
+        if is_queued or delivery.turns:
+            self._wake()
 
     def on_reset(self, topic: ActiveTopic) -> None:
         """Tells that the log was recreated, or that the user is no member in the new one."""

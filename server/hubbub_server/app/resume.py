@@ -89,6 +89,14 @@ class ResumeTokens:
 class StreamResume:
     """The tokens of one stream: what its client gave, and what it is given."""
 
+    __slots__ = (
+        "_caller",
+        "_hub",
+        "_since",
+        "_tokens",
+        "topics",
+    )
+
     def __init__(self, tokens: ResumeTokens, hub: TopicHub, caller: Caller) -> None:
         """Knows nothing until `take_up`."""
         self._tokens = tokens

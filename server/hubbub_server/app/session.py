@@ -13,7 +13,7 @@ does not wait for its client: what is held is thrown away, and Goodbye has no re
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, Protocol
@@ -77,10 +77,44 @@ _PASSES: Final = Reply | Rejected | Heartbeat | Lagging
 class SessionState(Enum):
     """Where a session is in its life."""
 
+    __slots__ = (
+        "_ages_out_s",
+        "_buffered_events",
+        "_changed_heads",
+        "_ended_s",
+        "_events_acked",
+        "_events_sent",
+        "_hand_over",
+        "_heard_s",
+        "_heartbeat_due_s",
+        "_is_half_closed",
+        "_is_holding",
+        "_is_lagging",
+        "_passing",
+        "_pending_heads",
+        "_queue",
+        "_resume",
+        "_started_s",
+        "_takes_commands",
+        "_token_ends_s",
+        "_unanswered",
+        "_window_events",
+        "buffered_bytes",
+        "caller",
+        "end_error",
+        "goodbye_reason",
+        "must_reset",
+        "session_id",
+        "state",
+    )
+
     AWAITING_HELLO = "awaiting_hello"
     OPENING = "opening"
     LIVE = "live"
     ENDED = "ended"
+
+
+_ENDED: Final = SessionState.ENDED  # Python 3.11 calls a function for each member of an Enum that is named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +190,7 @@ class Session:
         self._pending_heads: list[TopicHead] = []
         self._changed_heads: dict[TopicId, TopicHead] = {}
         self._unanswered: set[str] = set()
+        self._hand_over: Callable[[Events], bool] = _takes_nothing
         self._events_sent = 0
         self._events_acked = 0
         self._is_half_closed = False
@@ -175,7 +210,7 @@ class Session:
     @property
     def is_ended(self) -> bool:
         """Tells whether the last frame is queued; what is queued may still be taken."""
-        return self.state is SessionState.ENDED
+        return self.state is _ENDED
 
     @property
     def has_output(self) -> bool:
@@ -282,11 +317,24 @@ class Session:
             heads, self._pending_heads = tuple(self._pending_heads), []
             self._push(Heads(heads=heads, complete=complete))
 
-    def deliver(self, delivery: Delivery) -> None:
-        """Queues the events of one record of a covered topic."""
-        self._flush_heads(complete=False)
+    def deliver(self, delivery: Delivery) -> bool:
+        """Delivers the events of one record of a covered topic; tells whether they were queued.
+
+        Where nothing waits before them, a transport that can write now takes them without the queue.
+        """
         self._changed_heads[delivery.topic_id] = delivery.head
-        self._push(delivery.frame)
+        frame = delivery.frame
+        waits = self._queue or self._passing or self._pending_heads or self.state is _ENDED
+        if not waits and not (self._window_events and self._would_exceed(frame)) and self._hand_over(frame):
+            self._events_sent += frame.count
+            return False
+        self._flush_heads(complete=False)
+        self._push(frame)
+        return True
+
+    def hand_over_by(self, hand_over: Callable[[Events], bool]) -> None:
+        """Sets what takes events for the client at once, or answers False."""
+        self._hand_over = hand_over
 
     def topic_reset(self, head: TopicHead) -> None:
         """The topic's log was recreated."""
@@ -481,6 +529,10 @@ class Session:
         if not self._queue:
             self._is_lagging = False
         return taken
+
+
+def _takes_nothing(_: Events) -> bool:
+    return False
 
 
 def _size_bytes(frame: Outgoing) -> int:

@@ -71,6 +71,38 @@ class Host(Protocol):
 class EdgeConnection(asyncio.Protocol):
     """A connection of a client, or of a proxy with many."""
 
+    __slots__ = (
+        "_began_s",
+        "_calls",
+        "_controls",
+        "_ended",
+        "_finished_at_s",
+        "_handed",
+        "_has_left",
+        "_has_peer_left",
+        "_heard_s",
+        "_host",
+        "_http2",
+        "_idle_frames",
+        "_is_greeted",
+        "_is_quiet",
+        "_is_scheduled",
+        "_leaving_since_s",
+        "_limits",
+        "_loop",
+        "_marked",
+        "_needs_alpn",
+        "_parked",
+        "_paused_at_s",
+        "_pinged_at_s",
+        "_refused_at_s",
+        "_streams",
+        "_transport",
+        "_unused_since_s",
+        "_watch",
+        "room_bytes",
+    )
+
     def __init__(self, host: Host, limits: EdgeLimits, *, needs_alpn: bool) -> None:
         """`needs_alpn`: under TLS, only a peer that has chosen "h2" is served."""
         self._host = host
@@ -87,6 +119,8 @@ class EdgeConnection(asyncio.Protocol):
         self._refused_at_s: dict[int, float] = {}
         self._is_quiet = True
         self._is_scheduled = False
+        self.room_bytes = 0
+        self._handed = 0
         self._transport: asyncio.Transport | None = None
         self._is_greeted = False
         self._paused_at_s: float | None = None
@@ -139,6 +173,7 @@ class EdgeConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The peer does not take what we send; it is not listened to until it does."""
         self._paused_at_s = self._loop.time()
+        self.room_bytes = 0
         self._pinged_at_s = None  # the answer would not be heard
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
@@ -288,6 +323,13 @@ class EdgeConnection(asyncio.Protocol):
 
     # ---- writing
 
+    def handed(self, size_bytes: int) -> None:
+        """See Carrier."""
+        self.room_bytes -= size_bytes
+        self._handed += 1
+        if not self._is_scheduled:
+            self.schedule()
+
     def mark(self, stream: EdgeStream) -> None:
         """See Carrier."""
         self._marked[stream] = None
@@ -315,15 +357,19 @@ class EdgeConnection(asyncio.Protocol):
             return
         try:
             filled = self._fill()
+            served, self._handed = len(filled) + self._handed, 0
+            self._is_quiet = self._is_quiet and not served
             output = self._http2.output(_WRITE_BYTES)
+            is_all_written = len(output) < _WRITE_BYTES
+            self.room_bytes = _FILL_BYTES if is_all_written else 0
             if output:
                 transport.write(output)
                 metrics.edge_writes.inc()
-                self._idle_frames.gives(_ANSWERS_A_STREAM * len(filled) + len(output) // _ANSWERED_BYTES)
-            self._follow(self._http2.events())
-            if self._open_transport() is None:
-                return
-            is_all_written = len(output) < _WRITE_BYTES
+                self._idle_frames.gives(_ANSWERS_A_STREAM * served + len(output) // _ANSWERED_BYTES)
+            if events := self._http2.events():
+                self._follow(events)
+                if self._open_transport() is None:
+                    return
             self._sort(filled, is_all_written=is_all_written)
             if self._close_ended() or self._marked or not is_all_written:
                 self.schedule()
@@ -346,7 +392,6 @@ class EdgeConnection(asyncio.Protocol):
                     del marked[each]
                 self._marked = marked | self._marked
                 break
-        self._is_quiet = self._is_quiet and not filled
         return filled
 
     def _sort(self, filled: list[EdgeStream], *, is_all_written: bool) -> None:

@@ -17,12 +17,14 @@ open their window again when half of it is used, and would not do so for one tha
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Any, Final, NoReturn, Protocol
 
 import grpc
 import grpc.aio
 import structlog
 
+from hubbub_server.app.frames import Events
 from hubbub_server.app.live_stream import LiveStream
 from hubbub_server.domain.errors import HubbubError, ProtocolBreach
 from hubbub_server.domain.ids import UserId
@@ -38,7 +40,7 @@ from hubbub_server.edge.http2 import ErrorCode, Http2
 from hubbub_server.edge.limits import EdgeLimits
 from hubbub_server.rpc.call import Call
 from hubbub_server.rpc.stream_pump import raise_end_error
-from hubbub_server.wire.frames import encode_messages, read_connect_request
+from hubbub_server.wire.frames import encode_frame, encode_messages, read_connect_request
 
 _CREDIT_BYTES: Final = 64 * 1024
 """So much of a stream waits in HTTP/2 at most, or one message if that is larger."""
@@ -46,6 +48,9 @@ _AROUND_BYTES: Final = 64
 """More than what is around the frames of a message."""
 _WHOLE_PART: Final = 4
 """A message of so small a part of the window waits until all of it may be sent."""
+
+# A record goes to many streams one after the other: what is sent of it is made once.
+_prefixed_record = lru_cache(maxsize=16)(lambda body: prefixed(encode_frame(body)))
 
 log = structlog.get_logger()
 
@@ -55,6 +60,12 @@ _Status = tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]
 
 class Carrier(Protocol):
     """What a stream needs of its connection."""
+
+    room_bytes: int
+    """So much may be handed over before the next write."""
+
+    def handed(self, size_bytes: int) -> None:
+        """A stream has handed over so much of the room."""
 
     def mark(self, stream: "EdgeStream") -> None:
         """The stream may have something to send."""
@@ -68,6 +79,36 @@ class Carrier(Protocol):
 
 class EdgeStream:
     """Implements CallContext and Pump."""
+
+    __slots__ = (
+        "_changed",
+        "_connection",
+        "_credit_bytes",
+        "_deadline_s",
+        "_has_headers",
+        "_head",
+        "_http2",
+        "_inbox",
+        "_is_gone",
+        "_limits",
+        "_live",
+        "_live_ended",
+        "_loop",
+        "_message_began_s",
+        "_reader",
+        "_status",
+        "_take_message",
+        "_task",
+        "_timer",
+        "_unread_bytes",
+        "_unsent",
+        "_written_at_s",
+        "ended_at_s",
+        "has_more",
+        "is_blocked",
+        "is_peer_done",
+        "stream_id",
+    )
 
     def __init__(
         self, connection: Carrier, http2: Http2, stream_id: int, head: RequestHead, limits: EdgeLimits
@@ -167,6 +208,7 @@ class EdgeStream:
         if self._is_gone:
             return
         self._is_gone = True
+        self._credit_bytes = 0
         self._stop_timer()
         self._open_window()
         if self._status is None and self._task is not None:
@@ -196,6 +238,18 @@ class EdgeStream:
         handed_bytes = self._hand_over()
         self.has_more = handed_bytes > 0 if self._unsent else live.has_output
         return handed_bytes
+
+    def _hand_over_now(self, events: Events) -> bool:
+        """Hands events over in the middle of a delivery, if `fill` would do just that: the way of nearly all."""
+        message = _prefixed_record(events.body)
+        size_bytes = len(message)
+        carrier = self._connection
+        if size_bytes >= self._credit_bytes or size_bytes > carrier.room_bytes or self._unsent:
+            return False
+        self._http2.send_body(self.stream_id, message)
+        self._credit_bytes -= size_bytes
+        carrier.handed(size_bytes)
+        return True
 
     def _hand_over(self) -> int:
         handed_bytes = 0
@@ -263,6 +317,7 @@ class EdgeStream:
         if self._status is not None:
             return
         self._status = status
+        self._credit_bytes = 0
         self._stop_timer()
         self._inbox.clear()
         self._open_window()
@@ -353,7 +408,7 @@ class EdgeStream:
             live.on_abort(self._give_up)
             if takes_frames:
                 self._hear(live, call.authenticated.user_id)
-            live.on_output(self._note_output)
+            live.on_output(self._note_output, self._hand_over_now)
             await ended
         finally:
             self._live = None
