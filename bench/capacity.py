@@ -15,10 +15,10 @@ _SENDS_AN_HOUR: Final = (2, 20, 120)
 
 def capacity(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns the text; empty when a figure that it needs was not taken."""
-    if not {"fan_out", "fan_out_own_connections", "send_many"} <= figures.keys():
+    if not {"fan_out_quiet", "fan_out_own_connections_quiet", "send_many"} <= figures.keys():
         return ""
-    shared = figures["fan_out"]["targets"]["edge"]
-    own = figures["fan_out_own_connections"]["targets"]["edge"]
+    shared = figures["fan_out_quiet"]["targets"]["edge"]
+    own = figures["fan_out_own_connections_quiet"]["targets"]["edge"]
     by_process = figures["send_many"]["cpu_us_per_send"]
     node_us = sum(cost for name, cost in by_process.items() if name.startswith("node"))
     behind_us = sum(cost for name, cost in by_process.items() if not name.startswith(("node", "envoy")))

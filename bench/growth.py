@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -77,8 +78,9 @@ async def measure_streams(seconds: float, rounds: int, scale: float) -> None:
             )
             opened = connections // 2 * 2 * _STREAMS_A_CONNECTION
             async with receiving([plan] * 2) as processes:
-                await send_steadily(target, sends_per_s, _WARM_UP_S)
-                taken = [await measure_round(target, processes, sends_per_s, seconds) for _ in range(rounds)]
+                send = partial(send_steadily, target, sends_per_s)
+                await send(_WARM_UP_S)
+                taken = [await measure_round(target, processes, send, seconds) for _ in range(rounds)]
             points.append((opened, median(each["cpu_us"] for each in taken) * opened))
             print(f"{opened} streams: {points[-1][1]:.0f} us a send", flush=True)
     added_us = slopes(points)

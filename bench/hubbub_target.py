@@ -21,7 +21,8 @@ _CONNECT: Final = "/hubbub.chat.v1.ChatService/Connect"
 _USERS: Final = 20
 _ANSWER_WITHIN_S: Final = 10.0
 
-Transport = Literal["edge", "grpc.aio"]
+Transport = Literal["edge", "grpc.aio", "envoy"]
+"""By which way clients get to the node; through Envoy it is the edge behind it."""
 
 
 class HubbubTarget:
@@ -30,12 +31,14 @@ class HubbubTarget:
     def __init__(self, cluster: Cluster, transport: Transport, topic: str, tokens: list[str]) -> None:
         """Made by `running`."""
         node = cluster.processes("node")[0]
-        self._port = node.stream_port if transport == "edge" else node.grpc_port
+        ports = {"edge": node.stream_port, "grpc.aio": node.grpc_port, "envoy": cluster.port}
+        self._port = ports[transport]
         self._topic = topic
         self._tokens = tokens
         self._answers: dict[str, asyncio.Future[None]] = {}
-        self.delivering: Collection[int] = (node.pid,)
-        self.others: Collection[int] = [each.pid for each in cluster.processes() if each.role != "node"]
+        roles = ("node", "envoy") if transport == "envoy" else ("node",)
+        self.delivering: Collection[int] = [each.pid for each in cluster.processes() if each.role in roles]
+        self.others: Collection[int] = [each.pid for each in cluster.processes() if each.role not in roles]
 
     @property
     def opening(self) -> StreamOpening:
@@ -99,7 +102,8 @@ async def hubbub(transport: Transport) -> AsyncIterator[HubbubTarget]:
     """Runs an instance for one transport."""
     with tempfile.TemporaryDirectory(prefix="hubbub-bench-") as folder:
         # Connections of one stream each are those of clients; both sets of bounds cost the same.
-        async with Cluster(Path(folder), nodes=1, environment={"HUBBUB_EDGE__PEERS": "strangers"}) as cluster:
+        environment = {"HUBBUB_EDGE__PEERS": "proxy" if transport == "envoy" else "strangers"}
+        async with Cluster(Path(folder), nodes=1, environment=environment) as cluster:
             users = await register(cluster.port, _USERS)
             topic = await create_group(cluster.port, users[0], users[1:])
             target = HubbubTarget(cluster, transport, topic, [user.token for user in users])

@@ -14,6 +14,12 @@ PICTURES: Final = ROOT / "docs" / "performance"
 _NOT_TAKEN: Final = "Not taken yet.\n"
 _LOADS: Final = ("fan_out", "send_many", "send_hot", "send_unary")
 _SHOWN_SHARES: Final = 12
+_FAN_OUTS: Final = {
+    "fan_out": "Fan-out of a busy topic, shared connections",
+    "fan_out_quiet": "Fan-out of a quiet topic, shared connections",
+    "fan_out_own_connections": "Fan-out of a busy topic and memory, a connection for each stream",
+    "fan_out_own_connections_quiet": "Fan-out of a quiet topic, a connection for each stream",
+}
 
 Figure = Mapping[str, Any]
 
@@ -34,11 +40,7 @@ def render(report: Mapping[str, Any]) -> str:
     """Returns the page."""
     figures: Mapping[str, Figure] = report["figures"]
     sections = (
-        ("Fan-out, shared connections", _fan_out(figures.get("fan_out"), "fan_out")),
-        (
-            "Fan-out and memory, a connection for each stream",
-            _fan_out(figures.get("fan_out_own_connections"), "fan_out_own_connections"),
-        ),
+        *((title, _fan_out(figures.get(name), name)) for name, title in _FAN_OUTS.items()),
         ("Sends, as many as there can be", _throughput(figures)),
         ("Sends at a rate", _latency(figures.get("send_latency"))),
         ("One send after the other", _scalars(figures.get("serial_commit"))),
@@ -55,11 +57,12 @@ def render(report: Mapping[str, Any]) -> str:
 def pictures(figures: Mapping[str, Figure]) -> dict[str, str]:
     """Returns the pictures by the names of their files."""
     drawn = {}
-    for name in ("fan_out", "fan_out_own_connections"):
+    for name in _FAN_OUTS:
         if figure := figures.get(name):
             values = {target: row["cpu_us"] for target, row in figure["targets"].items()}
-            title = "CPU of the delivering processes for each delivery; line: goal of the edge"
-            drawn[f"{name}.svg"] = bars(title, values, unit="µs", goal=figure["cpu_us_max"])
+            goal = figure["cpu_us_max"]
+            title = "CPU of the delivering processes for each delivery" + ("; line: goal of the edge" if goal else "")
+            drawn[f"{name}.svg"] = bars(title, values, unit="µs", goal=goal)
     if figure := figures.get("send_latency"):
         values = {f"{rate}/s": each["delivered_p99_ms"] for rate, each in figure["rates"].items()}
         title = "send → delivered, p99 by rate; line: goal at 1,000/s"
@@ -88,6 +91,8 @@ def _fan_out(figure: Figure | None, name: str) -> str:
         (
             target,
             row["persists_before_its_ack"],
+            row["in_flight"],
+            row["deliveries_per_s"],
             row["cpu_us"],
             row["cpu_us_beyond_sends"],
             row["cpu_us_with_others"],
@@ -102,6 +107,8 @@ def _fan_out(figure: Figure | None, name: str) -> str:
     head = (
         "target",
         "on disk before its ack",
+        "texts in flight",
+        "deliveries/s",
         "µs a delivery",
         "without the sends",
         "with log, store, broker",

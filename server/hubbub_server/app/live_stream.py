@@ -140,8 +140,8 @@ class LiveStream:
     def on_output(self, callback: Callable[[], None], hand_over: Callable[[Events], bool]) -> None:
         """Sets what is called, often, when there may be frames, the end, or `aclose`; from then on no task waits.
 
-        It runs in the middle of deliveries: it may only note that there is something to do, and must not raise. Nor must
-        `hand_over`, which takes events that nothing waits before, or answers False: then they are queued.
+        It runs in the middle of deliveries: it may only note that there is something to do, and must not raise. Nor
+        must `hand_over`, which takes events that nothing waits before, or answers False: then they are queued.
         """
         self._wake = callback
         self._session.hand_over_by(hand_over)

@@ -3,8 +3,9 @@
 Theory of operation. The connection tells what came (`take_data`, `take_end`, `take_gone`), all in one thread and
 without awaits. A task of its own serves the call; of a live stream it only waits for the end: frames of the client go
 to the LiveStream where they arrive, and when that has something to send, the stream is marked and the connection asks
-it to `fill` before it writes. What is handed to HTTP/2 is bounded by a credit, which is renewed only when nothing of
-this stream waits there, so that a client which does not read fills the bounded queue of its session and nothing else.
+it to `fill` before it writes. Events that nothing waits before are handed over in their delivery, without that detour.
+What is handed to HTTP/2 is bounded by a credit, which is renewed only when nothing of this stream waits there, so that
+a client which does not read fills the bounded queue of its session and nothing else.
 How a call ends: `_status` is set once (the first one counts), then come the trailers behind everything that was handed
 over; if the client has not closed its side by then, a reset without error tells it to stop sending.
 

@@ -23,6 +23,8 @@ def row(cpu_us: float) -> dict[str, Any]:
     """Returns what a target of a fan-out was measured at."""
     return {
         "persists_before_its_ack": "a record",
+        "in_flight": 1,
+        "deliveries_per_s": 1_000,
         "cpu_us": cpu_us,
         "cpu_us_beyond_sends": cpu_us / 2,
         "cpu_us_with_others": cpu_us * 2,
@@ -61,7 +63,9 @@ WHOLE: dict[str, Any] = {
     "machine": {"cores": 2, "cpu": "a cpu", "memory_gib": 8},
     "figures": {
         "fan_out": fan_out(),
+        "fan_out_quiet": fan_out(),
         "fan_out_own_connections": fan_out(),
+        "fan_out_own_connections_quiet": fan_out(),
         "send_many": throughput(1_234.0),
         "send_hot": throughput(5_678.0),
         "send_latency": stamp(rates={"1000": rate(7.5)}, delivered_p99_ms_max=15.0),
@@ -93,10 +97,10 @@ def test_every_picture_of_the_page_is_there() -> None:
 def test_a_whole_report_gives_a_page_without_gaps_and_pictures_that_are_xml() -> None:
     page = performance.render(WHOLE)
     assert "ot taken yet" not in page
-    for shown in ("| edge | a record | 2.0 |", "**1234/s**", "**missed**", "7.5", "`f (a.py)`", "seconds"):
+    for shown in ("| edge | a record | 1 | 1000 | 2.0 |", "**1234/s**", "**missed**", "7.5", "`f (a.py)`", "seconds"):
         assert shown in page
     drawn = performance.pictures(WHOLE["figures"])
-    assert len(drawn) == 6
+    assert len(drawn) == 8
     for picture in drawn.values():
         ElementTree.fromstring(picture)
 
