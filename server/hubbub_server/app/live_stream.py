@@ -76,8 +76,8 @@ class LiveStream:
         self._session = session
         self._resume = resume
         self._streams = streams
-        self._ready = asyncio.Event()
-        self._wake: Callable[[], None] = self._ready.set
+        self._ready: asyncio.Event | None = None
+        self._wake: Callable[[], None] = _wakes_nobody
         self._topics = resume.topics
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
@@ -129,6 +129,9 @@ class LiveStream:
 
     async def next_frames(self) -> Sequence[Outgoing]:
         """Waits for frames to write; empty: the stream has ended, or was closed."""
+        if self._ready is None:
+            self._ready = asyncio.Event()
+            self._wake = self._ready.set
         while not self._is_closed:
             frames = self.take_frames()
             if frames or self._session.is_ended:
@@ -332,6 +335,10 @@ class LiveStream:
         if self._session.has_output:
             self._wake()
         return self._session.buffered_bytes
+
+
+def _wakes_nobody() -> None:
+    """Before its transport waits, a stream has nobody to wake."""
 
 
 def _is_member(topic: ActiveTopic, user_id: UserId) -> bool:

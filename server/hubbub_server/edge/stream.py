@@ -16,7 +16,6 @@ open their window again when half of it is used, and would not do so for one tha
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any, Final, NoReturn, Protocol
@@ -129,11 +128,11 @@ class EdgeStream:
         self._reader = MessageReader(limits.message_max_bytes)
         self._message_began_s: float | None = None
         self._written_at_s: float | None = None
-        self._inbox: deque[bytes] = deque()
+        self._inbox: list[bytes] = []
         self._unread_bytes = 0
         self._take_message: Callable[[bytes], None] | None = None
         self._live: LiveStream | None = None
-        self._unsent: deque[bytes] = deque()
+        self._unsent: list[bytes] = []
         self._credit_bytes = 0
         self._live_ended: asyncio.Future[None] | None = None
         self._changed: asyncio.Future[None] | None = None
@@ -259,7 +258,7 @@ class EdgeStream:
             size_bytes = len(self._unsent[0])
             if size_bytes >= self._credit_bytes and (handed_bytes or not self._renew_credit(size_bytes)):
                 break
-            self._http2.send_body(self.stream_id, self._unsent.popleft())
+            self._http2.send_body(self.stream_id, self._unsent.pop(0))
             self._credit_bytes -= size_bytes
             handed_bytes += size_bytes
         return handed_bytes
@@ -365,7 +364,7 @@ class EdgeStream:
             await self._wait_for_change()
         if not self._inbox:
             return grpc.aio.EOF
-        message = self._inbox.popleft()
+        message = self._inbox.pop(0)
         if not self._inbox:
             self._open_window()
             self._connection.schedule()
@@ -426,7 +425,7 @@ class EdgeStream:
                 live.receive(frame)
 
         while self._inbox:
-            take(self._inbox.popleft())
+            take(self._inbox.pop(0))
         self._take_message = take
         self._open_window()
         if self.is_peer_done:
