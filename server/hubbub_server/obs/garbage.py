@@ -1,10 +1,11 @@
 """Python's cyclic garbage collector in a process that must not pause: it runs seldom, and each pause is counted.
 
-Theory of operation. Nearly everything here is freed by reference counts; a collection finds little and stops all threads
-for as long as it looks at every container that there is. With Python's own thresholds one of the oldest generation took
-0.1 to 0.4 s of a node that commits 500 messages a second, every few seconds. So what the imports made is never looked
-at, and the young generations are larger: 5,000 objects are looked at in 1 ms, ten times that in 10 ms. All of them
-are, but for what is frozen, after 4 million more were made than freed, by when closed streams hold 0.4 GB at most.
+Theory of operation. Nearly everything here is freed by reference counts; a collection finds little, and stops all
+threads for as long as it looks at every container that there is. With Python's own thresholds one of the oldest
+generation took 0.1 to 0.4 s of a node that commits 500 messages a second, every few seconds. So what the imports made
+is never looked at, and the young generations are larger: 5,000 objects are looked at in 1 ms, ten times that in 10 ms.
+All of them are, but for what is frozen, after 4 million more were made than freed, by when closed streams hold 0.4 GB
+at most.
 """
 
 import gc
