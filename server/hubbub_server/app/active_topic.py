@@ -155,6 +155,8 @@ class ActiveTopic:
             LogUnavailable: the log cannot be read, or does not continue what is stored.
             StoreUnavailable: the store is down and nothing else tells the state.
         """
+        if self.is_loaded and not self._loading.locked():
+            return
         async with self._loading:  # single flight; the reads inside are bounded by their adapters
             if not self.is_loaded:
                 await self._load()

@@ -29,7 +29,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.protocol.command import hpub_cmd
 
-from hubbub_server.adapters.nats.errors import ApiRefusal, NotSent, map_errors
+from hubbub_server.adapters.nats.errors import DRIVER_ERRORS, ApiRefusal, NotSent, map_errors, mapped
 from hubbub_server.domain.errors import LogUnavailable
 
 T = TypeVar("T")
@@ -160,9 +160,10 @@ class NatsConnection:
         self._answers[token] = answered
         timer = loop.call_later(timeout_s, _give_up, answered)
         try:
-            with map_errors():
-                await self.client.publish(subject, body, reply=f"{self._answers_prefix}{token}", headers=headers)
-                return await answered
+            await self.client.publish(subject, body, reply=f"{self._answers_prefix}{token}", headers=headers)
+            return await answered
+        except DRIVER_ERRORS as error:
+            raise mapped(error) from error
         finally:
             timer.cancel()
             del self._answers[token]
