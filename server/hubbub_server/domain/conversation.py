@@ -6,7 +6,7 @@ order.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import MappingProxyType
 
 from hubbub_server.domain.commands import (
@@ -45,6 +45,7 @@ from hubbub_server.domain.events import (
     MessageSent,
     UnknownKind,
 )
+from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.id_window import IdEntry, IdKey, IdLookup, IdWindow
 from hubbub_server.domain.ids import ConversationId, UserId
 from hubbub_server.domain.limits import GROUP_MAX_MEMBERS, MEMBERS_PER_CHANGE

@@ -1,9 +1,9 @@
 """Messages and what they say."""
 
 import hashlib
-from dataclasses import dataclass
 
 from hubbub_server.domain.errors import InvalidField
+from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import ClientMessageId, UserId
 from hubbub_server.domain.limits import check_text
 
