@@ -1,4 +1,7 @@
-"""Writes docs/PERFORMANCE.md and its pictures from docs/report.json: no figure in it is typed. See `make report`."""
+"""Writes docs/PERFORMANCE.md and its pictures from docs/report.json. See `make report`.
+
+No figure in it is typed, but for those of what was tried (tried.md): each was true of one machine on one day.
+"""
 
 import json
 import shutil
@@ -10,6 +13,7 @@ from bench.figure import FIGURES, ROOT
 from bench.svg import bars, curve
 
 PAGE: Final = ROOT / "docs" / "PERFORMANCE.md"
+TRIED: Final = ROOT / "bench" / "tried.md"
 PICTURES: Final = ROOT / "docs" / "performance"
 _NOT_TAKEN: Final = "Not taken yet.\n"
 _LOADS: Final = ("fan_out", "send_many", "send_hot", "send_unary")
@@ -48,6 +52,7 @@ def render(report: Mapping[str, Any]) -> str:
         ("Growth", "".join(_growth(figures, name) for name in ("streams", "members", "messages"))),
         ("Where the time of a node goes", _where(figures.get("where"))),
         ("What a million connections would need", capacity(figures) or _NOT_TAKEN),
+        ("What was tried", TRIED.read_text()),
     )
     machine = report["machine"]
     on = f"\nMachine: {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB.\n"

@@ -26,6 +26,8 @@ from hubbub_server.config import AuthSettings, Settings
 from hubbub_server.obs.metrics_port import serve_metrics
 from hubbub_server.process import Life, run_process
 from hubbub_server.rpc.server import RpcServer, UseCases
+from hubbub_server.wire.decoded_records import DecodedRecords
+from hubbub_server.wire.record_codec import ProtoRecordCodec
 from hubbub_server.wiring import (
     Core,
     cql_fields,
@@ -140,7 +142,7 @@ async def _worker(settings: Settings, life: Life) -> None:
             stores.open_projection(settings.store.path, cql_fields(settings.store))
         )
         await make_streams(settings.nats, projection, life.fail)
-        core = await open_core(stack, settings, name, life.fail)
+        core = await open_core(stack, settings, name, life.fail, codec=DecodedRecords(ProtoRecordCodec()))
         begin = new_epoch(core).begin if settings.worker.begins_epochs else None
         hub = await open_hub(stack, core, await open_guard(stack, core, on_refused=begin))
         pace = Pace(

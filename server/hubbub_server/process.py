@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from hubbub_server.obs.garbage import tame_garbage_collector
 from hubbub_server.obs.logging import set_up_logging
 
 log = structlog.get_logger()
@@ -35,6 +36,7 @@ class Life:
 def run_process(live: Callable[[Life], Coroutine[Any, Any, None]], *, role: str, name: str, log_level: str) -> None:
     """Runs `live` to its end. Raises SystemExit."""
     set_up_logging(log_level, role=role, name=name)
+    tame_garbage_collector()
 
     async def run() -> bool:
         life = Life()

@@ -36,6 +36,7 @@ from hubbub_server.ports.clock import Clock
 from hubbub_server.ports.event_store import EventStore
 from hubbub_server.ports.message_store import MessageStore
 from hubbub_server.ports.projection import Projection
+from hubbub_server.ports.record_codec import RecordCodec
 from hubbub_server.ports.topic_directory import TopicDirectory
 from hubbub_server.rpc.server import RpcServer
 from hubbub_server.rpc.streaming_calls import StreamingCalls
@@ -68,15 +69,22 @@ class Core:
     directory: TopicDirectory
     messages: MessageStore
     events: EventStore
-    codec: ProtoRecordCodec
+    codec: RecordCodec
     loader: TopicLoader
 
 
-async def open_core(stack: AsyncExitStack, settings: Settings, name: str, on_closed: Callable[[], None]) -> Core:
+async def open_core(
+    stack: AsyncExitStack,
+    settings: Settings,
+    name: str,
+    on_closed: Callable[[], None],
+    *,
+    codec: RecordCodec | None = None,
+) -> Core:
     """Opens a connection and the store for reading. `on_closed` hears that the connection is gone for good."""
     connection = NatsConnection(settings.nats.servers, name=name, on_closed=on_closed)
     await stack.enter_async_context(connection)
-    shards, codec = settings.nats.shards, ProtoRecordCodec()
+    shards, codec = settings.nats.shards, codec or ProtoRecordCodec()
     log = await stack.enter_async_context(NatsTopicLog(connection, shards=shards))
     store = await stack.enter_async_context(stores.open_stores(settings.store.path, cql_fields(settings.store)))
     log_shards = NatsLogShards(connection)

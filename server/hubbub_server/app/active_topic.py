@@ -10,7 +10,7 @@ between. Nothing here is authoritative: a decision on a stale state fails at the
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from hubbub_server.app.frames import Events
@@ -28,6 +28,7 @@ from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable, Unavailable
 from hubbub_server.domain.events import ConversationJoined, Event, MemberRemoved
+from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import TopicId, shard_of
 from hubbub_server.domain.topic import TopicState
 from hubbub_server.obs import metrics
@@ -155,6 +156,8 @@ class ActiveTopic:
             LogUnavailable: the log cannot be read, or does not continue what is stored.
             StoreUnavailable: the store is down and nothing else tells the state.
         """
+        if self.is_loaded and not self._loading.locked():
+            return
         async with self._loading:  # single flight; the reads inside are bounded by their adapters
             if not self.is_loaded:
                 await self._load()

@@ -1,11 +1,11 @@
 """What passes over a stream, as values: frames of clients in, frames of the server out. `wire/` has their bytes."""
 
-from dataclasses import dataclass
 from enum import Enum
 
 from hubbub_server.domain.commands import SendMessage, Sent
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import HubbubError
+from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.ports.message_store import StoredMessage
 

@@ -7,9 +7,10 @@ sets `on_output` instead and takes frames (`take_frames`) when it can write.
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 
@@ -27,6 +28,9 @@ from hubbub_server.domain.ids import ConversationId, UserId
 from hubbub_server.domain.user_topic import Membership, UserTopicState
 from hubbub_server.obs import metrics
 from hubbub_server.ports.clock import Clock
+
+if TYPE_CHECKING:
+    from hubbub_server.app.committer import Pending
 
 _OPENED_AT_ONCE: Final = 32
 _WRITE_MAX_BYTES: Final = 256 * 1024
@@ -83,6 +87,9 @@ class LiveStream:
         self._is_closed = False
         self._abort: Callable[[], None] | None = None
         self._opening = asyncio.Semaphore(_OPENED_AT_ONCE)
+        self._waiting: deque[tuple[float, Pending]] = deque()
+        """Commands without an answer and when they are given up, in order; answered ones may be among them."""
+        self._expiry: asyncio.TimerHandle | None = None
 
     @property
     def caller(self) -> Caller:
@@ -199,11 +206,26 @@ class LiveStream:
         except HubbubError as error:
             self._session.answer(action.request_id, error)
             return
-        timer = asyncio.get_running_loop().call_later(self._streams.command_timeout_s, pending.expire)
-        pending.future.add_done_callback(partial(self._answer, action.request_id, timer))
+        pending.future.add_done_callback(partial(self._answer, action.request_id))
+        while self._waiting and self._waiting[0][1].future.done():
+            self._waiting.popleft()
+        self._waiting.append((asyncio.get_running_loop().time() + self._streams.command_timeout_s, pending))
+        if self._expiry is None:
+            self._expire()
 
-    def _answer(self, request_id: str, timer: asyncio.TimerHandle, future: "asyncio.Future[Answer]") -> None:
-        timer.cancel()
+    def _expire(self) -> None:
+        """Ends the waits that took too long, and comes again for the next one: a timer each would cost more."""
+        loop = asyncio.get_running_loop()
+        self._expiry = None
+        while self._waiting:
+            end_s, pending = self._waiting[0]
+            if end_s > loop.time() and not pending.future.done():
+                self._expiry = loop.call_at(end_s, self._expire)
+                return
+            self._waiting.popleft()
+            pending.expire()
+
+    def _answer(self, request_id: str, future: "asyncio.Future[Answer]") -> None:
         error = LogUnavailable("this node stops") if future.cancelled() else future.exception()
         if error is None:
             answer = future.result()

@@ -13,7 +13,7 @@ does not wait for its client: what is held is thrown away, and Goodbye has no re
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Final, Protocol
 
@@ -53,6 +53,7 @@ from hubbub_server.domain.errors import (
     ProtocolBreach,
     RateLimited,
 )
+from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import TopicId
 from hubbub_server.domain.limits import HEADS_PER_FRAME, RECORD_MAX_EVENTS, REQUEST_ID_MAX_CHARACTERS
 

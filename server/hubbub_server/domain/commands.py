@@ -1,10 +1,9 @@
 """What callers ask of a topic, and how a decision comes out."""
 
-from dataclasses import dataclass
-
 from hubbub_server.domain.cursor import Cursor
 from hubbub_server.domain.errors import HubbubError
 from hubbub_server.domain.events import Event
+from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.id_window import IdKey
 from hubbub_server.domain.ids import ClientMessageId, ConversationId, UserId
 from hubbub_server.domain.message import Content

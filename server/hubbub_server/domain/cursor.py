@@ -1,7 +1,6 @@
 """Places in the logs of topics."""
 
-from dataclasses import dataclass
-
+from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import TopicId
 
 

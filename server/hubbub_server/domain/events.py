@@ -3,9 +3,9 @@
 Field numbers and bytes of events are decided in `wire/`; here they are values.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 
+from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.message import Message
 

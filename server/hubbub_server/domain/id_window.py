@@ -9,10 +9,11 @@ nothing counts only if the store had applied everything that ever left the windo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import chain, islice, takewhile
 from types import MappingProxyType
 
+from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import ClientMessageId, UserId, uuid7_time_ms
 from hubbub_server.domain.limits import FUTURE_ID_TOLERANCE_MS
 

@@ -1,9 +1,9 @@
 """Messages and what they say."""
 
 import hashlib
-from dataclasses import dataclass
 
 from hubbub_server.domain.errors import InvalidField
+from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import ClientMessageId, UserId
 from hubbub_server.domain.limits import check_text
 
@@ -55,9 +55,6 @@ def content_hash(content: Content) -> str:
 
 def request_hash(*parts: str) -> str:
     """Returns 128 bits of SHA-256 over the parts in hex; lengths are hashed too, so parts cannot flow together."""
-    digest = hashlib.sha256()
-    for part in parts:
-        encoded = part.encode()
-        digest.update(len(encoded).to_bytes(8, "big"))
-        digest.update(encoded)
-    return digest.hexdigest()[:32]
+    encoded = [part.encode() for part in parts]
+    framed = b"".join([len(part).to_bytes(8, "big") + part for part in encoded])
+    return hashlib.sha256(framed).hexdigest()[:32]

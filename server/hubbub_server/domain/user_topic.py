@@ -5,13 +5,14 @@ undoes a newer one: the committing node and the relay worker may both write it, 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import MappingProxyType
 
 from hubbub_server.domain.commands import Accepted, Changed, Decision, Done, RecordMembership, Refused
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import Unavailable
 from hubbub_server.domain.events import ConversationJoined, ConversationLeft, Event, UnknownKind
+from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import ConversationId, UserId
 
 

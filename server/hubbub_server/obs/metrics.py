@@ -43,3 +43,9 @@ edge_writes = Counter("hubbub_edge_writes", "Writes to sockets of the stream edg
 edge_ended_connections = Counter(
     "hubbub_edge_ended_connections", "Connections that the stream edge ended, by reason.", ["reason"]
 )
+gc_pause_seconds = Histogram(
+    "hubbub_gc_pause_seconds",
+    "How long all threads of this process stood still for a garbage collection.",
+    ["generation"],
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+)

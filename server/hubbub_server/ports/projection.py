@@ -5,10 +5,10 @@ again, or batches in any order, ends in the same rows. Only the worker writes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from hubbub_server.domain.events import ConversationKind, MemberRole
+from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, UserId
 
 

@@ -1,10 +1,10 @@
 """Turns events into the bytes of a record and back. What was committed is, byte for byte, what clients receive."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from hubbub_server.domain.events import Event
+from hubbub_server.domain.frozen import dataclass
 
 
 class RecordUndecodable(ValueError):

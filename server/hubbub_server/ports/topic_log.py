@@ -5,10 +5,10 @@ clients never get. Positions count events, dense per topic; sequences count reco
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from hubbub_server.domain.errors import LogUnavailable
+from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import TopicId
 
 

@@ -6,8 +6,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 def timestamp(time_ms: int) -> Timestamp:
     """Returns Unix milliseconds as a Timestamp."""
+    time = Timestamp()
+    fill_timestamp(time, time_ms)
+    return time
+
+
+def fill_timestamp(time: Timestamp, time_ms: int) -> None:
+    """Makes a field of a message say Unix milliseconds; also 0 is said then."""
     seconds, milliseconds = divmod(time_ms, 1000)
-    return Timestamp(seconds=seconds, nanos=milliseconds * 1_000_000)
+    time.SetInParent()
+    time.seconds = seconds
+    time.nanos = milliseconds * 1_000_000
 
 
 def milliseconds(time: Timestamp) -> int:

@@ -21,7 +21,8 @@ from hubbub_server.workers.backoff import Backoff
 from hubbub_server.workers.shard_role import Batch, RequireLease
 from hubbub_server.workers.side_by_side import side_by_side
 
-_EVERY_POSITIONS: Final = 64
+_EVERY_POSITIONS: Final = 256
+"""A snapshot costs its worker the reading of as many records as there are recent ids (256), and of these."""
 _ACCESS_KINDS: Final = frozenset({MembersAdded.__name__, MemberRemoved.__name__})
 
 log = structlog.get_logger()
@@ -41,7 +42,7 @@ class StateKeeper:
         """Needs no preparation."""
 
     async def handle(self, batch: Batch, require_lease: RequireLease) -> None:
-        """Takes one snapshot of each topic that is new, changed who may read, or passed a multiple of 64 positions."""
+        """Takes one snapshot of each topic that is new, changed who may read, or passed a multiple of 256 positions."""
         await self.replay([record for record in batch.records if _is_occasion(record.facts)], require_lease)
 
     async def replay(self, records: Sequence[LogRecord], require_lease: RequireLease) -> None:

@@ -1,11 +1,11 @@
 """Sending: who may, which number, and what a repeated id answers."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from hubbub_server.domain.commands import Accepted, Done, LookupNeeded
-from hubbub_server.domain.conversation import ConversationState, decide
+from hubbub_server.domain.conversation import ConversationState, decide, evolve
 from hubbub_server.domain.cursor import Cursor
 from hubbub_server.domain.errors import ConversationNotFound, IdReused, SendOrder
 from hubbub_server.domain.events import MessageSent
@@ -16,6 +16,7 @@ from hubbub_server.domain.message import Message, TextContent, content_hash
 from tests.unit.domain.builders import (
     ALICE,
     BOB,
+    CAROL,
     CONVERSATION,
     MALLORY,
     NOW_MS,
@@ -69,6 +70,16 @@ def test_numbers_are_dense_whatever_other_events_come_between() -> None:
     state = accept(remove(state, BOB), send(ALICE, SECOND))
     assert (state.last_message_number, state.last_counted_number, state.position) == (2, 2, 6)
     assert state.head.last_message_number == 2
+
+
+def test_a_message_changes_place_counts_and_window_and_nothing_else() -> None:
+    before = replace(remove(group(BOB, CAROL), BOB), has_unknown_event=True)
+    (event,) = events_of(group(BOB, CAROL), send(ALICE, FIRST))
+    after = evolve(before, replace(event, commit_time_ms=NOW_MS + 1))
+    changed = {each.name for each in fields(before) if getattr(before, each.name) != getattr(after, each.name)}
+    expected = {"position", "commit_time_ms", "last_message_number", "last_counted_number", "window"}
+    assert changed <= expected
+    assert {"commit_time_ms", "last_message_number", "window"} <= changed
 
 
 @pytest.mark.parametrize(

@@ -38,17 +38,17 @@ async def test_new_topic_gets_a_snapshot_also_a_user_s_own(stage: Stage) -> None
     assert await position(stage, room) == 3
 
 
-async def test_every_64_positions_get_a_snapshot_and_fewer_do_not(stage: Stage) -> None:
+async def test_every_256_positions_get_a_snapshot_and_fewer_do_not(stage: Stage) -> None:
     room = stage.make_group(0)
     async with stage.working():
         await stage.until_caught_up(0)
-        stage.send(room, *range(1, 62))
+        stage.send(room, *range(1, 254))
         await stage.until_caught_up(0)
         before = await position(stage, room)
-        stage.send(room, 62)
+        stage.send(room, 254)
         await stage.until_caught_up(0)
 
-    assert (before, await position(stage, room)) == (2, 64)
+    assert (before, await position(stage, room)) == (2, 256)
 
 
 async def test_change_of_access_gets_a_snapshot(stage: Stage) -> None:
@@ -108,10 +108,10 @@ async def test_snapshots_are_taken_while_the_store_is_down(stage: Stage) -> None
 
     async with stage.working():
         await until(lambda: room in stage.server.states)
-        stage.send(room, *range(1, 70))
+        stage.send(room, *range(1, 260))
         await until(lambda: stage.is_caught_up("state", 0))
 
-    assert await position(stage, room) == 71
+    assert await position(stage, room) == 261
 
 
 async def test_log_that_is_away_is_waited_for(stage: Stage) -> None:

@@ -19,6 +19,7 @@ import json
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -27,8 +28,9 @@ import structlog
 from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.protocol.command import hpub_cmd
 
-from hubbub_server.adapters.nats.errors import ApiRefusal, NotSent, map_errors
+from hubbub_server.adapters.nats.errors import DRIVER_ERRORS, ApiRefusal, NotSent, map_errors, mapped
 from hubbub_server.domain.errors import LogUnavailable
 
 T = TypeVar("T")
@@ -48,6 +50,8 @@ _RECONNECT_PAUSE_S = (0.05, 0.5)
 _RETRY_PAUSE_S = (0.02, 0.06)
 _PENDING_MESSAGES = 4096
 _PENDING_BYTES = 8 << 20
+_NO_RESPONDERS = "503"
+_REMEMBERED_HEADERS = 1024
 
 log = structlog.get_logger()
 
@@ -80,6 +84,9 @@ class NatsConnection:
         self._pending_messages = pending_messages
         self._on_reconnect: list[Callable[[], None]] = []
         self._on_drop: list[Callable[[], None]] = []
+        self._answers: dict[str, asyncio.Future[Msg]] = {}
+        self._answers_prefix = ""
+        self._request_count = 0
         self._echoes: dict[bytes, asyncio.Future[None]] = {}
         self._next_echo: asyncio.Task[LogUnavailable | None] | None = None
         self._echo_subject = ""
@@ -148,13 +155,29 @@ class NatsConnection:
             LogUnavailable: it was sent, and no answer came or nobody was there to answer.
         """
         self._require_connected()
-        task = asyncio.current_task()
-        cancels = task.cancelling() if task else 0
-        with map_errors():
-            answer = await self.client.request(subject, body, timeout=timeout_s, headers=headers)
-        if task and task.cancelling() > cancels:
-            raise asyncio.CancelledError  # came with the answer; wait_for in nats-py swallows it before Python 3.12
-        return answer
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[Msg] = loop.create_future()
+        self._request_count += 1
+        token = str(self._request_count)
+        self._answers[token] = answered
+        timer = loop.call_later(timeout_s, _give_up, answered)
+        try:
+            await self.client.publish(subject, body, reply=f"{self._answers_prefix}{token}", headers=headers)
+            return await answered
+        except DRIVER_ERRORS as error:
+            raise mapped(error) from error
+        finally:
+            timer.cancel()
+            del self._answers[token]
+
+    async def _take_answer(self, message: Msg) -> None:
+        answered = self._answers.get(message.subject.rpartition(".")[2])
+        if answered is None or answered.done():
+            return
+        if message.headers and message.headers.get("Status") == _NO_RESPONDERS:
+            answered.set_exception(nats.errors.NoRespondersError())
+        else:
+            answered.set_result(message)
 
     async def call(self, subject: str, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Calls JetStream's API once. Raises ApiRefusal when it answers with an error, else as `request`."""
@@ -284,9 +307,8 @@ class NatsConnection:
         )
         self._echo_subject = self.new_inbox()
         await self.subscribe(self._echo_subject, self._take_echo)
-        # The first request makes nats-py's inbox for answers, with a suspension point: let that be this one.
-        with suppress(nats.errors.NoRespondersError):
-            await self.client.request(f"{self._echo_subject}.nobody", timeout=CONNECT_TIMEOUT_S)
+        self._answers_prefix = f"{self.new_inbox()}."
+        await self.client.subscribe(f"{self._answers_prefix}*", cb=self._take_answer)  # none of them is ever dropped
         await self.echo()
 
     async def _close(self) -> None:
@@ -356,8 +378,13 @@ class NatsConnection:
             self._on_closed()
 
 
+def _give_up(answered: "asyncio.Future[Msg]") -> None:
+    if not answered.done():
+        answered.set_exception(nats.errors.TimeoutError())
+
+
 class _LastingClient(Client):
-    """nats-py's client, whose reconnecting no error ends.
+    """nats-py's client, whose reconnecting no error ends, and which spends less on headers.
 
     uvloop raises RuntimeError for a write to a socket that the peer closed meanwhile, where asyncio says nothing.
     nats-py does not expect it: its task would be over, the status "reconnecting" for ever, and nobody told.
@@ -372,6 +399,32 @@ class _LastingClient(Client):
                 if self.is_closed:
                     return None
                 self._status = Client.RECONNECTING
+
+    @staticmethod
+    @lru_cache(maxsize=_REMEMBERED_HEADERS)
+    def _parse_header_lines(raw: bytes) -> dict[str, str]:
+        # A record has 14 headers and is read by each role of a worker; nats-py decodes and looks at each name and value
+        # by itself, each time. Nobody changes the headers of a message.
+        headers = {}
+        for line in raw.decode("utf-8", "replace").split("\r\n"):
+            name, colon, value = line.partition(":")
+            if colon:
+                headers[name.strip()] = value.strip()
+        return headers
+
+    async def _send_publish(
+        self, subject: str, reply: str, payload: bytes, payload_size: int, headers: dict[str, Any] | None
+    ) -> None:
+        # nats-py cleans header by header. Those that are clean, all of ours, are joined at once.
+        lines = "".join([f"{name}: {value}\r\n" for name, value in (headers or {}).items()])
+        if not headers or not lines.count("\r") == lines.count("\n") == len(headers):
+            await super()._send_publish(subject, reply, payload, payload_size, headers)
+            return
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += payload_size
+        await self._send_command(hpub_cmd(subject, reply, f"NATS/1.0\r\n{lines}\r\n".encode(), payload))
+        if self._flush_queue is not None and self._flush_queue.empty():
+            await self._flush_pending()
 
 
 def _choose_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server | None, float]:

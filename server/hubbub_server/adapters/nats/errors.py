@@ -18,6 +18,9 @@ _APPEND_IN_FLIGHT = 10164
 _RESOURCES_EXHAUSTED = frozenset({10023, 10028, 10047})
 _STORE_FAILED = 10077
 
+DRIVER_ERRORS = (nats.errors.Error, OSError)
+"""What nats-py and the network raise; nats.js.errors.Error and TimeoutError are among them."""
+
 
 class NotSent(LogUnavailable):
     """There is no connection: nothing was sent."""
@@ -72,11 +75,18 @@ def map_errors() -> Iterator[None]:
     """Turns what nats-py and the network raise into LogUnavailable."""
     try:
         yield
-    except nats.errors.NoRespondersError as error:
-        raise LogUnavailable("nobody answers for the log") from error
-    except (nats.errors.TimeoutError, TimeoutError) as error:
-        raise LogUnavailable("the log did not answer in time") from error
-    except nats.errors.OutboundBufferLimitError as error:
-        raise NotSent("not connected to the log") from error
-    except (nats.errors.Error, OSError) as error:  # nats.js.errors.Error is one of them
-        raise LogUnavailable(f"the log failed: {error}") from error
+    except DRIVER_ERRORS as error:
+        raise mapped(error) from error
+
+
+def mapped(error: Exception) -> LogUnavailable:
+    """Returns what one of DRIVER_ERRORS is for the ports."""
+    match error:
+        case nats.errors.NoRespondersError():
+            return LogUnavailable("nobody answers for the log")
+        case TimeoutError():  # nats.errors.TimeoutError is one of them
+            return LogUnavailable("the log did not answer in time")
+        case nats.errors.OutboundBufferLimitError():
+            return NotSent("not connected to the log")
+        case _:
+            return LogUnavailable(f"the log failed: {error}")

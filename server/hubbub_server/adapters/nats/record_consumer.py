@@ -51,6 +51,10 @@ _PULL_HAS_BROUGHT_ALL: Final = ("Batch Completed", "MaxBytes")
 """Of the texts of status 409; the others say that the reader is gone."""
 _RESTART_PAUSE_S: Final = 0.02
 _NANOSECONDS: Final = 1_000_000_000
+_TOKENS: Final = 9
+_SEQUENCE_TOKEN: Final = 5
+_SEQUENCE_TOKEN_WITH_DOMAIN: Final = 7
+"""Of `$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>. ..`; newer servers may put domain and account behind ACK."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +167,8 @@ class NatsRecordConsumer:
         self._remember_at_s = 0.0
         self._given: dict[int, str] = {}
         """Record ids, by sequence, of what was returned and not acknowledged."""
-        self._buffer: deque[Msg] = deque()
+        self._buffer: deque[tuple[int, Msg]] = deque()
+        """Messages, each after the sequence of its record."""
         self._reader = ""
         self._inbox: Subscription | None = None
         self._inbox_subject = ""
@@ -202,8 +207,7 @@ class NatsRecordConsumer:
     def _take(self, max_records: int) -> list[AnyRecord]:
         records: list[AnyRecord] = []
         while self._buffer and len(records) < max_records:
-            message = self._buffer[0]
-            sequence = message.metadata.sequence.stream
+            sequence, message = self._buffer[0]
             if sequence > self._next:
                 self._is_broken = True
                 break
@@ -241,7 +245,7 @@ class NatsRecordConsumer:
         if status is None:
             self._pull_left -= 1
             self._is_pull_vain = False
-            self._buffer.append(message)
+            self._buffer.append((_sequence(message), message))
         else:
             # With replicas a status may overtake records that were sent before it: they still arrive here.
             self._pull_left = 0
@@ -252,7 +256,7 @@ class NatsRecordConsumer:
 
     async def restart(self) -> None:
         """Makes a reader that begins after the last record that was returned, in a new stream at the first one."""
-        met_hole = bool(self._buffer) and self._buffer[0].metadata.sequence.stream > self._next
+        met_hole = bool(self._buffer) and self._buffer[0][0] > self._next
         await self._renew_inbox()
         stream = await _read_stream(self._connection, self._shard)
         if stream.identity != self._log or stream.last < self._next - 1:
@@ -358,6 +362,12 @@ async def _read_stream(connection: NatsConnection, shard: int) -> _Stream:
         first=max(state["first_seq"], 1),
         last=state["last_seq"],
     )
+
+
+def _sequence(message: Msg) -> int:
+    """Reads the sequence out of the subject for acknowledgements, without all else that is in it."""
+    tokens = message.reply.split(".")
+    return int(tokens[_SEQUENCE_TOKEN if len(tokens) == _TOKENS else _SEQUENCE_TOKEN_WITH_DOMAIN])
 
 
 def _read(message: Msg, sequence: int) -> AnyRecord:

@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import chain
 
 from hubbub_server.domain.ids import TopicId
 from hubbub_server.ports.topic_log import RecordFacts
 
 EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
 SEQUENCE = "Nats-Sequence"
+RECORD_ID = "Hubbub-Record"
 POKE = "Hubbub-Poke"
 """Position of a topic's head; marks a message on a live subject as a poke."""
 
-_RECORD_ID = "Hubbub-Record"
 _EPOCH = "Hubbub-Epoch"
 _POSITIONS = "Hubbub-Positions"
 _COMMIT_TIME = "Hubbub-Commit-Ms"
@@ -56,7 +57,7 @@ def topic_of_subject(subject: str) -> TopicId:
 def encode_facts(facts: RecordFacts) -> dict[str, str]:
     """Returns the headers of a record; the topic is in its subject."""
     headers = {
-        _RECORD_ID: facts.record_id,
+        RECORD_ID: facts.record_id,
         _EPOCH: str(facts.epoch),
         _POSITIONS: f"{facts.first_position}-{facts.last_position}",
         _COMMIT_TIME: str(facts.commit_time_ms),
@@ -82,7 +83,7 @@ def decode_facts(topic_id: TopicId, headers: Mapping[str, str] | None) -> Record
         first_position, last_position = _pair(headers[_POSITIONS])
         last_message_number, last_counted_number = _pair(headers[_COUNTS])
         return RecordFacts(
-            record_id=headers[_RECORD_ID],
+            record_id=headers[RECORD_ID],
             topic_id=topic_id,
             epoch=int(headers[_EPOCH]),
             first_position=first_position,
@@ -103,10 +104,8 @@ def decode_facts(topic_id: TopicId, headers: Mapping[str, str] | None) -> Record
 
 def header_block_bytes(headers: Mapping[str, str]) -> int:
     """Returns the size of headers on the wire; max_payload counts it."""
-    size = len(_VERSION_LINE) + 4
-    for name, value in headers.items():
-        size += len(name) + len(value.encode()) + 4
-    return size
+    text_bytes = len("".join(chain.from_iterable(headers.items())).encode())
+    return len(_VERSION_LINE) + 4 + text_bytes + 4 * len(headers)
 
 
 def parse_header_block(block: bytes) -> dict[str, str]:

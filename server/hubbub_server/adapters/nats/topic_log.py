@@ -26,6 +26,7 @@ from hubbub_server.adapters.nats.pub_ack import read_pub_ack
 from hubbub_server.adapters.nats.records import (
     EXPECTED_SEQUENCE,
     POKE,
+    RECORD_ID,
     SEQUENCE,
     decode_facts,
     encode_facts,
@@ -74,6 +75,8 @@ class NatsTopicLog:
         self._suspects: set[int] = set()
         self._refusing: set[int] = set()
         self._followers: dict[TopicId, _Follower] = {}
+        self._appending: dict[str, NewRecord] = {}
+        """What waits for its answer, by record id: heard live meanwhile, it need not be read once more."""
         self._in_flight = 0
         self._callbacks: list[Callable[[], None]] = []
         self._look_again = asyncio.Event()
@@ -133,6 +136,7 @@ class NatsTopicLog:
         if self._in_flight >= _MAX_APPENDS_IN_FLIGHT:
             raise NotSent("too many appends wait for their answer")
         self._in_flight += 1
+        self._appending[record.facts.record_id] = record
         try:
             answer = await self._connection.request(
                 log_subject(shard, topic_id), record.body, headers=headers, timeout_s=self._append_timeout_s
@@ -143,6 +147,7 @@ class NatsTopicLog:
             raise AppendUnknown("the log did not say whether it appended the record") from error
         finally:
             self._in_flight -= 1
+            self._appending.pop(record.facts.record_id, None)
         sequence = read_pub_ack(answer.data, stream_name(shard))
         self._saw(shard, sequence)
         return sequence
@@ -178,7 +183,7 @@ class NatsTopicLog:
         """Starts hearing a topic; registered at our server when it returns."""
         await self.unfollow(topic_id)
         shard = shard_of(topic_id, self._shards)
-        follower = _Follower(topic_id, listener, partial(self._saw, shard))
+        follower = _Follower(topic_id, listener, partial(self._saw, shard), self._appending)
         self._followers[topic_id] = follower
         try:
             follower.subscription = await self._connection.subscribe(live_subject(shard, topic_id), follower.take)
@@ -283,10 +288,13 @@ class NatsTopicLog:
 class _Follower:
     """One followed topic. Calls its listener until it is not active."""
 
-    def __init__(self, topic_id: TopicId, listener: TopicListener, saw: Callable[[int], None]) -> None:
+    def __init__(
+        self, topic_id: TopicId, listener: TopicListener, saw: Callable[[int], None], ours: Mapping[str, NewRecord]
+    ) -> None:
         self._topic_id = topic_id
         self._listener = listener
         self._saw = saw
+        self._ours = ours
         self._last_sequence = 0
         self.subscription: Subscription | None = None
         self.is_active = True
@@ -299,8 +307,11 @@ class _Follower:
         if POKE in headers:
             self._listener.on_poke(int(headers[POKE]))
             return
-        facts = decode_facts(self._topic_id, headers)
-        record = LogRecord(facts=facts, body=message.data, sequence=int(headers[SEQUENCE]))
+        sequence = int(headers[SEQUENCE])
+        if ours := self._ours.get(headers.get(RECORD_ID, "")):
+            record = LogRecord(facts=ours.facts, body=ours.body, sequence=sequence)
+        else:
+            record = LogRecord(facts=decode_facts(self._topic_id, headers), body=message.data, sequence=sequence)
         self._saw(record.sequence)
         # A leader that was frozen sends what it had still to send after its successor sent newer ones.
         if record.sequence >= self._last_sequence:
