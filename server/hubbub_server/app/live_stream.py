@@ -7,7 +7,6 @@ sets `on_output` instead and takes frames (`take_frames`) when it can write.
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -64,6 +63,7 @@ class LiveStream:
 
     __slots__ = (
         "_abort",
+        "_expiry",
         "_is_closed",
         "_opening",
         "_ready",
@@ -72,6 +72,7 @@ class LiveStream:
         "_streams",
         "_tasks",
         "_topics",
+        "_waiting",
         "_wake",
     )
 
@@ -87,7 +88,7 @@ class LiveStream:
         self._is_closed = False
         self._abort: Callable[[], None] | None = None
         self._opening = asyncio.Semaphore(_OPENED_AT_ONCE)
-        self._waiting: deque[tuple[float, Pending]] = deque()
+        self._waiting: list[tuple[float, Pending]] = []
         """Commands without an answer and when they are given up, in order; answered ones may be among them."""
         self._expiry: asyncio.TimerHandle | None = None
 
@@ -208,7 +209,7 @@ class LiveStream:
             return
         pending.future.add_done_callback(partial(self._answer, action.request_id))
         while self._waiting and self._waiting[0][1].future.done():
-            self._waiting.popleft()
+            self._waiting.pop(0)
         self._waiting.append((asyncio.get_running_loop().time() + self._streams.command_timeout_s, pending))
         if self._expiry is None:
             self._expire()
@@ -222,7 +223,7 @@ class LiveStream:
             if end_s > loop.time() and not pending.future.done():
                 self._expiry = loop.call_at(end_s, self._expire)
                 return
-            self._waiting.popleft()
+            self._waiting.pop(0)
             pending.expire()
 
     def _answer(self, request_id: str, future: "asyncio.Future[Answer]") -> None:
