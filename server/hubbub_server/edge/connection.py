@@ -399,7 +399,7 @@ class EdgeConnection(asyncio.Protocol):
         for stream in filled:
             if not (stream.is_blocked or stream.has_more) or stream.stream_id not in self._streams:
                 continue
-            if stream.is_blocked and is_all_written:
+            if stream.is_blocked and is_all_written and stream.waits_for_client():
                 self._parked[stream] = None
             else:
                 self._marked[stream] = None

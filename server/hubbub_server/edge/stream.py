@@ -89,6 +89,7 @@ class EdgeStream:
         "_head",
         "_http2",
         "_inbox",
+        "_is_behind",
         "_is_gone",
         "_limits",
         "_live",
@@ -118,6 +119,7 @@ class EdgeStream:
         self.is_peer_done = False
         self.is_blocked = False
         self.has_more = False
+        self._is_behind = False
         self.ended_at_s: float | None = None
         """When the trailers were handed over, on the loop's clock."""
         self._connection = connection
@@ -266,7 +268,8 @@ class EdgeStream:
     def _renew_credit(self, size_bytes: int) -> bool:
         """Asks how much may be sent; False: a message of so many bytes may not be begun now."""
         self._credit_bytes = 0
-        window_bytes = 0 if self._http2.queued_bytes(self.stream_id) else self._http2.window_bytes(self.stream_id)
+        self._is_behind = self._http2.queued_bytes(self.stream_id) > 0
+        window_bytes = 0 if self._is_behind else self._http2.window_bytes(self.stream_id)
         # One byte is left for the trailers: nghttp2 sends them in no window of 0.
         self.is_blocked = window_bytes <= size_bytes and not (
             window_bytes > 0 and _WHOLE_PART * size_bytes > self._http2.peer_window_bytes
@@ -292,6 +295,13 @@ class EdgeStream:
                 self._live.break_off(ProtocolBreach("a message takes too long"))
             else:
                 self.fail(grpc.StatusCode.DEADLINE_EXCEEDED, "a message takes too long")
+
+    def waits_for_client(self) -> bool:
+        """Tells, after everything was written, whether a blocked stream is of use again only when its client acts.
+
+        It is not when all that blocked it was what it had handed over before, and that has gone meanwhile.
+        """
+        return not (self._is_behind and not self._http2.queued_bytes(self.stream_id))
 
     def is_sent(self) -> bool:
         """Tells whether all that was handed over is written, and trailers go or went too: a reset loses nothing."""
