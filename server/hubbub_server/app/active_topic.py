@@ -286,8 +286,10 @@ class ActiveTopic:
         if not self.is_loaded or facts.first_position != self.state.position + 1:
             return False
         made, self._made = self._made, None
-        if made is not None and made.record_id == facts.record_id and made.before is self.state:
-            events, state = made.events, made.state
+        if made is not None and made.record_id == facts.record_id:
+            events = made.events
+            # Ids may have left the window since it was made.
+            state = made.state if made.before is self.state else fold(self.state, record, events)
         else:
             events = decode_events(self._codec, record)
             state = fold(self.state, record, events)
@@ -333,8 +335,11 @@ class ActiveTopic:
     async def _let_ids_leave(self, capacity: int) -> None:
         """Lets ids leave the window, the oldest first, that the store can answer for."""
         applied = await self._directory.read_applied(self.topic_id)
-        if applied is not None and isinstance(self.state, ConversationState):
-            self.state = replace(self.state, window=self.state.window.trim(applied.position, capacity))
+        if applied is None or not isinstance(self.state, ConversationState):
+            return
+        window = self.state.window.trim(applied.position, capacity)
+        if window is not self.state.window:  # a commit that is under way knows its state again
+            self.state = replace(self.state, window=window)
 
     @property
     def kept_bytes(self) -> int:

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import re
 import zlib
+from functools import lru_cache
 from typing import NewType, TypeGuard
 
 TopicId = NewType("TopicId", str)
@@ -17,18 +18,24 @@ UserId = NewType("UserId", TopicId)
 DeviceSessionId = NewType("DeviceSessionId", str)
 ClientMessageId = NewType("ClientMessageId", str)
 
+_ID_MAX_CHARACTERS = 32
 _TOPIC_ID = re.compile(r"[cu][a-z0-9]{1,31}\Z")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 
 
 def is_conversation_id(text: str) -> TypeGuard[ConversationId]:
     """Tells whether `text` has the form of a conversation id; says nothing about its existence."""
-    return text[:1] == "c" and _TOPIC_ID.match(text) is not None
+    return text[:1] == "c" and len(text) <= _ID_MAX_CHARACTERS and _has_form(text)
 
 
 def is_user_id(text: str) -> TypeGuard[UserId]:
     """Tells whether `text` has the form of a user id; says nothing about its existence."""
-    return text[:1] == "u" and _TOPIC_ID.match(text) is not None
+    return text[:1] == "u" and len(text) <= _ID_MAX_CHARACTERS and _has_form(text)
+
+
+@lru_cache(maxsize=4096)
+def _has_form(text: str) -> bool:
+    return _TOPIC_ID.match(text) is not None
 
 
 def canonical_uuid(text: str) -> ClientMessageId | None:

@@ -10,7 +10,7 @@ from typing import Final
 from hubbub_server.domain.events import Event
 from hubbub_server.ports.record_codec import DecodedEvent, RecordCodec
 
-_MAX_BYTES: Final = 2 * 1024 * 1024
+_MAX_BYTES: Final = 8 * 1024 * 1024
 
 
 class DecodedRecords:

@@ -7,9 +7,12 @@ import pytest
 
 from hubbub_server.app.active_topic import ActiveTopic
 from hubbub_server.domain.commands import CreateGroup
+from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.errors import ConversationNotFound, LogUnavailable, StoreUnavailable
 from hubbub_server.domain.ids import ConversationId, TopicId, shard_of
-from hubbub_server.ports.topic_log import LogRecord, RecordHead
+from hubbub_server.ports.record_codec import DecodedEvent
+from hubbub_server.ports.topic_log import LogRecord, NewRecord, RecordHead
+from hubbub_server.wire.record_codec import ProtoRecordCodec
 from tests.support.app_node import ALICE, BOB, GROUP, AppCluster, Listener, add, create_group, remove, send, until
 from tests.support.fakes.topic_log import FakeTopicLog, LiveFault
 
@@ -41,6 +44,17 @@ class SlowTail(FakeTopicLog):
         )
         await self.gate.wait()
         return found
+
+
+class Counting(ProtoRecordCodec):
+    """Keeps what it decodes."""
+
+    def __init__(self, decoded: list[bytes]) -> None:
+        self._decoded = decoded
+
+    def decode(self, body: bytes) -> Sequence[DecodedEvent]:
+        self._decoded.append(body)
+        return super().decode(body)
 
 
 async def test_a_read_that_meets_an_older_load_still_has_what_was_acknowledged_before_it() -> None:
@@ -298,3 +312,29 @@ async def test_ids_stay_while_the_store_is_down() -> None:
         node.hub._max_kept_bytes = 0
         await node.hub._bound_memory()
         assert [await node.send(send(ALICE, serial)) for serial in range(100)] == answers
+
+
+async def test_a_record_of_this_node_is_not_decoded_when_ids_left_the_window_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hot conversation lets ids leave all the time; what it lets go stays gone."""
+    cluster = AppCluster()
+
+    class Forgetting(FakeTopicLog):
+        async def append(self, record: NewRecord, *, after_sequence: int) -> int:
+            await node.hub.topic(GROUP).shrink()
+            return await super().append(record, after_sequence=after_sequence)
+
+    async with cluster.node() as node:
+        await create_group(node, BOB)
+        for serial in range(100):
+            await node.send(send(ALICE, serial))
+        await cluster.project()
+        node.log.__class__ = Forgetting
+        decoded: list[bytes] = []
+        monkeypatch.setattr(node.hub.topic(GROUP), "_codec", Counting(decoded))
+        answer = await node.send(send(ALICE, 100))
+
+        state = node.hub.topic(GROUP).state
+        assert isinstance(state, ConversationState)
+        assert (decoded, state.position, len(state.window)) == ([], answer.cursor.position, 65)
