@@ -365,9 +365,13 @@ async def test_in_band_absent_and_foreign_answer_alike_byte_for_byte(scene: Scen
     for caller in ("non-member", "ex-member"):
         for conversation_id in (scene.group_id, ABSENT, "not an id"):
             client = scene.client(caller)
-            call = client.chat.Connect(metadata=client.auth)
-            seen.add((await _send_in_band(call, conversation_id)).SerializeToString(deterministic=True))
-            call.cancel()
+            for command in (
+                frame_pb2.Command(request_id="1", send_message=text_message(conversation_id)),
+                frame_pb2.Command(request_id="1", set_typing=_typing(conversation_id)),
+            ):
+                call = client.chat.Connect(metadata=client.auth)
+                seen.add((await _command(call, command)).SerializeToString(deterministic=True))
+                call.cancel()
 
     assert len(seen) == 1
 
