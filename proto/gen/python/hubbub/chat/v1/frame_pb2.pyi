@@ -126,7 +126,7 @@ class ServerFrame(_message.Message):
 
     @_builtins.property
     def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Signal]:
-        """Passing news. They may be lost, are in no order with the events of other frames, are not counted by Ack and not in Sync."""
+        """Passing news. Take them before the events of the same frame. They may be lost, and are not counted by Ack and not in Sync."""
 
     @_builtins.property
     def welcome(self) -> Global___Welcome:
