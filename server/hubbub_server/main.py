@@ -14,6 +14,7 @@ from hubbub_server.adapters.nats.accounts import NatsAccountStore, NatsDeviceSes
 from hubbub_server.adapters.nats.shard_leases import NatsShardLeases
 from hubbub_server.adapters.system.ids import RandomIds
 from hubbub_server.app.authenticate import Authenticate
+from hubbub_server.app.conversation_signals import NoPrivacy
 from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.read_history import ReadHistory
@@ -21,6 +22,7 @@ from hubbub_server.app.resume import ResumeTokens
 from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_reader import TopicReader
+from hubbub_server.app.typing_signals import TypingSignals
 from hubbub_server.app.users import Users
 from hubbub_server.config import AuthSettings, Settings
 from hubbub_server.obs.metrics_port import serve_metrics
@@ -37,6 +39,7 @@ from hubbub_server.wiring import (
     open_edge,
     open_guard,
     open_hub,
+    open_signals,
     register_node,
     start_serving,
     stop_serving,
@@ -67,7 +70,12 @@ async def _node(settings: Settings, life: Life) -> None:
     async with AsyncExitStack() as stack:
         core = await open_core(stack, settings, node.name, life.fail)
         clock = core.clock
-        hub = await open_hub(stack, core, await open_guard(stack, core))
+        privacy = NoPrivacy()
+        signals = await open_signals(stack, core, privacy)
+        hub = await open_hub(stack, core, await open_guard(stack, core), interest=signals)
+        typing = TypingSignals(
+            hub=hub, signals=signals, clock=clock, privacy=privacy, max_members=node.typing_max_members
+        )
         reader = TopicReader(log=core.log, messages=core.messages, events=core.events, codec=core.codec)
         accounts = NatsAccountStore(core.connection)
         authenticate = await _open_authenticate(stack, auth, core, accounts, ids)
@@ -78,6 +86,7 @@ async def _node(settings: Settings, life: Life) -> None:
             clock=clock,
             ids=ids,
             resume_tokens=ResumeTokens(id_key, clock),
+            typing=typing,
             drain_timeout_s=node.drain_timeout_s,
             max_opening=node.max_opening_streams,
         )
@@ -94,6 +103,7 @@ async def _node(settings: Settings, life: Life) -> None:
             history=ReadHistory(hub=hub, reader=reader, directory=core.directory),
             sync=Sync(hub=hub, reader=reader),
             streams=await stack.enter_async_context(streams),
+            typing=typing,
         )
         edge: StreamEdge | None = None
 

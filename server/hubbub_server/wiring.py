@@ -17,6 +17,7 @@ from hubbub_server.adapters.nats.dead_letters import NatsDeadLetters
 from hubbub_server.adapters.nats.log_shards import NatsLogShards
 from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers, ensure_floors
 from hubbub_server.adapters.nats.shard_leases import NatsShardLeases
+from hubbub_server.adapters.nats.signal_bus import NatsSignalBus
 from hubbub_server.adapters.nats.streams import ensure_streams
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
 from hubbub_server.adapters.nats.topic_states import NatsTopicStates
@@ -24,6 +25,8 @@ from hubbub_server.adapters.redis.connection import RedisConnection
 from hubbub_server.adapters.redis.node_registry import RedisNodeRegistry
 from hubbub_server.adapters.system.clock import SystemClock, WrongClock
 from hubbub_server.adapters.system.ids import RandomIds
+from hubbub_server.app.active_topic import Interest
+from hubbub_server.app.conversation_signals import ConversationSignals, Privacy
 from hubbub_server.app.epoch_guard import EpochGuard
 from hubbub_server.app.new_epoch import NewEpoch
 from hubbub_server.app.registered_node import RegisteredNode
@@ -41,6 +44,7 @@ from hubbub_server.ports.topic_directory import TopicDirectory
 from hubbub_server.rpc.server import RpcServer
 from hubbub_server.rpc.streaming_calls import StreamingCalls
 from hubbub_server.wire.record_codec import ProtoRecordCodec
+from hubbub_server.wire.signal_codec import ProtoSignalCodec
 from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
 from hubbub_server.workers.handled_records import HandledRecords
 from hubbub_server.workers.roles import ROLES, Pace, shard_loops, trimmers, worker_roles
@@ -122,7 +126,15 @@ async def open_guard(
     return guard
 
 
-async def open_hub(stack: AsyncExitStack, core: Core, guard: EpochGuard) -> TopicHub:
+async def open_signals(stack: AsyncExitStack, core: Core, privacy: Privacy) -> ConversationSignals:
+    """Opens the signals of conversations."""
+    bus = await stack.enter_async_context(NatsSignalBus(core.connection))
+    return ConversationSignals(bus=bus, codec=ProtoSignalCodec(), clock=core.clock, privacy=privacy)
+
+
+async def open_hub(
+    stack: AsyncExitStack, core: Core, guard: EpochGuard, *, interest: Interest | None = None
+) -> TopicHub:
     """Opens the topics of this process."""
     hub = TopicHub(
         log=core.log,
@@ -133,6 +145,7 @@ async def open_hub(stack: AsyncExitStack, core: Core, guard: EpochGuard) -> Topi
         codec=core.codec,
         clock=core.clock,
         ids=RandomIds(),
+        interest=interest,
     )
     return await stack.enter_async_context(hub)
 

@@ -26,11 +26,13 @@ from hubbub_server.domain.events import (
 )
 from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, UserId
 from hubbub_server.domain.message import Message, TextContent
+from hubbub_server.domain.signals import DeliveredMarker, ReadMarker, Signal, Typing
 from hubbub_server.ports.message_store import StoredMessage
 from hubbub_server.ports.topic_log import AppendUnknown, LogFull
 from hubbub_server.ports.topic_states import Snapshot
 from hubbub_server.wire.frames import encode_messages
 from hubbub_server.wire.record_codec import ProtoRecordCodec
+from hubbub_server.wire.signal_codec import ProtoSignalCodec
 from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
 from hubbub_server.wire.status import status_of
 from tests.support.snapshots import conversation_snapshot, user_snapshot
@@ -41,6 +43,7 @@ ALICE: Final = UserId(TopicId("u5nnq3vzkq7ujx2m7gdkc3a4mfe"))
 BOB: Final = UserId(TopicId("uzt5m3ogd2o6y7p4b5kq2wqvsxi"))
 _TIME_MS: Final = 1_800_000_000_123
 _CODEC: Final = ProtoRecordCodec()
+_SIGNAL_CODEC: Final = ProtoSignalCodec()
 
 
 def _event(position: int, kind: EventKind, *, topic_id: TopicId = GROUP, actor_id: UserId | None = ALICE) -> Event:
@@ -106,6 +109,13 @@ _CURSOR: Final = Cursor(topic_id=GROUP, epoch=3, position=7)
 _HEAD: Final = TopicHead(cursor=_CURSOR, last_message_number=3, last_counted_number=2)
 _SENT: Final = Sent(message_number=1, cursor=_CURSOR, commit_time_ms=_TIME_MS)
 
+SIGNALS: Final[Mapping[str, Signal]] = {
+    "typing": Signal(conversation_id=GROUP, user_id=ALICE, kind=Typing(making=1, active=True)),
+    "typing_over": Signal(conversation_id=GROUP, user_id=ALICE, kind=Typing(making=3, active=False)),
+    "read_marker": Signal(conversation_id=GROUP, user_id=BOB, kind=ReadMarker(message_number=3)),
+    "delivered_marker": Signal(conversation_id=GROUP, user_id=BOB, kind=DeliveredMarker(message_number=2)),
+}
+
 FRAMES: Final[Mapping[str, Outgoing]] = {
     "events": frames.Events(body=b"".join(map(_CODEC.encode, RECORDS["messages"])), count=2),
     "welcome": frames.Welcome(
@@ -120,6 +130,8 @@ FRAMES: Final[Mapping[str, Outgoing]] = {
     "heartbeat": frames.Heartbeat(heads=(_HEAD,), resume_token="token", live=True),
     "reply_sent": frames.Reply(request_id="1", answer=_SENT),
     "reply_reauthenticated": frames.Reply(request_id="2", answer=frames.Reauthenticated(token_expire_time_ms=_TIME_MS)),
+    "reply_typing_set": frames.Reply(request_id="4", answer=frames.TypingSet()),
+    **{f"signal_{name}": frames.Signals(body=_SIGNAL_CODEC.encode(signal)) for name, signal in SIGNALS.items()},
     "rejected_command": frames.Rejected(request_id="3", error=errors.IdReused(9)),
     "rejected_topic": frames.Rejected(topic_id=GROUP, error=errors.StoreUnavailable("the store is away")),
     "caught_up": frames.CaughtUp(heads=(_HEAD,)),

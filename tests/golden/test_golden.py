@@ -61,7 +61,7 @@ def test_every_kind_of_frame_has_a_sample() -> None:
         for name in FRAMES
     }
 
-    assert {type(frame) for frame in FRAMES.values()} == {*get_args(frames.Control), frames.Events}
+    assert {type(frame) for frame in FRAMES.values()} == {*get_args(frames.Control), frames.Events, frames.Signals}
     assert len(controls) == len(get_args(frames.Control)) + 1
 
 

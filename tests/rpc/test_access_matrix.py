@@ -67,16 +67,27 @@ async def _first(call: Any) -> str:
     return "OK" if response.frame.HasField("welcome") else "nothing"
 
 
-async def _in_band(scene: Scene, client: RpcClient, conversation_id: str) -> str:
+async def _send_in_band(scene: Scene, client: RpcClient, conversation_id: str) -> str:
+    return await _in_band(client, frame_pb2.Command(request_id="1", send_message=text_message(conversation_id)))
+
+
+async def _type_in_band(scene: Scene, client: RpcClient, conversation_id: str) -> str:
+    return await _in_band(client, frame_pb2.Command(request_id="1", set_typing=_typing(conversation_id)))
+
+
+def _typing(conversation_id: str) -> frame_pb2.SetTypingRequest:
+    return frame_pb2.SetTypingRequest(conversation_id=conversation_id, active=True)
+
+
+async def _in_band(client: RpcClient, command: frame_pb2.Command) -> str:
     call = client.chat.Connect(metadata=client.auth)
-    outcome = await _send_in_band(call, conversation_id)
+    outcome = await _command(call, command)
     call.cancel()
     return reason_of(outcome.rejected.status) or ("OK" if outcome.HasField("reply") else "nothing")
 
 
-async def _send_in_band(call: Any, conversation_id: str) -> frame_pb2.ServerFrame:
+async def _command(call: Any, command: frame_pb2.Command) -> frame_pb2.ServerFrame:
     await call.write(chat.ConnectRequest(hello=_hello()))
-    command = frame_pb2.Command(request_id="1", send_message=text_message(conversation_id))
     await call.write(chat.ConnectRequest(command=command))
     while True:
         frame: frame_pb2.ServerFrame = (await call.read()).frame
@@ -221,6 +232,9 @@ ROWS: dict[str, Row] = {
     "hubbub.chat.v1.ChatService/SendMessage": _members_only(
         lambda s, c, i: _unary(c.chat.SendMessage(text_message(i), metadata=c.auth))
     ),
+    "hubbub.chat.v1.ChatService/SetTyping": _members_only(
+        lambda s, c, i: _unary(c.chat.SetTyping(_typing(i), metadata=c.auth))
+    ),
     "hubbub.history.v1.HistoryService/Sync": Row(
         _sync, non_member="CONVERSATION_NOT_FOUND", ex_member="1 2 3 4 5 TopicEnded", member="1 2 3 4 5 6"
     ),
@@ -240,7 +254,10 @@ ROWS: dict[str, Row] = {
     ),
 }
 # What is asked for on a stream, beside what opens it.
-COMMANDS: dict[str, Row] = {"Connect: send_message": _members_only(_in_band)}
+COMMANDS: dict[str, Row] = {
+    "Connect: send_message": _members_only(_send_in_band),
+    "Connect: set_typing": _members_only(_type_in_band),
+}
 
 
 @pytest_asyncio.fixture
@@ -290,7 +307,7 @@ async def test_every_rpc_of_the_contract_has_a_row() -> None:
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-@pytest.mark.parametrize("name", [*ROWS, "Connect: send_message"])
+@pytest.mark.parametrize("name", [*ROWS, *COMMANDS])
 async def test_who_may_call(name: str, caller: str, scene: Scene) -> None:
     """C45, C46."""
     row = (ROWS | COMMANDS)[name]
@@ -348,9 +365,13 @@ async def test_in_band_absent_and_foreign_answer_alike_byte_for_byte(scene: Scen
     for caller in ("non-member", "ex-member"):
         for conversation_id in (scene.group_id, ABSENT, "not an id"):
             client = scene.client(caller)
-            call = client.chat.Connect(metadata=client.auth)
-            seen.add((await _send_in_band(call, conversation_id)).SerializeToString(deterministic=True))
-            call.cancel()
+            for command in (
+                frame_pb2.Command(request_id="1", send_message=text_message(conversation_id)),
+                frame_pb2.Command(request_id="1", set_typing=_typing(conversation_id)),
+            ):
+                call = client.chat.Connect(metadata=client.auth)
+                seen.add((await _command(call, command)).SerializeToString(deterministic=True))
+                call.cancel()
 
     assert len(seen) == 1
 

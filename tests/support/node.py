@@ -21,6 +21,7 @@ from hubbub.user.v1.user_service_pb2_grpc import UserServiceStub
 
 from hubbub_server.adapters.crypto.jose_token_signer import JoseTokenSigner
 from hubbub_server.app.authenticate import Authenticate, Credentials
+from hubbub_server.app.conversation_signals import ConversationSignals, NoPrivacy
 from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.project import project
@@ -30,6 +31,7 @@ from hubbub_server.app.streams import MAX_OPENING, Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
+from hubbub_server.app.typing_signals import TypingSignals
 from hubbub_server.app.users import Users
 from hubbub_server.domain.ids import DeviceSessionId, UserId
 from hubbub_server.edge.limits import STRANGERS, EdgeLimits
@@ -37,8 +39,10 @@ from hubbub_server.edge.server import StreamEdge
 from hubbub_server.ports.credentials import AccessClaims
 from hubbub_server.rpc.server import RpcServer, ServerLimits, UseCases
 from hubbub_server.wire.record_codec import ProtoRecordCodec
+from hubbub_server.wire.signal_codec import ProtoSignalCodec
 from tests.support.fakes.accounts import FakeAccountStore, FakeDeviceSessionStore
 from tests.support.fakes.clock import FakeClock, FakeIds
+from tests.support.fakes.signal_bus import FakeSignalServer
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import FakeLogServer, FakeTopicLog
 from tests.support.loaders import OpenGuard, fake_loader
@@ -117,6 +121,7 @@ class NodeCluster:
 
     transport: str = "aio"
     log_server: FakeLogServer = field(default_factory=FakeLogServer)
+    signal_server: FakeSignalServer = field(default_factory=FakeSignalServer)
     store: FakeStore = field(default_factory=FakeStore)
     accounts: FakeAccountStore = field(default_factory=FakeAccountStore)
     device_sessions: FakeDeviceSessionStore = field(default_factory=FakeDeviceSessionStore)
@@ -169,7 +174,10 @@ class NodeCluster:
     @asynccontextmanager
     async def app(self, *, max_opening: int = MAX_OPENING) -> AsyncIterator[tuple[FakeTopicLog, TopicHub, UseCases]]:
         """Runs what one more node does, without transports."""
-        log = self.log_server.connect()
+        log, privacy = self.log_server.connect(), NoPrivacy()
+        signals = ConversationSignals(
+            bus=self.signal_server.connect(), codec=ProtoSignalCodec(), clock=self.clock, privacy=privacy
+        )
         hub = TopicHub(
             log=log,
             guard=OpenGuard(),
@@ -180,7 +188,9 @@ class NodeCluster:
             clock=self.clock,
             ids=self.ids,
             recheck_delay_s=0.0,
+            interest=signals,
         )
+        typing = TypingSignals(hub=hub, signals=signals, clock=self.clock, privacy=privacy)
         reader = TopicReader(log=log, messages=self.store, events=self.store, codec=CODEC)
         async with (
             self._authenticate() as authenticate,
@@ -191,6 +201,7 @@ class NodeCluster:
                 clock=self.clock,
                 ids=self.ids,
                 resume_tokens=ResumeTokens(ID_KEY, self.clock),
+                typing=typing,
                 max_opening=max_opening,
             ) as streams,
         ):
@@ -210,6 +221,7 @@ class NodeCluster:
                     history=ReadHistory(hub=hub, reader=reader, directory=self.store),
                     sync=Sync(hub=hub, reader=reader),
                     streams=streams,
+                    typing=typing,
                 ),
             )
 

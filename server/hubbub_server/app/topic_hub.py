@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 import structlog
 
-from hubbub_server.app.active_topic import ActiveTopic, Subscriber
+from hubbub_server.app.active_topic import ActiveTopic, Interest, Subscriber
 from hubbub_server.app.committer import CommitGuard, Committer, Pending
 from hubbub_server.app.topic_loader import TopicDamaged, TopicLoader
 from hubbub_server.domain.commands import Answer, Command
@@ -55,6 +55,7 @@ class TopicHub:
         window_capacity: int = 4096,
         max_idle_topics: int = _MAX_IDLE_TOPICS,
         max_kept_bytes: int = _MAX_KEPT_BYTES,
+        interest: Interest | None = None,
     ) -> None:
         """Takes the ports.
 
@@ -74,6 +75,7 @@ class TopicHub:
         self._window_capacity = window_capacity
         self._max_idle_topics = max_idle_topics
         self._max_kept_bytes = max_kept_bytes
+        self._interest = interest
         self._topics: OrderedDict[TopicId, tuple[ActiveTopic, Committer]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._group = asyncio.TaskGroup()
@@ -144,6 +146,7 @@ class TopicHub:
                 clock=self._clock,
                 spawn=self._spawn,
                 window_capacity=self._window_capacity,
+                interest=self._interest,
             )
             committer = Committer(
                 topic,

@@ -23,6 +23,7 @@ from hubbub_server.app.read_history import ReadHistory
 from hubbub_server.app.session import CLIENT_SILENCE_S
 from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
+from hubbub_server.app.typing_signals import TypingSignals
 from hubbub_server.app.users import Users
 from hubbub_server.ports.clock import Clock, IdSource
 from hubbub_server.rpc.interceptors.auth import Authentication
@@ -84,6 +85,7 @@ class UseCases:
     history: ReadHistory
     sync: Sync
     streams: Streams
+    typing: TypingSignals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +168,7 @@ class RpcServer:
     def streaming_calls(self) -> StreamingCalls:
         """Returns the streaming methods, with the same layers and limits, for another transport."""
         cases = self._use_cases
-        chat = ChatServicer(cases.conversations, cases.streams)
+        chat = ChatServicer(cases.conversations, cases.streams, cases.typing)
         history = self._history_servicer()
         by_name = (chat_service_pb2, "ChatService", chat), (history_service_pb2, "HistoryService", history)
         return StreamingCalls(
@@ -185,7 +187,7 @@ class RpcServer:
             ConversationServicer(cases.conversations), server
         )
         chat_service_pb2_grpc.add_ChatServiceServicer_to_server(
-            ChatServicer(cases.conversations, cases.streams), server
+            ChatServicer(cases.conversations, cases.streams, cases.typing), server
         )
         history_service_pb2_grpc.add_HistoryServiceServicer_to_server(self._history_servicer(), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -4,12 +4,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hubbub.chat.v1 import frame_pb2
 from hubbub.conversation.v1 import message_pb2
 
-from hubbub_server.app.frames import Reauthenticate, Send
+from hubbub_server.app.frames import Reauthenticate, Send, SetTyping
 from hubbub_server.domain.commands import SendMessage
 from hubbub_server.domain.errors import ConversationNotFound, InvalidField
 from hubbub_server.domain.ids import ClientMessageId, UserId, canonical_uuid, is_conversation_id
 from hubbub_server.domain.limits import FALLBACK_MAX_CODE_POINTS
 from hubbub_server.domain.message import Content, TextContent, UnknownContent, check_content
+from hubbub_server.domain.signals import Typing
 from hubbub_server.wire.times import milliseconds
 
 _SECONDS_MIN = -62_135_596_800  # 0001-01-01, the bounds of a Timestamp
@@ -45,6 +46,21 @@ def read_reauthenticate(pb: frame_pb2.ReauthenticateRequest, *, prefix: str = ""
     if not pb.access_token:
         raise InvalidField(f"{prefix}access_token", "required")
     return Reauthenticate(access_token=pb.access_token)
+
+
+def read_set_typing(pb: frame_pb2.SetTypingRequest, *, prefix: str = "") -> SetTyping:
+    """Reads what the caller does in a conversation.
+
+    Raises:
+        InvalidField: there is no conversation_id.
+        ConversationNotFound: it is none of ours.
+    """
+    if not pb.conversation_id:
+        raise InvalidField(f"{prefix}conversation_id", "required")
+    if not is_conversation_id(pb.conversation_id):
+        raise ConversationNotFound
+    making = pb.kind or frame_pb2.TYPING_KIND_TEXT
+    return SetTyping(conversation_id=pb.conversation_id, typing=Typing(making=making, active=pb.active))
 
 
 def _read_uuid(field: str, text: str) -> ClientMessageId:
