@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from hubbub_server.domain.commands import SendMessage, Sent
+from hubbub_server.domain.commands import Marked, SendMessage, Sent
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import HubbubError
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
@@ -30,6 +30,15 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadUpTo:
+    """The payload of a mark_read command."""
+
+    conversation_id: ConversationId
+    message_number: int
+    unread_mark_position: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reauthenticate:
     """The payload of a reauthenticate command."""
 
@@ -41,7 +50,7 @@ class StreamCommand:
     """A command; its payload is the error (InvalidField, ConversationNotFound) that reading it raised."""
 
     request_id: str
-    payload: Send | Reauthenticate | HubbubError
+    payload: Send | ReadUpTo | Reauthenticate | HubbubError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +119,7 @@ class Reply:
     """Answers a command that was done."""
 
     request_id: str
-    answer: Sent | Reauthenticated
+    answer: Sent | Marked | Reauthenticated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,11 +7,12 @@ from hubbub.user.v1 import user_service_pb2
 
 from hubbub_server.app.authenticate import Credentials
 from hubbub_server.app.conversations import ConversationView
-from hubbub_server.domain.commands import Sent
+from hubbub_server.domain.commands import Marked, Sent
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.ids import TopicId
 from hubbub_server.ports.accounts import Profile
 from hubbub_server.ports.message_store import StoredMessage
+from hubbub_server.wire.preferences import marker_to_pb
 from hubbub_server.wire.record_codec import KIND_TO_PB, member_to_pb
 from hubbub_server.wire.times import timestamp
 
@@ -41,6 +42,15 @@ def sent_to_pb(sent: Sent) -> frame_pb2.SendMessageResponse:
         message_number=sent.message_number,
         cursor=cursor_to_pb(sent.cursor),
         commit_time=timestamp(sent.commit_time_ms),
+    )
+
+
+def marked_to_pb(marked: Marked) -> frame_pb2.MarkReadResponse:
+    """Returns the answer to MarkRead, the same unary and in-band."""
+    return frame_pb2.MarkReadResponse(
+        marker=marker_to_pb(marked.marker),
+        unread_mark_position=marked.unread_mark_position,
+        cursor=cursor_to_pb(marked.cursor),
     )
 
 

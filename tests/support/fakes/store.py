@@ -14,12 +14,17 @@ from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_convers
 from hubbub_server.ports.message_store import StoredMessage
 from hubbub_server.ports.projection import (
     AppliedRow,
+    BlockRow,
     ConversationRow,
+    EntryRow,
     EventRow,
+    MemberMarkRow,
     MemberRow,
     MembershipRow,
+    MentionRow,
     MessageRow,
     ProjectionBatch,
+    ReaderRow,
     ShardRow,
 )
 from hubbub_server.ports.topic_directory import StoredTopic
@@ -52,6 +57,11 @@ class FakeStore:
         self._conversations: dict[ConversationId, ConversationRow] = {}
         self._members: dict[ConversationId, dict[UserId, MemberRow]] = {}
         self._memberships: dict[UserId, dict[ConversationId, MembershipRow]] = {}
+        self._marks: dict[ConversationId, dict[UserId, MemberMarkRow]] = {}
+        self._blocks: dict[ConversationId, dict[UserId, BlockRow]] = {}
+        self._mentions: dict[tuple[ConversationId, UserId], dict[int, MentionRow]] = {}
+        self._entries: dict[UserId, dict[str, EntryRow]] = {}
+        self._readers: dict[ConversationId, dict[UserId, ReaderRow]] = {}
         self._applied: dict[TopicId, AppliedRow] = {}
         self._shards: dict[int, ShardRow] = {}
 
@@ -73,12 +83,34 @@ class FakeStore:
             _put(self._members.setdefault(member.conversation_id, {}), member.user_id, member)
         for membership in batch.memberships:
             _put(self._memberships.setdefault(membership.user_id, {}), membership.conversation_id, membership)
+        for mark in batch.marks:
+            self._merge_mark(mark)
+        for block in batch.blocks:
+            _put(self._blocks.setdefault(block.conversation_id, {}), block.user_id, block)
+        for mention in batch.mentions:
+            key = mention.conversation_id, mention.user_id
+            _put(self._mentions.setdefault(key, {}), mention.message_number, mention)
+        for entry in batch.entries:
+            _put(self._entries.setdefault(entry.user_id, {}), entry.entry, entry)
+        for reader in batch.readers:
+            _put(self._readers.setdefault(reader.conversation_id, {}), reader.user_id, reader)
         for applied in batch.applied:
             self._put_applied(applied)
         shard = self._shards.get(batch.shard.shard)
         if shard is None or (batch.shard.epoch, batch.shard.sequence) > (shard.epoch, shard.sequence):
             self._shards[batch.shard.shard] = batch.shard
         self.applies += 1
+
+    def _merge_mark(self, row: MemberMarkRow) -> None:
+        marks = self._marks.setdefault(row.conversation_id, {})
+        old = marks.get(row.user_id, row)
+        marks[row.user_id] = MemberMarkRow(
+            conversation_id=row.conversation_id,
+            user_id=row.user_id,
+            message_number=max(row.message_number, old.message_number),
+            counted_number=max(row.counted_number, old.counted_number),
+            mention_number=max(row.mention_number, old.mention_number),
+        )
 
     def _put_applied(self, row: AppliedRow) -> None:
         old = self._applied.get(row.topic_id)
@@ -157,10 +189,12 @@ class FakeStore:
         if applied is None:
             return None
         if is_user_id(topic_id):
-            return stored_user_topic(topic_id, applied, self._memberships.get(topic_id, {}).values())
+            memberships = self._memberships.get(topic_id, {}).values()
+            return stored_user_topic(topic_id, applied, memberships, self._entries.get(topic_id, {}).values())
         if is_conversation_id(topic_id):
             members = self._members.get(topic_id, {}).values()
-            return stored_conversation(topic_id, applied, self._conversations.get(topic_id), members)
+            marks, blocks = self._marks.get(topic_id, {}).values(), self._blocks.get(topic_id, {}).values()
+            return stored_conversation(topic_id, applied, self._conversations.get(topic_id), members, marks, blocks)
         raise ValueError(f"{topic_id!r} is no topic id")
 
     async def read_applied(self, topic_id: TopicId) -> AppliedRow | None:
