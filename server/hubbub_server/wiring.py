@@ -34,6 +34,7 @@ from hubbub_server.app.verify_log import VerifyLog
 from hubbub_server.config import EdgeSettings, NatsSettings, Settings, StoreSettings
 from hubbub_server.ports.clock import Clock
 from hubbub_server.ports.event_store import EventStore
+from hubbub_server.ports.marker_store import MarkerStore
 from hubbub_server.ports.message_store import MessageStore
 from hubbub_server.ports.projection import Projection
 from hubbub_server.ports.topic_directory import TopicDirectory
@@ -68,6 +69,7 @@ class Core:
     directory: TopicDirectory
     messages: MessageStore
     events: EventStore
+    markers: MarkerStore
     codec: ProtoRecordCodec
     loader: TopicLoader
 
@@ -93,6 +95,7 @@ async def open_core(stack: AsyncExitStack, settings: Settings, name: str, on_clo
         directory=store.directory,
         messages=store.messages,
         events=store.events,
+        markers=store.markers,
         codec=codec,
         loader=TopicLoader(log=log, shards=log_shards, states=states, directory=store.directory, codec=codec),
     )

@@ -209,6 +209,8 @@ async def check_holds(store: OpenStore, batches: list[ProjectionBatch], room: Co
     assert await store.messages.read_range(room, first_number=1, last_number=200) == [
         StoredMessage(
             message_number=row.message_number,
+            counted_number=row.counted_number,
+            sender_id=row.sender_id,
             change_position=row.position,
             commit_time_ms=row.commit_time_ms,
             body=row.body,

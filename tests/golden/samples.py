@@ -219,6 +219,8 @@ FRAMES: Final[Mapping[str, Outgoing]] = {
         newest_messages=(
             StoredMessage(
                 message_number=1,
+                counted_number=1,
+                sender_id=BOB,
                 change_position=4,
                 commit_time_ms=_TIME_MS,
                 body=_CODEC.decode(_CODEC.encode(RECORDS["message"][0]))[0].message_body,

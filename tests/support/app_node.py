@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 
 from hubbub_server.app.active_topic import ActiveTopic, Delivery
 from hubbub_server.app.committer import CommitGuard
+from hubbub_server.app.effects import MembershipEffects
+from hubbub_server.app.markers import Markers
 from hubbub_server.app.project import project
 from hubbub_server.app.read_history import ReadHistory
+from hubbub_server.app.read_states import ReadStates
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
@@ -83,6 +86,9 @@ class AppNode:
     hub: TopicHub
     history: ReadHistory
     sync: Sync
+    reader: TopicReader
+    read_states: ReadStates
+    markers: Markers
 
     async def submit(self, command: Command, *, topic_id: TopicId = GROUP, timeout_s: float = ANSWER_S) -> object:
         """Submits a command and returns its answer."""
@@ -109,6 +115,8 @@ class AppCluster:
     store: FakeStore = field(default_factory=FakeStore)
     clock: FakeClock = field(default_factory=FakeClock)
     ids: FakeIds = field(default_factory=FakeIds)
+    told: list[tuple[ConversationId, UserId, int]] = field(default_factory=list)
+    """What others were told of reading."""
 
     @asynccontextmanager
     async def node(
@@ -117,6 +125,7 @@ class AppCluster:
         guard: CommitGuard | None = None,
         head_check_interval_s: float = 30.0,
         window_capacity: int = 4096,
+        window_s: float = 0.0,
     ) -> AsyncIterator[AppNode]:
         """Runs one more node; without a guard nobody doubts its log."""
         log = self.server.connect()
@@ -133,11 +142,20 @@ class AppCluster:
             recheck_delay_s=0.0,
             window_capacity=window_capacity,
         )
-        reader = TopicReader(log=log, messages=self.store, events=self.store, codec=CODEC)
-        async with hub:
-            yield AppNode(
-                log, hub, ReadHistory(hub=hub, reader=reader, directory=self.store), Sync(hub=hub, reader=reader)
-            )
+        reader = TopicReader(log=log, messages=self.store, events=self.store, markers=self.store, codec=CODEC)
+        read_states = ReadStates(hub=hub, reader=reader)
+        markers = Markers(
+            hub=hub,
+            reader=reader,
+            read_states=read_states,
+            effects=MembershipEffects(hub),
+            clock=self.clock,
+            tell_read=lambda *told: self.told.append(told),
+            window_s=window_s,
+        )
+        async with hub, markers:
+            history, sync = ReadHistory(hub=hub, reader=reader, directory=self.store), Sync(hub=hub, reader=reader)
+            yield AppNode(log, hub, history, sync, reader, read_states, markers)
 
     def events(self, topic_id: TopicId = GROUP) -> list[Event]:
         """Everything in the log of a topic."""

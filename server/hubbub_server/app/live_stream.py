@@ -16,8 +16,9 @@ import structlog
 from hubbub_server.app.active_topic import ActiveTopic, Delivery
 from hubbub_server.app.authenticate import Authenticate, Caller
 from hubbub_server.app.frames import ClientFrame, Outgoing
+from hubbub_server.app.markers import Markers
 from hubbub_server.app.resume import StreamResume
-from hubbub_server.app.session import Action, CheckToken, OpenTopics, Session, Submit
+from hubbub_server.app.session import Action, CheckToken, OpenTopics, Read, Session, Submit
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.domain.commands import Answer, Sent
 from hubbub_server.domain.conversation import ConversationState
@@ -40,6 +41,7 @@ class Owner(Protocol):
     hub: TopicHub
     authenticate: Authenticate
     clock: Clock
+    markers: Markers
     command_timeout_s: float
 
     def displace(self, stream: "LiveStream", instance_id: str) -> None:
@@ -164,6 +166,8 @@ class LiveStream:
                 self._spawn(self._open_topics())
             case Submit():
                 self._submit(action)
+            case Read():
+                self._spawn(self._mark_read(action))
             case CheckToken(request_id=request_id, access_token=access_token):
                 try:
                     caller = self._streams.authenticate.authenticate(access_token)
@@ -172,6 +176,19 @@ class LiveStream:
                 else:
                     clock = self._streams.clock
                     self._session.reauthenticated(request_id, caller, clock.monotonic_s(), clock.now_ms())
+
+    async def _mark_read(self, action: Read) -> None:
+        try:
+            marked = await self._streams.markers.mark_read(self.caller.user_id, action.read)
+        except HubbubError as error:
+            self._session.answer(action.request_id, error)
+        except Exception:
+            self._session.answer(action.request_id, HubbubError("internal"))
+            raise
+        else:
+            self._session.answer(action.request_id, marked)
+        finally:
+            self._wake()
 
     def _submit(self, action: Submit) -> None:
         try:

@@ -31,6 +31,7 @@ from hubbub_server.app.frames import (
     Hello,
     Lagging,
     Outgoing,
+    ReadUpTo,
     Reauthenticate,
     Reauthenticated,
     Rejected,
@@ -42,7 +43,7 @@ from hubbub_server.app.frames import (
     UnknownFrame,
     Welcome,
 )
-from hubbub_server.domain.commands import Sent
+from hubbub_server.domain.commands import Marked, Sent
 from hubbub_server.domain.cursor import TopicHead
 from hubbub_server.domain.errors import (
     BadCredentials,
@@ -106,7 +107,15 @@ class CheckToken:
     access_token: str
 
 
-Action = OpenTopics | Submit | CheckToken
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """To do: mark as read, in any order, then `answer`."""
+
+    request_id: str
+    read: ReadUpTo
+
+
+Action = OpenTopics | Submit | CheckToken | Read
 
 
 class Resume(Protocol):
@@ -241,6 +250,8 @@ class Session:
                 return (CheckToken(request_id=request_id, access_token=access_token),)
             case Send() as send:
                 return (Submit(request_id=request_id, send=send),)
+            case ReadUpTo() as read:
+                return (Read(request_id=request_id, read=read),)
             case _:
                 return ()
 
@@ -301,7 +312,7 @@ class Session:
 
     # ---- answers
 
-    def answer(self, request_id: str, answer: Sent | HubbubError) -> None:
+    def answer(self, request_id: str, answer: Sent | Marked | HubbubError) -> None:
         """Answers a command."""
         if isinstance(answer, HubbubError):
             self._push(Rejected(request_id=request_id, error=answer))

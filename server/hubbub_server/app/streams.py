@@ -14,6 +14,7 @@ import structlog
 
 from hubbub_server.app.authenticate import Authenticate, Caller
 from hubbub_server.app.live_stream import LiveStream
+from hubbub_server.app.markers import Markers
 from hubbub_server.app.resume import ResumeTokens, StreamResume
 from hubbub_server.app.session import LOG_LOST_FOR_S, Session
 from hubbub_server.app.topic_hub import TopicHub
@@ -39,7 +40,7 @@ log = structlog.get_logger()
 class Streams:
     """All open streams of this node. Use as `async with`; the block owns the tasks of streams."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the use cases and ports, and what tests make small
         self,
         *,
         hub: TopicHub,
@@ -47,6 +48,7 @@ class Streams:
         clock: Clock,
         ids: IdSource,
         resume_tokens: ResumeTokens,
+        markers: Markers,
         command_timeout_s: float = 8.0,
         drain_timeout_s: float = 15.0,
         max_opening: int = MAX_OPENING,
@@ -58,6 +60,7 @@ class Streams:
         self.hub = hub
         self.authenticate = authenticate
         self.clock = clock
+        self.markers = markers
         self.command_timeout_s = command_timeout_s
         self._ids = ids
         self._resume_tokens = resume_tokens

@@ -11,10 +11,7 @@ from hubbub_server.domain.ids import ClientMessageId, UserId, canonical_uuid, is
 from hubbub_server.domain.limits import FALLBACK_MAX_CODE_POINTS
 from hubbub_server.domain.message import Content, check_content
 from hubbub_server.wire.content import content_from_pb
-from hubbub_server.wire.times import milliseconds
-
-_SECONDS_MIN = -62_135_596_800  # 0001-01-01, the bounds of a Timestamp
-_SECONDS_MAX = 253_402_300_799  # 9999-12-31
+from hubbub_server.wire.times import check_time, milliseconds
 
 
 def read_send_message(pb: frame_pb2.SendMessageRequest, sender_id: UserId, *, prefix: str = "") -> Send:
@@ -86,6 +83,5 @@ def _read_content(field: str, pb: message_pb2.Content) -> Content:
 
 
 def _read_time(field: str, pb: Timestamp) -> int:
-    if not (_SECONDS_MIN <= pb.seconds <= _SECONDS_MAX and 0 <= pb.nanos < 1_000_000_000):
-        raise InvalidField(field, "a time from year 1 to 9999")
+    check_time(field, pb)
     return milliseconds(pb)

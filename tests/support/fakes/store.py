@@ -1,18 +1,20 @@
-"""The store in memory: Projection, MessageStore, EventStore and TopicDirectory in one.
+"""The store in memory: Projection, MessageStore, EventStore, TopicDirectory and MarkerStore in one.
 
 Two switches: `is_unavailable` (the store is down: everything raises StoreUnavailable) and `is_frozen` (the projector is
 stopped: writes raise it, reads go on with what is applied). Both may be turned at any time.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from hubbub_server.app.stored_topic import stored_conversation, stored_user_topic
 from hubbub_server.domain.errors import StoreUnavailable
 from hubbub_server.domain.id_window import IdEntry, IdKey, IdLookup
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id, is_user_id
+from hubbub_server.ports.marker_store import Mention, MentionPage
 from hubbub_server.ports.message_store import StoredMessage
 from hubbub_server.ports.projection import (
+    EVERYBODY,
     AppliedRow,
     BlockRow,
     ConversationRow,
@@ -42,7 +44,7 @@ R = TypeVar("R", bound=_Placed)
 
 
 class FakeStore:
-    """All four store ports. Counts `applies` (batches), `lookups` and calls `refused`; the next `fail_applies` fail."""
+    """All five store ports. Counts `applies` (batches), `lookups` and calls `refused`; the next `fail_applies` fail."""
 
     def __init__(self) -> None:
         self.is_unavailable = False
@@ -157,6 +159,8 @@ class FakeStore:
         return [
             StoredMessage(
                 message_number=row.message_number,
+                counted_number=row.counted_number,
+                sender_id=row.sender_id,
                 change_position=row.position,
                 commit_time_ms=row.commit_time_ms,
                 body=row.body,
@@ -182,6 +186,28 @@ class FakeStore:
             if (row.sender_id, row.client_message_id) in wanted
         }
         return IdLookup(applied_position=applied.position if applied else 0, keys=wanted, found=found)
+
+    async def read_mentions(
+        self, conversation_id: ConversationId, user_id: UserId, *, after_number: int, before_number: int, limit: int
+    ) -> MentionPage:
+        self._check_available()
+        if not 1 <= limit <= 1_000:
+            raise ValueError(f"limit {limit} is not in 1 to 1,000")
+        applied = self._applied.get(conversation_id)
+        rows = {
+            **self._mentions.get((conversation_id, user_id), {}),
+            **self._mentions.get((conversation_id, EVERYBODY), {}),
+        }
+        mentions = [
+            Mention(message_number=number, sender_id=rows[number].sender_id)
+            for number in sorted(rows, reverse=True)
+            if after_number < number < before_number
+        ]
+        return MentionPage(applied_number=applied.last_message_number if applied else 0, mentions=mentions[:limit])
+
+    async def read_readers(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
+        self._check_available()
+        return {row.user_id: row.message_number for row in self._readers.get(conversation_id, {}).values()}
 
     async def load(self, topic_id: TopicId) -> StoredTopic | None:
         self._check_available()

@@ -34,6 +34,8 @@ from hubbub_server.app.frames import (
     Welcome,
 )
 from hubbub_server.app.live_stream import LiveStream
+from hubbub_server.app.markers import Markers
+from hubbub_server.app.read_states import ReadStates
 from hubbub_server.app.resume import ResumeTokens
 from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
@@ -269,9 +271,16 @@ class Cluster:
             clock=clock,
             ids=self.parts.ids,
         )
-        reader = TopicReader(log=log, messages=store, events=store, codec=CODEC)
+        reader = TopicReader(log=log, messages=store, events=store, markers=store, codec=CODEC)
         stack = AsyncExitStack()
         await stack.enter_async_context(hub)
+        markers = Markers(
+            hub=hub,
+            reader=reader,
+            read_states=ReadStates(hub=hub, reader=reader),
+            effects=MembershipEffects(hub),
+            clock=clock,
+        )
         authenticate = None  # no token is checked here
         streams = Streams(
             hub=hub,
@@ -279,6 +288,7 @@ class Cluster:
             clock=clock,
             ids=self.parts.ids,
             resume_tokens=ResumeTokens(b"k" * 16, clock),
+            markers=await stack.enter_async_context(markers),
         )
         await stack.enter_async_context(streams)
         return Node(log, hub, streams, Sync(hub=hub, reader=reader), stack)
