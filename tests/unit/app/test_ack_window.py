@@ -287,7 +287,7 @@ def test_no_order_of_things_exceeds_the_window_or_loses_a_frame(window: int, see
                 answers += 1
             case "beat":
                 now_s += HEARTBEAT_INTERVAL_S
-                ack(session, acked)
+                session.receive(Ack(processed_events=acked), now_s)
                 session.tick(now_s, is_live=True)
             case "take":
                 take(1 << 30)
@@ -300,6 +300,7 @@ def test_no_order_of_things_exceeds_the_window_or_loses_a_frame(window: int, see
     acked = events_in(taken)
     session.receive(Ack(processed_events=acked), now_s)
     while has_output(session):
+        assert not session.is_ended
         take(1 << 30)
         acked = events_in(taken)
         session.receive(Ack(processed_events=acked), now_s)
