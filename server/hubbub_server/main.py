@@ -16,9 +16,12 @@ from hubbub_server.adapters.system.ids import RandomIds
 from hubbub_server.app.authenticate import Authenticate
 from hubbub_server.app.conversation_signals import NoPrivacy
 from hubbub_server.app.conversations import Conversations
-from hubbub_server.app.effects import MembershipEffects
+from hubbub_server.app.effects import BlockEffects, MembershipEffects
+from hubbub_server.app.markers import Markers
 from hubbub_server.app.read_history import ReadHistory
+from hubbub_server.app.read_states import ReadStates
 from hubbub_server.app.resume import ResumeTokens
+from hubbub_server.app.settings import UserSettings
 from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_reader import TopicReader
@@ -76,16 +79,22 @@ async def _node(settings: Settings, life: Life) -> None:
         typing = TypingSignals(
             hub=hub, signals=signals, clock=clock, privacy=privacy, max_members=node.typing_max_members
         )
-        reader = TopicReader(log=core.log, messages=core.messages, events=core.events, codec=core.codec)
+        reader = TopicReader(
+            log=core.log, messages=core.messages, events=core.events, markers=core.markers, codec=core.codec
+        )
         accounts = NatsAccountStore(core.connection)
         authenticate = await _open_authenticate(stack, auth, core, accounts, ids)
         id_key = read_key(auth.secrets / "id_key")
+        read_states = ReadStates(hub=hub, reader=reader)
+        memberships = MembershipEffects(hub)
+        markers = Markers(hub=hub, reader=reader, read_states=read_states, effects=memberships, clock=clock)
         streams = Streams(
             hub=hub,
             authenticate=authenticate,
             clock=clock,
             ids=ids,
             resume_tokens=ResumeTokens(id_key, clock),
+            markers=await stack.enter_async_context(markers),
             typing=typing,
             drain_timeout_s=node.drain_timeout_s,
             max_opening=node.max_opening_streams,
@@ -96,12 +105,22 @@ async def _node(settings: Settings, life: Life) -> None:
             conversations=Conversations(
                 hub=hub,
                 reader=reader,
-                effects=MembershipEffects(hub),
+                read_states=read_states,
+                effects=memberships,
                 accounts=accounts,
                 id_key=id_key,
             ),
             history=ReadHistory(hub=hub, reader=reader, directory=core.directory),
             sync=Sync(hub=hub, reader=reader),
+            markers=markers,
+            settings=UserSettings(
+                hub=hub,
+                read_states=read_states,
+                membership_effects=memberships,
+                block_effects=BlockEffects(hub),
+                accounts=accounts,
+                id_key=id_key,
+            ),
             streams=await stack.enter_async_context(streams),
             typing=typing,
         )
@@ -126,6 +145,7 @@ async def _node(settings: Settings, life: Life) -> None:
         log.info("node serves", port=port, stream_port=stream_port, metrics_port=metrics_port)
         await life.ended.wait()
         log.info("node leaves", streams=len(streams))
+        markers.drain()
         await streams.drain(announced_for_s=node.announce_s)
         await stop_serving(server, edge, node.stop_grace_s)
 

@@ -37,6 +37,7 @@ from hubbub_server.app.verify_log import VerifyLog
 from hubbub_server.config import EdgeSettings, NatsSettings, Settings, StoreSettings
 from hubbub_server.ports.clock import Clock
 from hubbub_server.ports.event_store import EventStore
+from hubbub_server.ports.marker_store import MarkerStore
 from hubbub_server.ports.message_store import MessageStore
 from hubbub_server.ports.projection import Projection
 from hubbub_server.ports.record_codec import RecordCodec
@@ -73,6 +74,7 @@ class Core:
     directory: TopicDirectory
     messages: MessageStore
     events: EventStore
+    markers: MarkerStore
     codec: RecordCodec
     loader: TopicLoader
 
@@ -105,6 +107,7 @@ async def open_core(
         directory=store.directory,
         messages=store.messages,
         events=store.events,
+        markers=store.markers,
         codec=codec,
         loader=TopicLoader(log=log, shards=log_shards, states=states, directory=store.directory, codec=codec),
     )

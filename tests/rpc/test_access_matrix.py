@@ -12,12 +12,15 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.field_mask_pb2 import FieldMask
 from hubbub.auth.v1 import auth_service_pb2 as auth
 from hubbub.chat.v1 import chat_service_pb2 as chat
 from hubbub.chat.v1 import frame_pb2
+from hubbub.chat.v1 import marker_service_pb2 as marker
 from hubbub.conversation.v1 import conversation_pb2
 from hubbub.conversation.v1 import conversation_service_pb2 as conversation
 from hubbub.history.v1 import history_service_pb2 as history
+from hubbub.user.v1 import settings_service_pb2 as settings
 from hubbub.user.v1 import user_service_pb2 as users
 
 from hubbub_server.app.authenticate import Credentials
@@ -77,6 +80,11 @@ async def _type_in_band(scene: Scene, client: RpcClient, conversation_id: str) -
 
 def _typing(conversation_id: str) -> frame_pb2.SetTypingRequest:
     return frame_pb2.SetTypingRequest(conversation_id=conversation_id, active=True)
+
+
+async def _read_in_band(scene: Scene, client: RpcClient, conversation_id: str) -> str:
+    read = frame_pb2.MarkReadRequest(conversation_id=conversation_id, message_number=1)
+    return await _in_band(client, frame_pb2.Command(request_id="1", mark_read=read))
 
 
 async def _in_band(client: RpcClient, command: frame_pb2.Command) -> str:
@@ -252,11 +260,75 @@ ROWS: dict[str, Row] = {
             c.history.GetMessage(history.GetMessageRequest(conversation_id=i, message_number=1), metadata=c.auth)
         )
     ),
+    "hubbub.chat.v1.MarkerService/MarkRead": _members_only(
+        lambda s, c, i: _unary(
+            c.markers.MarkRead(frame_pb2.MarkReadRequest(conversation_id=i, message_number=1), metadata=c.auth)
+        )
+    ),
+    "hubbub.chat.v1.MarkerService/MarkUnread": _members_only(
+        lambda s, c, i: _unary(c.markers.MarkUnread(marker.MarkUnreadRequest(conversation_id=i), metadata=c.auth))
+    ),
+    "hubbub.chat.v1.MarkerService/ListMarkers": _members_only(
+        lambda s, c, i: _unary(c.markers.ListMarkers(marker.ListMarkersRequest(conversation_id=i), metadata=c.auth))
+    ),
+    "hubbub.chat.v1.MarkerService/ListReaders": _members_only(
+        lambda s, c, i: _unary(
+            c.markers.ListReaders(marker.ListReadersRequest(conversation_id=i, message_number=1), metadata=c.auth)
+        )
+    ),
+    "hubbub.chat.v1.MarkerService/GetCounters": Row(
+        lambda s, c, i: _unary(c.markers.GetCounters(marker.GetCountersRequest(), metadata=c.auth))
+    ),
+    "hubbub.chat.v1.MarkerService/ListMentions": _members_only(
+        lambda s, c, i: _unary(c.markers.ListMentions(marker.ListMentionsRequest(conversation_id=i), metadata=c.auth))
+    ),
+    "hubbub.user.v1.SettingsService/GetPreferences": Row(
+        lambda s, c, i: _unary(c.settings.GetPreferences(settings.GetPreferencesRequest(), metadata=c.auth))
+    ),
+    "hubbub.user.v1.SettingsService/UpdatePreferences": Row(
+        lambda s, c, i: _unary(
+            c.settings.UpdatePreferences(
+                settings.UpdatePreferencesRequest(update_mask=FieldMask(paths=["*"])), metadata=c.auth
+            )
+        )
+    ),
+    "hubbub.user.v1.SettingsService/UpdateConversationPreferences": _members_only(
+        lambda s, c, i: _unary(
+            c.settings.UpdateConversationPreferences(
+                settings.UpdateConversationPreferencesRequest(
+                    conversation_id=i, update_mask=FieldMask(paths=["pinned"])
+                ),
+                metadata=c.auth,
+            )
+        )
+    ),
+    "hubbub.user.v1.SettingsService/SetDraft": _members_only(
+        lambda s, c, i: _unary(
+            c.settings.SetDraft(settings.SetDraftRequest(conversation_id=i, text="I th"), metadata=c.auth)
+        )
+    ),
+    "hubbub.user.v1.SettingsService/ListDrafts": Row(
+        lambda s, c, i: _unary(c.settings.ListDrafts(settings.ListDraftsRequest(), metadata=c.auth))
+    ),
+    "hubbub.user.v1.SettingsService/BlockUser": Row(
+        lambda s, c, i: _unary(
+            c.settings.BlockUser(settings.BlockUserRequest(user_id=s.owner.user_id), metadata=c.auth)
+        )
+    ),
+    "hubbub.user.v1.SettingsService/UnblockUser": Row(
+        lambda s, c, i: _unary(
+            c.settings.UnblockUser(settings.UnblockUserRequest(user_id=s.owner.user_id), metadata=c.auth)
+        )
+    ),
+    "hubbub.user.v1.SettingsService/ListBlockedUsers": Row(
+        lambda s, c, i: _unary(c.settings.ListBlockedUsers(settings.ListBlockedUsersRequest(), metadata=c.auth))
+    ),
 }
 # What is asked for on a stream, beside what opens it.
 COMMANDS: dict[str, Row] = {
     "Connect: send_message": _members_only(_send_in_band),
     "Connect: set_typing": _members_only(_type_in_band),
+    "Connect: mark_read": _members_only(_read_in_band),
 }
 
 
@@ -345,7 +417,7 @@ class _Recorder(RpcClient):
         super().__init__(client.channel, None)
         self.auth = client.auth
         self.answer: object = None
-        for stub in (self.conversations, self.chat, self.history):
+        for stub in (self.conversations, self.chat, self.history, self.markers, self.settings):
             for method in list(vars(stub)):
                 setattr(stub, method, self._recording(getattr(stub, method)))
 
@@ -368,6 +440,10 @@ async def test_in_band_absent_and_foreign_answer_alike_byte_for_byte(scene: Scen
             for command in (
                 frame_pb2.Command(request_id="1", send_message=text_message(conversation_id)),
                 frame_pb2.Command(request_id="1", set_typing=_typing(conversation_id)),
+                frame_pb2.Command(
+                    request_id="1",
+                    mark_read=frame_pb2.MarkReadRequest(conversation_id=conversation_id, message_number=1),
+                ),
             ):
                 call = client.chat.Connect(metadata=client.auth)
                 seen.add((await _command(call, command)).SerializeToString(deterministic=True))

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from hubbub_server.app.active_topic import ActiveTopic, Delivery
 from hubbub_server.app.committer import CommitGuard
 from hubbub_server.app.conversation_signals import ConversationSignals, NoPrivacy, Privacy
+from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.frames import Signals
+from hubbub_server.app.markers import Markers
 from hubbub_server.app.project import project
 from hubbub_server.app.read_history import ReadHistory
+from hubbub_server.app.read_states import ReadStates
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
@@ -97,6 +100,9 @@ class AppNode:
     hub: TopicHub
     history: ReadHistory
     sync: Sync
+    reader: TopicReader
+    read_states: ReadStates
+    markers: Markers
     bus: FakeSignalBus
     signals: ConversationSignals
     typing: TypingSignals
@@ -127,6 +133,8 @@ class AppCluster:
     signal_server: FakeSignalServer = field(default_factory=FakeSignalServer)
     clock: FakeClock = field(default_factory=FakeClock)
     ids: FakeIds = field(default_factory=FakeIds)
+    told: list[tuple[ConversationId, UserId, int]] = field(default_factory=list)
+    """What others were told of reading."""
 
     @asynccontextmanager
     async def node(
@@ -136,6 +144,7 @@ class AppCluster:
         head_check_interval_s: float = 30.0,
         window_capacity: int = 4096,
         privacy: Privacy | None = None,
+        window_s: float = 0.0,
     ) -> AsyncIterator[AppNode]:
         """Runs one more node; without a guard nobody doubts its log."""
         log, bus, privacy = self.server.connect(), self.signal_server.connect(), privacy or NoPrivacy()
@@ -154,13 +163,26 @@ class AppCluster:
             window_capacity=window_capacity,
             interest=signals,
         )
-        reader = TopicReader(log=log, messages=self.store, events=self.store, codec=CODEC)
-        async with hub:
+        reader = TopicReader(log=log, messages=self.store, events=self.store, markers=self.store, codec=CODEC)
+        read_states = ReadStates(hub=hub, reader=reader)
+        markers = Markers(
+            hub=hub,
+            reader=reader,
+            read_states=read_states,
+            effects=MembershipEffects(hub),
+            clock=self.clock,
+            tell_read=lambda *told: self.told.append(told),
+            window_s=window_s,
+        )
+        async with hub, markers:
             yield AppNode(
                 log=log,
                 hub=hub,
                 history=ReadHistory(hub=hub, reader=reader, directory=self.store),
                 sync=Sync(hub=hub, reader=reader),
+                reader=reader,
+                read_states=read_states,
+                markers=markers,
                 bus=bus,
                 signals=signals,
                 typing=TypingSignals(hub=hub, signals=signals, clock=self.clock, privacy=privacy),

@@ -15,18 +15,23 @@ import grpc.aio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hubbub.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from hubbub.chat.v1.chat_service_pb2_grpc import ChatServiceStub
+from hubbub.chat.v1.marker_service_pb2_grpc import MarkerServiceStub
 from hubbub.conversation.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from hubbub.history.v1.history_service_pb2_grpc import HistoryServiceStub
+from hubbub.user.v1.settings_service_pb2_grpc import SettingsServiceStub
 from hubbub.user.v1.user_service_pb2_grpc import UserServiceStub
 
 from hubbub_server.adapters.crypto.jose_token_signer import JoseTokenSigner
 from hubbub_server.app.authenticate import Authenticate, Credentials
 from hubbub_server.app.conversation_signals import ConversationSignals, NoPrivacy
 from hubbub_server.app.conversations import Conversations
-from hubbub_server.app.effects import MembershipEffects
+from hubbub_server.app.effects import BlockEffects, MembershipEffects
+from hubbub_server.app.markers import Markers
 from hubbub_server.app.project import project
 from hubbub_server.app.read_history import ReadHistory
+from hubbub_server.app.read_states import ReadStates
 from hubbub_server.app.resume import ResumeTokens
+from hubbub_server.app.settings import UserSettings
 from hubbub_server.app.streams import MAX_OPENING, Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_hub import TopicHub
@@ -78,6 +83,8 @@ class RpcClient:
         self.conversations = ConversationServiceStub(channel)
         self.chat = ChatServiceStub(channel)
         self.history = HistoryServiceStub(channel)
+        self.markers = MarkerServiceStub(channel)
+        self.settings = SettingsServiceStub(channel)
         if stream_channel is not None:
             self.chat.Connect = ChatServiceStub(stream_channel).Connect
             self.chat.Subscribe = ChatServiceStub(stream_channel).Subscribe
@@ -191,16 +198,22 @@ class NodeCluster:
             interest=signals,
         )
         typing = TypingSignals(hub=hub, signals=signals, clock=self.clock, privacy=privacy)
-        reader = TopicReader(log=log, messages=self.store, events=self.store, codec=CODEC)
+        reader = TopicReader(log=log, messages=self.store, events=self.store, markers=self.store, codec=CODEC)
+        read_states = ReadStates(hub=hub, reader=reader)
+        memberships = MembershipEffects(hub)
         async with (
             self._authenticate() as authenticate,
             hub,
+            Markers(
+                hub=hub, reader=reader, read_states=read_states, effects=memberships, clock=self.clock, window_s=0.0
+            ) as markers,
             Streams(
                 hub=hub,
                 authenticate=authenticate,
                 clock=self.clock,
                 ids=self.ids,
                 resume_tokens=ResumeTokens(ID_KEY, self.clock),
+                markers=markers,
                 typing=typing,
                 max_opening=max_opening,
             ) as streams,
@@ -214,12 +227,22 @@ class NodeCluster:
                     conversations=Conversations(
                         hub=hub,
                         reader=reader,
-                        effects=MembershipEffects(hub),
+                        read_states=read_states,
+                        effects=memberships,
                         accounts=self.accounts,
                         id_key=ID_KEY,
                     ),
                     history=ReadHistory(hub=hub, reader=reader, directory=self.store),
                     sync=Sync(hub=hub, reader=reader),
+                    markers=markers,
+                    settings=UserSettings(
+                        hub=hub,
+                        read_states=read_states,
+                        membership_effects=memberships,
+                        block_effects=BlockEffects(hub),
+                        accounts=self.accounts,
+                        id_key=ID_KEY,
+                    ),
                     streams=streams,
                     typing=typing,
                 ),

@@ -35,7 +35,7 @@ from hubbub_server.obs import metrics
 from hubbub_server.ports.clock import Clock
 from hubbub_server.ports.record_codec import RecordCodec
 from hubbub_server.ports.topic_directory import TopicDirectory
-from hubbub_server.ports.topic_log import LogRecord, TopicLog
+from hubbub_server.ports.topic_log import LogRecord, RecordHead, TopicLog
 
 _TAIL_MAX_BYTES: Final = 256 * 1024
 _CONFIRMED_FOR_S: Final = 60.0
@@ -203,6 +203,14 @@ class ActiveTopic:
         head = await self._log.read_head(self.topic_id)
         await self._catch_up(head, known_sequence)
         await self.load()  # somebody else may be loading it again just now
+
+    def confirm(self, head: RecordHead | None) -> bool:
+        """Tells whether the state is at a head that was read from the leader just now; False: `refresh` finds out."""
+        is_same_log = self.is_loaded and self._log.epoch(self.shard) == self.state.epoch
+        is_at_head = self.sequence == head.sequence if head else self.sequence == 0 and self._is_confirmed()
+        if is_same_log and is_at_head:
+            self._confirmed_at_s = self._clock.monotonic_s()
+        return is_same_log and is_at_head
 
     async def reach(self, position: int) -> None:
         """Brings the state to `position` at least, if the log has it. Raises LogUnavailable or StoreUnavailable."""

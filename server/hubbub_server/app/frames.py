@@ -2,7 +2,7 @@
 
 from enum import Enum
 
-from hubbub_server.domain.commands import SendMessage, Sent
+from hubbub_server.domain.commands import Marked, SendMessage, Sent
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import HubbubError
 from hubbub_server.domain.frozen import dataclass
@@ -31,6 +31,15 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadUpTo:
+    """The payload of a mark_read command."""
+
+    conversation_id: ConversationId
+    message_number: int
+    unread_mark_position: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reauthenticate:
     """The payload of a reauthenticate command."""
 
@@ -45,7 +54,7 @@ class SetTyping:
     typing: Typing
 
 
-CommandPayload = Send | Reauthenticate | SetTyping
+CommandPayload = Send | ReadUpTo | Reauthenticate | SetTyping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +138,7 @@ class TypingSet:
     """The typing was heard."""
 
 
-Done = Sent | Reauthenticated | TypingSet
+Done = Sent | Marked | Reauthenticated | TypingSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

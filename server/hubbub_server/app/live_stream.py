@@ -16,8 +16,9 @@ import structlog
 from hubbub_server.app.active_topic import ActiveTopic, Delivery
 from hubbub_server.app.authenticate import Authenticate, Caller
 from hubbub_server.app.frames import ClientFrame, Events, Outgoing, Signals, TypingSet
+from hubbub_server.app.markers import Markers
 from hubbub_server.app.resume import StreamResume
-from hubbub_server.app.session import Action, CheckToken, OpenTopics, Session, Submit, TellTyping
+from hubbub_server.app.session import Action, CheckToken, OpenTopics, Read, Session, Submit, TellTyping
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.typing_signals import TypingSignals
 from hubbub_server.domain.commands import Answer, Sent
@@ -44,6 +45,7 @@ class Owner(Protocol):
     hub: TopicHub
     authenticate: Authenticate
     clock: Clock
+    markers: Markers
     typing: TypingSignals
     command_timeout_s: float
 
@@ -198,6 +200,8 @@ class LiveStream:
                 self._submit(action)
             case TellTyping():
                 self._spawn(self._tell_typing(action))
+            case Read():
+                self._spawn(self._mark_read(action))
             case CheckToken(request_id=request_id, access_token=access_token):
                 try:
                     caller = self._streams.authenticate.authenticate(access_token)
@@ -222,6 +226,19 @@ class LiveStream:
             raise
         else:
             self._session.answer(action.request_id, TypingSet())
+        finally:
+            self._wake()
+
+    async def _mark_read(self, action: Read) -> None:
+        try:
+            marked = await self._streams.markers.mark_read(self.caller.user_id, action.read)
+        except HubbubError as error:
+            self._session.answer(action.request_id, error)
+        except Exception:
+            self._session.answer(action.request_id, HubbubError("internal"))
+            raise
+        else:
+            self._session.answer(action.request_id, marked)
         finally:
             self._wake()
 

@@ -33,6 +33,7 @@ from hubbub_server.app.frames import (
     Hello,
     Lagging,
     Outgoing,
+    ReadUpTo,
     Reauthenticate,
     Reauthenticated,
     Rejected,
@@ -47,7 +48,7 @@ from hubbub_server.app.frames import (
     UnknownFrame,
     Welcome,
 )
-from hubbub_server.domain.commands import Sent
+from hubbub_server.domain.commands import Marked, Sent
 from hubbub_server.domain.cursor import TopicHead
 from hubbub_server.domain.errors import (
     BadCredentials,
@@ -85,39 +86,6 @@ _NOT_COUNTED: Final = Goodbye | Lagging | Signals
 
 class SessionState(Enum):
     """Where a session is in its life."""
-
-    __slots__ = (
-        "_ages_out_s",
-        "_buffered_events",
-        "_changed_heads",
-        "_ended_s",
-        "_events_acked",
-        "_events_sent",
-        "_hand_over",
-        "_heard_s",
-        "_heartbeat_due_s",
-        "_is_half_closed",
-        "_is_holding",
-        "_is_lagging",
-        "_old_signals",
-        "_passing",
-        "_pending_heads",
-        "_queue",
-        "_resume",
-        "_started_s",
-        "_takes_commands",
-        "_token_ends_s",
-        "_unanswered",
-        "_waiting_signals",
-        "_window_events",
-        "buffered_bytes",
-        "caller",
-        "end_error",
-        "goodbye_reason",
-        "must_reset",
-        "session_id",
-        "state",
-    )
 
     AWAITING_HELLO = "awaiting_hello"
     OPENING = "opening"
@@ -159,7 +127,15 @@ class TellTyping:
     command: SetTyping
 
 
-Action = OpenTopics | Submit | CheckToken | TellTyping
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """To do: mark as read, in any order, then `answer`."""
+
+    request_id: str
+    read: ReadUpTo
+
+
+Action = OpenTopics | Submit | CheckToken | TellTyping | Read
 
 
 class Resume(Protocol):
@@ -174,6 +150,39 @@ class Resume(Protocol):
 
 class Session:
     """The state machine of one stream. Every method is synchronous and never raises for what the client did."""
+
+    __slots__ = (
+        "_ages_out_s",
+        "_buffered_events",
+        "_changed_heads",
+        "_ended_s",
+        "_events_acked",
+        "_events_sent",
+        "_hand_over",
+        "_heard_s",
+        "_heartbeat_due_s",
+        "_is_half_closed",
+        "_is_holding",
+        "_is_lagging",
+        "_old_signals",
+        "_passing",
+        "_pending_heads",
+        "_queue",
+        "_resume",
+        "_started_s",
+        "_takes_commands",
+        "_token_ends_s",
+        "_unanswered",
+        "_waiting_signals",
+        "_window_events",
+        "buffered_bytes",
+        "caller",
+        "end_error",
+        "goodbye_reason",
+        "must_reset",
+        "session_id",
+        "state",
+    )
 
     def __init__(
         self,
@@ -301,6 +310,8 @@ class Session:
                 return (Submit(request_id=request_id, send=send),)
             case SetTyping() as typing:
                 return (TellTyping(request_id=request_id, command=typing),)
+            case ReadUpTo() as read:
+                return (Read(request_id=request_id, read=read),)
             case _:
                 return ()
 
@@ -382,7 +393,7 @@ class Session:
 
     # ---- answers
 
-    def answer(self, request_id: str, answer: Sent | TypingSet | HubbubError) -> None:
+    def answer(self, request_id: str, answer: Sent | Marked | TypingSet | HubbubError) -> None:
         """Answers a command."""
         if isinstance(answer, HubbubError):
             self._push(Rejected(request_id=request_id, error=answer))

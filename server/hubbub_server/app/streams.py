@@ -14,6 +14,7 @@ import structlog
 
 from hubbub_server.app.authenticate import Authenticate, Caller
 from hubbub_server.app.live_stream import LiveStream
+from hubbub_server.app.markers import Markers
 from hubbub_server.app.resume import ResumeTokens, StreamResume
 from hubbub_server.app.session import LOG_LOST_FOR_S, Session
 from hubbub_server.app.topic_hub import TopicHub
@@ -48,6 +49,7 @@ class Streams:
         clock: Clock,
         ids: IdSource,
         resume_tokens: ResumeTokens,
+        markers: Markers,
         typing: TypingSignals,
         command_timeout_s: float = 8.0,
         drain_timeout_s: float = 15.0,
@@ -60,6 +62,7 @@ class Streams:
         self.hub = hub
         self.authenticate = authenticate
         self.clock = clock
+        self.markers = markers
         self.typing = typing
         self.command_timeout_s = command_timeout_s
         self._ids = ids

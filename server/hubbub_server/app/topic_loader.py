@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from hubbub_server.app.stored_topic import whole_state
 from hubbub_server.domain import topic as domain
 from hubbub_server.domain.conversation import ConversationState, remember_id
 from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable
@@ -180,8 +181,11 @@ class TopicLoader:
         if stored is not None and stored.applied.epoch == epoch:
             if (head.sequence if head else 0) < stored.applied.sequence:
                 raise TopicDamaged("the log ends before what the store has applied")
-            return _Base(state=stored.state, begin=Place(stored.applied.position, stored.applied.sequence))
-        known = [each.state for each in (stored, snapshot) if each is not None]
+            return _Base(
+                state=whole_state(stored, self._codec), begin=Place(stored.applied.position, stored.applied.sequence)
+            )
+        known = [whole_state(stored, self._codec)] if stored else []
+        known += [snapshot.state] if snapshot else []
         if not known:
             return empty
         state = max(known, key=lambda each: (each.epoch, each.position))

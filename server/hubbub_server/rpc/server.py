@@ -12,15 +12,27 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from hubbub.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
-from hubbub.chat.v1 import chat_service_pb2, chat_service_pb2_grpc
+from hubbub.chat.v1 import (
+    chat_service_pb2,
+    chat_service_pb2_grpc,
+    marker_service_pb2,
+    marker_service_pb2_grpc,
+)
 from hubbub.conversation.v1 import conversation_service_pb2, conversation_service_pb2_grpc
 from hubbub.history.v1 import history_service_pb2, history_service_pb2_grpc
-from hubbub.user.v1 import user_service_pb2, user_service_pb2_grpc
+from hubbub.user.v1 import (
+    settings_service_pb2,
+    settings_service_pb2_grpc,
+    user_service_pb2,
+    user_service_pb2_grpc,
+)
 
 from hubbub_server.app.authenticate import Authenticate
 from hubbub_server.app.conversations import Conversations
+from hubbub_server.app.markers import Markers
 from hubbub_server.app.read_history import ReadHistory
 from hubbub_server.app.session import CLIENT_SILENCE_S
+from hubbub_server.app.settings import UserSettings
 from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.typing_signals import TypingSignals
@@ -37,6 +49,8 @@ from hubbub_server.rpc.servicers.auth_servicer import AuthServicer
 from hubbub_server.rpc.servicers.chat_servicer import ChatServicer
 from hubbub_server.rpc.servicers.conversation_servicer import ConversationServicer
 from hubbub_server.rpc.servicers.history_servicer import HistoryServicer
+from hubbub_server.rpc.servicers.marker_servicer import MarkerServicer
+from hubbub_server.rpc.servicers.settings_servicer import SettingsServicer
 from hubbub_server.rpc.servicers.user_servicer import UserServicer
 from hubbub_server.rpc.streaming_calls import StreamingCalls
 
@@ -71,6 +85,8 @@ _SERVICES: Final = tuple(
         (conversation_service_pb2, "ConversationService"),
         (chat_service_pb2, "ChatService"),
         (history_service_pb2, "HistoryService"),
+        (marker_service_pb2, "MarkerService"),
+        (settings_service_pb2, "SettingsService"),
     )
 )
 
@@ -84,6 +100,8 @@ class UseCases:
     conversations: Conversations
     history: ReadHistory
     sync: Sync
+    markers: Markers
+    settings: UserSettings
     streams: Streams
     typing: TypingSignals
 
@@ -190,6 +208,8 @@ class RpcServer:
             ChatServicer(cases.conversations, cases.streams, cases.typing), server
         )
         history_service_pb2_grpc.add_HistoryServiceServicer_to_server(self._history_servicer(), server)
+        marker_service_pb2_grpc.add_MarkerServiceServicer_to_server(MarkerServicer(cases.markers), server)
+        settings_service_pb2_grpc.add_SettingsServiceServicer_to_server(SettingsServicer(cases.settings), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._with_reflection:
             names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)

@@ -35,6 +35,8 @@ from hubbub_server.app.frames import (
     Welcome,
 )
 from hubbub_server.app.live_stream import LiveStream
+from hubbub_server.app.markers import Markers
+from hubbub_server.app.read_states import ReadStates
 from hubbub_server.app.resume import ResumeTokens
 from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
@@ -275,9 +277,16 @@ class Cluster:
             ids=self.parts.ids,
             interest=signals,
         )
-        reader = TopicReader(log=log, messages=store, events=store, codec=CODEC)
+        reader = TopicReader(log=log, messages=store, events=store, markers=store, codec=CODEC)
         stack = AsyncExitStack()
         await stack.enter_async_context(hub)
+        markers = Markers(
+            hub=hub,
+            reader=reader,
+            read_states=ReadStates(hub=hub, reader=reader),
+            effects=MembershipEffects(hub),
+            clock=clock,
+        )
         authenticate = None  # no token is checked here
         streams = Streams(
             hub=hub,
@@ -285,6 +294,7 @@ class Cluster:
             clock=clock,
             ids=self.parts.ids,
             resume_tokens=ResumeTokens(b"k" * 16, clock),
+            markers=await stack.enter_async_context(markers),
             typing=TypingSignals(hub=hub, signals=signals, clock=clock, privacy=NoPrivacy()),
         )
         await stack.enter_async_context(streams)

@@ -156,6 +156,7 @@ async def streams_of(node: AppNode, cluster: AppCluster, *, max_opening: int = M
         clock=cluster.clock,
         ids=cluster.ids,
         resume_tokens=ResumeTokens(b"k" * 16, cluster.clock),
+        markers=node.markers,
         typing=node.typing,
         max_opening=max_opening,
     ) as streams:

@@ -16,6 +16,7 @@ from google.rpc import status_pb2 as _status_pb2
 from hubbub.chat.v1 import event_pb2 as _event_pb2
 from hubbub.conversation.v1 import conversation_pb2 as _conversation_pb2
 from hubbub.conversation.v1 import message_pb2 as _message_pb2
+from hubbub.conversation.v1 import read_state_pb2 as _read_state_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -455,6 +456,7 @@ class Reply(_message.Message):
     SEND_MESSAGE_FIELD_NUMBER: _builtins.int
     REAUTHENTICATE_FIELD_NUMBER: _builtins.int
     SET_TYPING_FIELD_NUMBER: _builtins.int
+    MARK_READ_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """request_id of the command."""
     @_builtins.property
@@ -469,6 +471,10 @@ class Reply(_message.Message):
     def set_typing(self) -> Global___SetTypingResponse:
         """Answers set_typing."""
 
+    @_builtins.property
+    def mark_read(self) -> Global___MarkReadResponse:
+        """Answers mark_read."""
+
     def __init__(
         self,
         *,
@@ -476,12 +482,13 @@ class Reply(_message.Message):
         send_message: Global___SendMessageResponse | None = ...,
         reauthenticate: Global___ReauthenticateResponse | None = ...,
         set_typing: Global___SetTypingResponse | None = ...,
+        mark_read: Global___MarkReadResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["reauthenticate", b"reauthenticate", "result", b"result", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mark_read", b"mark_read", "reauthenticate", b"reauthenticate", "result", b"result", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reauthenticate", b"reauthenticate", "request_id", b"request_id", "result", b"result", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mark_read", b"mark_read", "reauthenticate", b"reauthenticate", "request_id", b"request_id", "result", b"result", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["send_message", "reauthenticate", "set_typing"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["send_message", "reauthenticate", "set_typing", "mark_read"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -687,6 +694,7 @@ class Command(_message.Message):
     SEND_MESSAGE_FIELD_NUMBER: _builtins.int
     REAUTHENTICATE_FIELD_NUMBER: _builtins.int
     SET_TYPING_FIELD_NUMBER: _builtins.int
+    MARK_READ_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required. Unique on this stream while unanswered (else the stream ends with STREAM_PROTOCOL), 1 to 64 characters. Names the
     answer, gives no idempotency.
@@ -703,6 +711,10 @@ class Command(_message.Message):
     def set_typing(self) -> Global___SetTypingRequest:
         """Tells the other members that the caller writes, or stopped."""
 
+    @_builtins.property
+    def mark_read(self) -> Global___MarkReadRequest:
+        """Marks a conversation as read."""
+
     def __init__(
         self,
         *,
@@ -710,12 +722,13 @@ class Command(_message.Message):
         send_message: Global___SendMessageRequest | None = ...,
         reauthenticate: Global___ReauthenticateRequest | None = ...,
         set_typing: Global___SetTypingRequest | None = ...,
+        mark_read: Global___MarkReadRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "reauthenticate", b"reauthenticate", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mark_read", b"mark_read", "payload", b"payload", "reauthenticate", b"reauthenticate", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "reauthenticate", b"reauthenticate", "request_id", b"request_id", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mark_read", b"mark_read", "payload", b"payload", "reauthenticate", b"reauthenticate", "request_id", b"request_id", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["send_message", "reauthenticate", "set_typing"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["send_message", "reauthenticate", "set_typing", "mark_read"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -733,7 +746,9 @@ class SendMessageRequest(_message.Message):
     CLIENT_TIME_FIELD_NUMBER: _builtins.int
     PREVIOUS_CLIENT_MESSAGE_ID_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """Required. One that the caller is not a member of answers CONVERSATION_NOT_FOUND, as an unknown one."""
+    """Required. One that the caller is not a member of answers CONVERSATION_NOT_FOUND, as an unknown one; a direct one whose other side
+    blocked the caller answers NOT_PERMITTED.
+    """
     client_message_id: _builtins.str
     """Required. UUID made once per message by the client, any case, UUIDv7 preferred; its time never orders anything. For at
     least 7 days a repeat by the same user in the same conversation returns the first answer; with other content it is
@@ -745,7 +760,7 @@ class SendMessageRequest(_message.Message):
     """
     @_builtins.property
     def content(self) -> _message_pb2.Content:
-        """Required. Text of 1 to 8,000 code points and at most 32 KiB, with something visible."""
+        """Required. Text of 1 to 8,000 code points and at most 32 KiB, with something visible; mentions, code and links as its entities."""
 
     @_builtins.property
     def client_time(self) -> _timestamp_pb2.Timestamp:
@@ -894,3 +909,71 @@ class SetTypingResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetTypingResponse: _TypeAlias = SetTypingResponse  # noqa: Y015
+
+@_typing.final
+class MarkReadRequest(_message.Message):
+    """How far the caller has read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_NUMBER_FIELD_NUMBER: _builtins.int
+    UNREAD_MARK_POSITION_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """Required. One that the caller is not a member of answers CONVERSATION_NOT_FOUND, as an unknown one."""
+    message_number: _builtins.int
+    """Required. The newest message that was read: 1 or more, one that exists (MESSAGE_NOT_FOUND). A number below the stored marker
+    changes nothing and is answered with the stored one.
+    """
+    unread_mark_position: _builtins.int
+    """Optional. ReadState.unread_mark_position, or the position of ConversationMarkedUnread, that the caller has seen. Such a mark ends
+    when the marker moves forward, or when this names it: an old call that comes late does not take a newer mark away.
+    """
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        message_number: _builtins.int = ...,
+        unread_mark_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "message_number", b"message_number", "unread_mark_position", b"unread_mark_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkReadRequest: _TypeAlias = MarkReadRequest  # noqa: Y015
+
+@_typing.final
+class MarkReadResponse(_message.Message):
+    """How far the caller has read now. Answered when it is durable; calls that come within 2 s of each other become one event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MARKER_FIELD_NUMBER: _builtins.int
+    UNREAD_MARK_POSITION_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    unread_mark_position: _builtins.int
+    """Mark-as-unread that stands; 0: none."""
+    @_builtins.property
+    def marker(self) -> _read_state_pb2.ReadMarker:
+        """The stored marker: never behind an earlier one."""
+
+    @_builtins.property
+    def cursor(self) -> _conversation_pb2.Cursor:
+        """Place in the caller's own topic: the newest event there that this answer knows."""
+
+    def __init__(
+        self,
+        *,
+        marker: _read_state_pb2.ReadMarker | None = ...,
+        unread_mark_position: _builtins.int = ...,
+        cursor: _conversation_pb2.Cursor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "marker", b"marker"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "marker", b"marker", "unread_mark_position", b"unread_mark_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkReadResponse: _TypeAlias = MarkReadResponse  # noqa: Y015
