@@ -14,7 +14,7 @@ from hubbub_server.adapters.nats.accounts import NatsAccountStore, NatsDeviceSes
 from hubbub_server.adapters.nats.shard_leases import NatsShardLeases
 from hubbub_server.adapters.system.ids import RandomIds
 from hubbub_server.app.authenticate import Authenticate
-from hubbub_server.app.conversation_signals import NoPrivacy
+from hubbub_server.app.conversation_signals import ConversationSignals, NoPrivacy
 from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.effects import BlockEffects, MembershipEffects
 from hubbub_server.app.markers import Markers
@@ -33,16 +33,19 @@ from hubbub_server.process import Life, run_process
 from hubbub_server.rpc.server import RpcServer, UseCases
 from hubbub_server.wire.decoded_records import DecodedRecords
 from hubbub_server.wire.record_codec import ProtoRecordCodec
+from hubbub_server.wire.signal_codec import ProtoSignalCodec
 from hubbub_server.wiring import (
     Core,
     cql_fields,
     make_streams,
     new_epoch,
+    open_bus,
     open_core,
     open_edge,
     open_guard,
     open_hub,
-    open_signals,
+    open_presence,
+    open_redis,
     register_node,
     start_serving,
     stop_serving,
@@ -73,8 +76,8 @@ async def _node(settings: Settings, life: Life) -> None:
     async with AsyncExitStack() as stack:
         core = await open_core(stack, settings, node.name, life.fail)
         clock = core.clock
-        privacy = NoPrivacy()
-        signals = await open_signals(stack, core, privacy)
+        privacy, bus = NoPrivacy(), await open_bus(stack, core)
+        signals = ConversationSignals(bus=bus, codec=ProtoSignalCodec(), clock=clock, privacy=privacy)
         hub = await open_hub(stack, core, await open_guard(stack, core), interest=signals)
         typing = TypingSignals(
             hub=hub, signals=signals, clock=clock, privacy=privacy, max_members=node.typing_max_members
@@ -88,6 +91,8 @@ async def _node(settings: Settings, life: Life) -> None:
         read_states = ReadStates(hub=hub, reader=reader)
         memberships = MembershipEffects(hub)
         markers = Markers(hub=hub, reader=reader, read_states=read_states, effects=memberships, clock=clock)
+        redis = await open_redis(stack, settings)
+        presence = await open_presence(stack, core, hub, bus, redis)
         streams = Streams(
             hub=hub,
             authenticate=authenticate,
@@ -98,6 +103,7 @@ async def _node(settings: Settings, life: Life) -> None:
             typing=typing,
             drain_timeout_s=node.drain_timeout_s,
             max_opening=node.max_opening_streams,
+            tracker=presence.tracker,
         )
         use_cases = UseCases(
             authenticate=authenticate,
@@ -123,6 +129,7 @@ async def _node(settings: Settings, life: Life) -> None:
             ),
             streams=await stack.enter_async_context(streams),
             typing=typing,
+            presence=presence,
         )
         edge: StreamEdge | None = None
 
@@ -141,13 +148,15 @@ async def _node(settings: Settings, life: Life) -> None:
         edge = await open_edge(stack, settings.edge, server.streaming_calls(), is_ready)
         port, stream_port = await start_serving(settings, server, edge)
         metrics_port = stack.enter_context(serve_metrics(node.host, node.metrics_port))
-        await register_node(stack, settings, core, port)
+        await register_node(stack, settings, core, redis, presence, port)
         log.info("node serves", port=port, stream_port=stream_port, metrics_port=metrics_port)
         await life.ended.wait()
         log.info("node leaves", streams=len(streams))
         markers.drain()
         await streams.drain(announced_for_s=node.announce_s)
+        presence.streams.drain()
         await stop_serving(server, edge, node.stop_grace_s)
+        await presence.tracker.leave()
 
 
 async def _open_authenticate(

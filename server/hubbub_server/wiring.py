@@ -23,12 +23,13 @@ from hubbub_server.adapters.nats.topic_log import NatsTopicLog
 from hubbub_server.adapters.nats.topic_states import NatsTopicStates
 from hubbub_server.adapters.redis.connection import RedisConnection
 from hubbub_server.adapters.redis.node_registry import RedisNodeRegistry
+from hubbub_server.adapters.redis.presence_registry import RedisPresenceRegistry
 from hubbub_server.adapters.system.clock import SystemClock, WrongClock
 from hubbub_server.adapters.system.ids import RandomIds
 from hubbub_server.app.active_topic import Interest
-from hubbub_server.app.conversation_signals import ConversationSignals, Privacy
 from hubbub_server.app.epoch_guard import EpochGuard
 from hubbub_server.app.new_epoch import NewEpoch
+from hubbub_server.app.presence import NoPresenceRegistry, Presence
 from hubbub_server.app.registered_node import RegisteredNode
 from hubbub_server.app.take_snapshots import TakeSnapshots
 from hubbub_server.app.topic_hub import TopicHub
@@ -41,11 +42,12 @@ from hubbub_server.ports.marker_store import MarkerStore
 from hubbub_server.ports.message_store import MessageStore
 from hubbub_server.ports.projection import Projection
 from hubbub_server.ports.record_codec import RecordCodec
+from hubbub_server.ports.signal_bus import SignalBus
 from hubbub_server.ports.topic_directory import TopicDirectory
 from hubbub_server.rpc.server import RpcServer
 from hubbub_server.rpc.streaming_calls import StreamingCalls
+from hubbub_server.wire.presence import encode_update
 from hubbub_server.wire.record_codec import ProtoRecordCodec
-from hubbub_server.wire.signal_codec import ProtoSignalCodec
 from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
 from hubbub_server.workers.handled_records import HandledRecords
 from hubbub_server.workers.roles import ROLES, Pace, shard_loops, trimmers, worker_roles
@@ -129,10 +131,9 @@ async def open_guard(
     return guard
 
 
-async def open_signals(stack: AsyncExitStack, core: Core, privacy: Privacy) -> ConversationSignals:
-    """Opens the signals of conversations."""
-    bus = await stack.enter_async_context(NatsSignalBus(core.connection))
-    return ConversationSignals(bus=bus, codec=ProtoSignalCodec(), clock=core.clock, privacy=privacy)
+async def open_bus(stack: AsyncExitStack, core: Core) -> SignalBus:
+    """Opens the signals between nodes."""
+    return await stack.enter_async_context(NatsSignalBus(core.connection))
 
 
 async def open_hub(
@@ -153,21 +154,44 @@ async def open_hub(
     return await stack.enter_async_context(hub)
 
 
-async def register_node(stack: AsyncExitStack, settings: Settings, core: Core, port: int) -> None:
-    """Says from now to the end of the stack that this node lives, where there is a registry. Never waits for it."""
+async def open_redis(stack: AsyncExitStack, settings: Settings) -> RedisConnection | None:
+    """Opens the connection to Redis or Valkey, where there is one, without waiting for it."""
     if not settings.redis.url:
+        return None
+    return await stack.enter_async_context(RedisConnection(settings.redis.url, name=settings.node.name))
+
+
+async def open_presence(
+    stack: AsyncExitStack, core: Core, hub: TopicHub, bus: SignalBus, redis: RedisConnection | None
+) -> Presence:
+    """Opens the presence of this node; `register_node` makes others believe in it."""
+    presence = Presence(
+        hub=hub,
+        registry=RedisPresenceRegistry(redis) if redis is not None else NoPresenceRegistry(),
+        bus=bus,
+        clock=core.clock,
+        encode=encode_update,
+    )
+    return await stack.enter_async_context(presence)
+
+
+async def register_node(
+    stack: AsyncExitStack, settings: Settings, core: Core, redis: RedisConnection | None, presence: Presence, port: int
+) -> None:
+    """Says from now to the end of the stack that this node lives, where there is a registry. Never waits for it."""
+    if redis is None:
         return
     node = settings.node
     host = socket.gethostname() if node.host in _ANY_ADDRESS else node.host
-    connection = await stack.enter_async_context(RedisConnection(settings.redis.url, name=node.name))
     registered = RegisteredNode(
-        RedisNodeRegistry(connection),
+        RedisNodeRegistry(redis),
         node_id=node.name,
         address=f"{host}:{port}",
         clock=core.clock,
         ids=RandomIds(),
+        on_gone=presence.tracker.settle,
     )
-    await stack.enter_async_context(registered)
+    presence.tracker.node = await stack.enter_async_context(registered)
 
 
 async def open_edge(

@@ -14,7 +14,7 @@ from tests.chaos.catalogue import CATALOGUE
 TESTS = Path(__file__).resolve().parents[1]
 GUARANTEES = TESTS.parent / "docs" / "GUARANTEES.md"
 MATRIX_COLUMNS = 8
-CASES = ("C06", "C07", "C11", "C13", "C17", "C21", "C41", "C42", "C81", "C82", "C85", "C87", "C90")
+CASES = ("C06", "C07", "C11", "C13", "C17", "C21", "C35", "C39", "C41", "C42", "C81", "C82", "C85", "C87", "C89", "C90")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
