@@ -14,7 +14,7 @@ from hubbub_server.adapters.nats.accounts import NatsAccountStore, NatsDeviceSes
 from hubbub_server.adapters.nats.shard_leases import NatsShardLeases
 from hubbub_server.adapters.system.ids import RandomIds
 from hubbub_server.app.authenticate import Authenticate
-from hubbub_server.app.conversation_signals import ConversationSignals, NoPrivacy
+from hubbub_server.app.conversation_signals import ConversationSignals
 from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.effects import BlockEffects, MembershipEffects
 from hubbub_server.app.markers import Markers
@@ -76,12 +76,10 @@ async def _node(settings: Settings, life: Life) -> None:
     async with AsyncExitStack() as stack:
         core = await open_core(stack, settings, node.name, life.fail)
         clock = core.clock
-        privacy, bus = NoPrivacy(), await open_bus(stack, core)
-        signals = ConversationSignals(bus=bus, codec=ProtoSignalCodec(), clock=clock, privacy=privacy)
+        bus = await open_bus(stack, core)
+        signals = ConversationSignals(bus=bus, codec=ProtoSignalCodec(), clock=clock)
         hub = await open_hub(stack, core, await open_guard(stack, core), interest=signals)
-        typing = TypingSignals(
-            hub=hub, signals=signals, clock=clock, privacy=privacy, max_members=node.typing_max_members
-        )
+        typing = TypingSignals(hub=hub, signals=signals, clock=clock, max_members=node.typing_max_members)
         reader = TopicReader(
             log=core.log, messages=core.messages, events=core.events, markers=core.markers, codec=core.codec
         )
@@ -90,7 +88,14 @@ async def _node(settings: Settings, life: Life) -> None:
         id_key = read_key(auth.secrets / "id_key")
         read_states = ReadStates(hub=hub, reader=reader)
         memberships = MembershipEffects(hub)
-        markers = Markers(hub=hub, reader=reader, read_states=read_states, effects=memberships, clock=clock)
+        markers = Markers(
+            hub=hub,
+            reader=reader,
+            read_states=read_states,
+            effects=memberships,
+            clock=clock,
+            tell_read=signals.tell_read,
+        )
         redis = await open_redis(stack, settings)
         presence = await open_presence(stack, core, hub, bus, redis)
         streams = Streams(

@@ -57,7 +57,7 @@ async def pair(cluster: NodeCluster, node: Node) -> Pair:
 
 
 async def test_mark_read_in_band_is_answered_like_the_unary_call_and_heard_by_other_devices(pair: Pair) -> None:
-    """C26: what the sender of the messages gets is no event."""
+    """C26: what the sender of the messages gets is no event, and once."""
     phone, laptop = await LiveClient.connect(pair.bob), await LiveClient.connect(pair.bob)
     alice = await LiveClient.connect(pair.alice)
     read = frame_pb2.MarkReadRequest(conversation_id=pair.group_id, message_number=2)
@@ -72,6 +72,13 @@ async def test_mark_read_in_band_is_answered_like_the_unary_call_and_heard_by_ot
     assert event.topic_id == pair.bob_id
     assert event.position == answer.cursor.position
     assert event.read_marker_moved.marker == answer.marker
+    await alice.expect(lambda frame: len(frame.signals) > 0)
+    (signal,) = alice.signals
+    assert (signal.conversation_id, signal.user_id, signal.read_marker.message_number) == (
+        pair.group_id,
+        pair.bob_id,
+        2,
+    )
     assert alice.events == []
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from hubbub_server.app.active_topic import ActiveTopic, Delivery
 from hubbub_server.app.committer import CommitGuard
-from hubbub_server.app.conversation_signals import ConversationSignals, NoPrivacy, Privacy
+from hubbub_server.app.conversation_signals import ConversationSignals
 from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.frames import Signals
 from hubbub_server.app.markers import Markers
@@ -55,6 +55,12 @@ def send(sender_id: UserId, serial: int, text: str = "") -> SendMessage:
 def remove(user_id: UserId) -> RemoveMember:
     """Returns the command by which Alice removes a user from the group."""
     return RemoveMember(actor_id=ALICE, user_id=user_id)
+
+
+async def settle() -> None:
+    """Lets what is on its way arrive."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 def add(*user_ids: UserId) -> AddMembers:
@@ -133,8 +139,6 @@ class AppCluster:
     signal_server: FakeSignalServer = field(default_factory=FakeSignalServer)
     clock: FakeClock = field(default_factory=FakeClock)
     ids: FakeIds = field(default_factory=FakeIds)
-    told: list[tuple[ConversationId, UserId, int]] = field(default_factory=list)
-    """What others were told of reading."""
 
     @asynccontextmanager
     async def node(
@@ -143,12 +147,11 @@ class AppCluster:
         guard: CommitGuard | None = None,
         head_check_interval_s: float = 30.0,
         window_capacity: int = 4096,
-        privacy: Privacy | None = None,
         window_s: float = 0.0,
     ) -> AsyncIterator[AppNode]:
         """Runs one more node; without a guard nobody doubts its log."""
-        log, bus, privacy = self.server.connect(), self.signal_server.connect(), privacy or NoPrivacy()
-        signals = ConversationSignals(bus=bus, codec=SIGNAL_CODEC, clock=self.clock, privacy=privacy)
+        log, bus = self.server.connect(), self.signal_server.connect()
+        signals = ConversationSignals(bus=bus, codec=SIGNAL_CODEC, clock=self.clock)
         hub = TopicHub(
             log=log,
             guard=guard or OpenGuard(),
@@ -171,7 +174,7 @@ class AppCluster:
             read_states=read_states,
             effects=MembershipEffects(hub),
             clock=self.clock,
-            tell_read=lambda *told: self.told.append(told),
+            tell_read=signals.tell_read,
             window_s=window_s,
         )
         async with hub, markers:
@@ -185,7 +188,7 @@ class AppCluster:
                 markers=markers,
                 bus=bus,
                 signals=signals,
-                typing=TypingSignals(hub=hub, signals=signals, clock=self.clock, privacy=privacy),
+                typing=TypingSignals(hub=hub, signals=signals, clock=self.clock),
             )
 
     def events(self, topic_id: TopicId = GROUP) -> list[Event]:

@@ -25,7 +25,7 @@ from hubbub.user.v1.user_service_pb2_grpc import UserServiceStub
 
 from hubbub_server.adapters.crypto.jose_token_signer import JoseTokenSigner
 from hubbub_server.app.authenticate import Authenticate, Credentials
-from hubbub_server.app.conversation_signals import ConversationSignals, NoPrivacy
+from hubbub_server.app.conversation_signals import ConversationSignals
 from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.effects import BlockEffects, MembershipEffects
 from hubbub_server.app.markers import Markers
@@ -197,8 +197,8 @@ class NodeCluster:
     @asynccontextmanager
     async def app(self, *, max_opening: int = MAX_OPENING) -> AsyncIterator[tuple[FakeTopicLog, TopicHub, UseCases]]:
         """Runs what one more node does, without transports."""
-        log, bus, privacy = self.log_server.connect(), self.signal_server.connect(), NoPrivacy()
-        signals = ConversationSignals(bus=bus, codec=ProtoSignalCodec(), clock=self.clock, privacy=privacy)
+        log, bus = self.log_server.connect(), self.signal_server.connect()
+        signals = ConversationSignals(bus=bus, codec=ProtoSignalCodec(), clock=self.clock)
         hub = TopicHub(
             log=log,
             guard=OpenGuard(),
@@ -211,7 +211,7 @@ class NodeCluster:
             recheck_delay_s=0.0,
             interest=signals,
         )
-        typing = TypingSignals(hub=hub, signals=signals, clock=self.clock, privacy=privacy)
+        typing = TypingSignals(hub=hub, signals=signals, clock=self.clock)
         reader = TopicReader(log=log, messages=self.store, events=self.store, markers=self.store, codec=CODEC)
         read_states = ReadStates(hub=hub, reader=reader)
         memberships = MembershipEffects(hub)
@@ -226,7 +226,13 @@ class NodeCluster:
             self._authenticate() as authenticate,
             hub,
             Markers(
-                hub=hub, reader=reader, read_states=read_states, effects=memberships, clock=self.clock, window_s=0.0
+                hub=hub,
+                reader=reader,
+                read_states=read_states,
+                effects=memberships,
+                clock=self.clock,
+                tell_read=signals.tell_read,
+                window_s=0.0,
             ) as markers,
             presence,
             RegisteredNode(

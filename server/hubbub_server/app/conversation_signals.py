@@ -3,10 +3,11 @@
 Theory of operation. A node listens to the signals of the topics that it hears live, so to those of conversations with
 streams here. A signal passes only if its user is a member, and goes only to streams of other members, by the state of
 this node, which is as fresh as what it delivers (G5): a node that has applied a removal passes nothing more of that
-user or to them. Each conversation has so many a second and no more. The bytes are forwarded as they came.
+user or to them. Nobody hears whom they block, and the two of a direct conversation in which one blocks the other hear
+nothing of each other. Each conversation has so many a second and no more. The bytes are forwarded as they came.
 """
 
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -15,8 +16,9 @@ from hubbub_server.app.frames import Signals
 from hubbub_server.app.throttle import Throttle
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.errors import RateLimited
-from hubbub_server.domain.ids import TopicId, UserId, is_conversation_id
-from hubbub_server.domain.signals import Signal
+from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id
+from hubbub_server.domain.signals import ReadMarker, Signal
+from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.obs import metrics
 from hubbub_server.ports.clock import Clock
 from hubbub_server.ports.signal_bus import SignalBus
@@ -29,54 +31,38 @@ HEARD_PER_S: Final = 20.0
 log = structlog.get_logger()
 
 
-class Privacy(Protocol):
-    """What users chose about signals."""
-
-    async def sends_typing(self, user_id: UserId) -> bool:
-        """Tells whether others may see that the user types. Raises Unavailable."""
-
-    def hides(self, receiver_id: UserId, sender_id: UserId) -> bool:
-        """Tells whether the receiver, who has a stream on this node, wants no signals of the sender."""
-
-
-class NoPrivacy:
-    """Privacy of users who cannot choose: everybody sees everything."""
-
-    async def sends_typing(self, user_id: UserId) -> bool:
-        """See Privacy."""
-        return True
-
-    def hides(self, receiver_id: UserId, sender_id: UserId) -> bool:
-        """See Privacy."""
-        return False
-
-
 class ConversationSignals:
     """The signals of all conversations. Implements Interest."""
 
-    def __init__(self, *, bus: SignalBus, codec: SignalCodec, clock: Clock, privacy: Privacy) -> None:
+    def __init__(self, *, bus: SignalBus, codec: SignalCodec, clock: Clock) -> None:
         """Takes the ports. The bus is closed by whoever opened it."""
         self._bus = bus
         self._codec = codec
-        self._privacy = privacy
         self._topics: dict[TopicId, ActiveTopic] = {}
+        """What is heard live: conversations, and the own topics of users with streams here."""
         self._heard = Throttle(clock, text="too many signals", burst=HEARD_BURST, per_s=HEARD_PER_S)
 
     def publish(self, signal: Signal) -> None:
         """Sends a signal to all nodes, this one included, or drops it. Its user is a member, as far as one knows."""
         self._bus.publish(BUS_KIND, signal.conversation_id, self._codec.encode(signal))
 
+    def tell_read(self, conversation_id: ConversationId, user_id: UserId, message_number: int) -> None:
+        """Tells the other members that a user has read up to a message, or does not."""
+        marker = ReadMarker(message_number=message_number)
+        self.publish(Signal(conversation_id=conversation_id, user_id=user_id, kind=marker))
+
     def topic_heard(self, topic: ActiveTopic) -> None:
         """See Interest."""
+        self._topics[topic.topic_id] = topic
         if is_conversation_id(topic.topic_id):
-            self._topics[topic.topic_id] = topic
             self._bus.subscribe(BUS_KIND, topic.topic_id, self._hear)
 
     def topic_unheard(self, topic: ActiveTopic) -> None:
         """See Interest."""
         if self._topics.get(topic.topic_id) is topic:
             del self._topics[topic.topic_id]
-            self._bus.unsubscribe(BUS_KIND, topic.topic_id, self._hear)
+            if is_conversation_id(topic.topic_id):
+                self._bus.unsubscribe(BUS_KIND, topic.topic_id, self._hear)
 
     def _hear(self, key: TopicId, body: bytes) -> None:
         topic = self._topics.get(key)
@@ -89,7 +75,7 @@ class ConversationSignals:
             return
         state = topic.state
         assert isinstance(state, ConversationState)  # noqa: S101  # by the form of the id
-        if signal.conversation_id != key or signal.user_id not in state.members:
+        if signal.conversation_id != key or signal.user_id not in state.members or state.has_block:
             return
         try:
             self._heard.take(key)
@@ -100,9 +86,14 @@ class ConversationSignals:
 
     def _pass_on(self, topic: ActiveTopic, state: ConversationState, sender_id: UserId, frame: Signals) -> None:
         def is_for(user_id: UserId) -> bool:
-            return user_id != sender_id and user_id in state.members and not self._privacy.hides(user_id, sender_id)
+            return user_id != sender_id and user_id in state.members and not self._blocks(user_id, sender_id)
 
         subscribers = tuple(topic.subscribers)
         metrics.signals.inc(len(subscribers))
         for subscriber in subscribers:
             subscriber.on_signal(frame, is_for)
+
+    def _blocks(self, receiver_id: UserId, sender_id: UserId) -> bool:
+        """Tells whether a user with a stream here, whose own topic is heard then, blocks another one."""
+        own = self._topics.get(receiver_id)
+        return own is not None and isinstance(own.state, UserTopicState) and sender_id in own.state.blocked

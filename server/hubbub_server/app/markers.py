@@ -229,10 +229,18 @@ class Markers:
             answer.exception()
 
     async def _commit(self, user_id: UserId, command: MarkRead | MarkUnread) -> Marked:
+        is_moving = isinstance(command, MarkRead) and self._is_moving(user_id, command)
         answer = await self._submit(user_id, command)
-        if isinstance(command, MarkRead) and answer.marker == command.marker:
+        if isinstance(command, MarkRead) and is_moving and answer.marker == command.marker:
             self._tell(user_id, command.conversation_id, command.marker)
         return answer
+
+    def _is_moving(self, user_id: UserId, command: MarkRead) -> bool:
+        """Tells whether a marker may be news, as far as this node knows."""
+        own = self._hub.loaded(user_id)
+        if own is None or not isinstance(own.state, UserTopicState):
+            return True
+        return own.state.kept_of(command.conversation_id).marker.is_behind(command.marker)
 
     async def _submit(self, user_id: UserId, command: MarkRead | MarkUnread) -> Marked:
         """Commits a mark. A user's own topic may not know yet of a conversation that they were just added to."""

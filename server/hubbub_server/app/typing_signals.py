@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-from hubbub_server.app.conversation_signals import ConversationSignals, Privacy
+from hubbub_server.app.conversation_signals import ConversationSignals
 from hubbub_server.app.conversations import member_at_head
 from hubbub_server.app.throttle import Throttle
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.domain.ids import ConversationId, UserId, is_conversation_id
 from hubbub_server.domain.limits import TYPING_EXPIRES_S, TYPING_INTERVAL_S, TYPING_MAX_MEMBERS
 from hubbub_server.domain.signals import Signal, Typing
+from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.ports.clock import Clock
 
 TRIES_BURST: Final = 20
@@ -58,14 +59,12 @@ class TypingSignals:
         hub: TopicHub,
         signals: ConversationSignals,
         clock: Clock,
-        privacy: Privacy,
         max_members: int = TYPING_MAX_MEMBERS,
     ) -> None:
         """In conversations of more than `max_members` nobody is told."""
         self._hub = hub
         self._signals = signals
         self._clock = clock
-        self._privacy = privacy
         self._max_members = max_members
         self._tries = Throttle(clock, text="too many typing signals", burst=TRIES_BURST, per_s=TRIES_PER_S)
         self._order = count(1)
@@ -86,11 +85,19 @@ class TypingSignals:
         if is_conversation_id(conversation_id):
             self._touch((caller_id, conversation_id))  # so that what ends it meanwhile is noted
         _, state = await member_at_head(self._hub, caller_id, conversation_id)
-        if len(state.members) > self._max_members or not await self._privacy.sends_typing(caller_id):
+        if len(state.members) > self._max_members or not await self._sends_typing(caller_id):
             return
         place = (caller_id, state.conversation_id)
         if self._is_news(place, typing, session_id, said_at):
             self._tell(place, typing)
+
+    async def _sends_typing(self, user_id: UserId) -> bool:
+        """Tells what the user chose: as this node hears it, or, where it does not, as of the log's head."""
+        own = self._hub.loaded(user_id)
+        if own is None or not own.subscribers:
+            own = await self._hub.at_head(user_id)
+        assert isinstance(own.state, UserTopicState)  # noqa: S101  # by the form of the id
+        return own.state.preferences.sends_typing
 
     def message_submitted(self, user_id: UserId, conversation_id: ConversationId) -> None:
         """The user's message is on its way, which ends the typing for all who will see it."""

@@ -109,6 +109,11 @@ class ConversationState:
             last_counted_number=self.last_counted_number,
         )
 
+    @property
+    def has_block(self) -> bool:
+        """Tells whether one side of a direct conversation refuses what the other sends."""
+        return bool(self.blocks) and any(block.blocked for block in self.blocks.values())
+
     def members_in_order(self) -> list[Member]:
         """Returns the members, owners first, then in the order of joining."""
         return sorted(self.members.values(), key=lambda m: (m.role is not MemberRole.OWNER, m.join_position, m.user_id))

@@ -29,7 +29,20 @@ from hubbub_server.domain.message import (
     UserMention,
 )
 from hubbub_server.domain.preferences import ConversationPreferences, Preferences
-from tests.support.app_node import ALICE, BOB, CAROL, GROUP, AppCluster, AppNode, add, create_group, remove, send
+from hubbub_server.domain.signals import ReadMarker, Signal
+from tests.support.app_node import (
+    ALICE,
+    BOB,
+    CAROL,
+    GROUP,
+    AppCluster,
+    AppNode,
+    add,
+    create_group,
+    remove,
+    send,
+    settle,
+)
 from tests.support.virtual_time import run_in_virtual_time
 
 EVERYBODY_HEARS = BroadcastMention(audience=BroadcastAudience.ALL)
@@ -48,6 +61,10 @@ def mention(*kinds: EntityKind, serial: int, sender_id: UserId = ALICE) -> SendM
 
 def of(user_id: UserId) -> UserMention:
     return UserMention(user_id=user_id)
+
+
+def bob_read(number: int) -> Signal:
+    return Signal(conversation_id=GROUP, user_id=BOB, kind=ReadMarker(message_number=number))
 
 
 async def group_with(node: AppNode, *user_ids: UserId, messages: int = 0) -> None:
@@ -434,15 +451,17 @@ async def test_large_conversation_tells_how_many_and_no_list() -> None:
     cluster = AppCluster()
     async with cluster.node() as node:
         await group_with(node, BOB, *(somebody(number) for number in range(100)), messages=2)
+        alice = await node.listen(user_id=ALICE)
         await node.markers.mark_read(BOB, read(2))
         await cluster.project()
+        await settle()
 
         readers = await node.markers.list_readers(ALICE, GROUP, 2)
         assert (readers.user_ids, readers.count, readers.mode) == ((), 1, ReceiptsMode.COUNT_ONLY)
         with pytest.raises(WrongState):
             await node.markers.list_markers(ALICE, GROUP)
         assert await unread(node, BOB) == (0, 0)
-        assert cluster.told == []
+        assert alice.signals == []
 
 
 @pytest.mark.asyncio
@@ -451,20 +470,38 @@ async def test_hidden_reading_is_told_to_nobody() -> None:
     cluster = AppCluster()
     async with cluster.node() as node:
         await group_with(node, BOB, messages=3)
+        alice, bob = await node.listen(user_id=ALICE), await node.listen(user_id=BOB)
         await node.markers.mark_read(BOB, read(1))
         hide = ChangePreferences(preferences=Preferences(sends_read_receipts=False), names=["sends_read_receipts"])
         await node.submit(hide, topic_id=BOB)
         await node.markers.mark_read(BOB, read(2))
         await cluster.project()
-        assert cluster.told == [(GROUP, BOB, 1)]
+        await settle()
+        assert alice.signals == [bob_read(1)]
         assert await node.markers.list_markers(ALICE, GROUP) == [(BOB, 1)]
         assert await unread(node, BOB) == (1, 0)
 
         await node.submit(replace(hide, preferences=Preferences()), topic_id=BOB)
         await node.markers.mark_read(BOB, read(3))
         await cluster.project()
-        assert cluster.told == [(GROUP, BOB, 1), (GROUP, BOB, 3)]
+        await settle()
+        assert alice.signals == [bob_read(1), bob_read(3)]
+        assert bob.signals == []
         assert await node.markers.list_markers(ALICE, GROUP) == [(BOB, 3)]
+
+
+@pytest.mark.asyncio
+async def test_reading_is_told_live_on_all_nodes_once() -> None:
+    """C26: what moves nothing is told to nobody."""
+    cluster = AppCluster()
+    async with cluster.node() as node, cluster.node() as other:
+        await group_with(node, BOB, messages=3)
+        alice = await other.listen(user_id=ALICE)
+        for number in (2, 2, 1, 3):
+            await node.markers.mark_read(BOB, read(number))
+        await settle()
+
+        assert alice.signals == [bob_read(2), bob_read(3)]
 
 
 @pytest.mark.asyncio

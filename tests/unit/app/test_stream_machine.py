@@ -19,7 +19,7 @@ from typing import Protocol
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubbub_server.app.conversation_signals import ConversationSignals, NoPrivacy
+from hubbub_server.app.conversation_signals import ConversationSignals
 from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.frames import (
     Ack,
@@ -263,9 +263,7 @@ class Cluster:
 
     async def start_node(self) -> Node:
         log, store, clock = self.parts.server.connect(), self.parts.store, LoopClock(0)
-        signals = ConversationSignals(
-            bus=self.parts.signal_server.connect(), codec=SIGNAL_CODEC, clock=clock, privacy=NoPrivacy()
-        )
+        signals = ConversationSignals(bus=self.parts.signal_server.connect(), codec=SIGNAL_CODEC, clock=clock)
         hub = TopicHub(
             log=log,
             guard=OpenGuard(),
@@ -295,7 +293,7 @@ class Cluster:
             ids=self.parts.ids,
             resume_tokens=ResumeTokens(b"k" * 16, clock),
             markers=await stack.enter_async_context(markers),
-            typing=TypingSignals(hub=hub, signals=signals, clock=clock, privacy=NoPrivacy()),
+            typing=TypingSignals(hub=hub, signals=signals, clock=clock),
         )
         await stack.enter_async_context(streams)
         return Node(log, hub, streams, Sync(hub=hub, reader=reader), stack)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from hubbub_server.app.conversation_signals import HEARD_BURST, HEARD_PER_S
 from hubbub_server.app.typing_signals import TRIES_BURST, TypingSignals
-from hubbub_server.domain.commands import CreateGroup
+from hubbub_server.domain.commands import ChangePreferences, CreateDirect, CreateGroup, RecordBlock, SetBlock
 from hubbub_server.domain.errors import ConversationNotFound, LogUnavailable, RateLimited
-from hubbub_server.domain.ids import TopicId, UserId
+from hubbub_server.domain.events import SourcePlace
+from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.limits import TYPING_EXPIRES_S, TYPING_INTERVAL_S, TYPING_MAX_MEMBERS
+from hubbub_server.domain.preferences import Preferences
 from hubbub_server.domain.signals import ReadMarker, Signal, Typing
 from tests.support.app_node import (
     ALICE,
@@ -29,26 +31,14 @@ from tests.support.app_node import (
     create_group,
     remove,
     send,
+    settle,
     until,
 )
 
 WRITING, RECORDING = 1, 2
+DIRECT = ConversationId(TopicId("cdirect"))
 ON = Typing(making=WRITING, active=True)
 OFF = Typing(making=WRITING, active=False)
-
-
-@dataclass
-class Privacy:
-    """What users chose."""
-
-    silent: set[UserId] = field(default_factory=set)
-    hidden: set[tuple[UserId, UserId]] = field(default_factory=set)
-
-    async def sends_typing(self, user_id: UserId) -> bool:
-        return user_id not in self.silent
-
-    def hides(self, receiver_id: UserId, sender_id: UserId) -> bool:
-        return (receiver_id, sender_id) in self.hidden
 
 
 @dataclass
@@ -72,17 +62,11 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(*, privacy: Privacy | None = None, others: tuple[UserId, ...] = ()) -> AsyncIterator[Stage]:
+async def stage(*, others: tuple[UserId, ...] = ()) -> AsyncIterator[Stage]:
     cluster = AppCluster()
-    async with cluster.node(privacy=privacy) as one, cluster.node(privacy=privacy) as two:
+    async with cluster.node() as one, cluster.node() as two:
         await create_group(one, BOB, *others)
         yield Stage(cluster, one, two, await two.listen(user_id=BOB))
-
-
-async def settle() -> None:
-    """Lets what is on its way arrive."""
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 @pytest.mark.asyncio
@@ -299,20 +283,52 @@ async def test_a_signal_of_another_conversation_than_its_key_is_not_passed() -> 
 
 
 @pytest.mark.asyncio
-async def test_what_users_chose_is_kept() -> None:
-    """Who does not share it is heard by nobody and told nothing of that; who is hidden is not heard by that user."""
-    privacy = Privacy()
-    async with stage(privacy=privacy, others=(CAROL,)) as here:
-        carol = await here.two.listen(user_id=CAROL)
-        privacy.silent.add(ALICE)
+async def test_who_does_not_share_it_is_heard_by_nobody() -> None:
+    """And is told nothing of that. Whether this node hears the user's own topic or not."""
+    async with stage() as here:
+        silent = ChangePreferences(preferences=Preferences(sends_typing=False), names=["sends_typing"])
+        await here.two.submit(silent, topic_id=ALICE)
         await here.types()
-        assert (here.heard, carol.signals) == ([], [])
+        await here.one.listen(ALICE)
+        await here.types()
+        assert here.heard == []
 
-        privacy.silent.clear()
-        privacy.hidden.add((BOB, ALICE))
+        await here.two.submit(replace(silent, preferences=Preferences()), topic_id=ALICE)
+        await here.types()
+        assert here.heard == [ON]
+
+
+@pytest.mark.asyncio
+async def test_who_is_blocked_is_not_heard_by_who_blocks_them() -> None:
+    async with stage(others=(CAROL,)) as here:
+        carol = await here.two.listen(user_id=CAROL)
+        await here.two.listen(BOB, user_id=BOB)
+        await here.one.submit(SetBlock(user_id=ALICE, conversation_id=DIRECT, blocked=True), topic_id=BOB)
+
         await here.types()
 
         assert (here.heard, len(carol.signals)) == ([], 1)
+
+
+@pytest.mark.asyncio
+async def test_with_a_block_the_two_of_a_direct_conversation_hear_nothing_of_each_other() -> None:
+    cluster = AppCluster()
+    async with cluster.node() as node:
+        await node.submit(CreateDirect(creator_id=ALICE, other_id=BOB))
+        alice, bob = await node.listen(user_id=ALICE), await node.listen(user_id=BOB)
+        block = RecordBlock(blocker_id=BOB, user_id=ALICE, blocked=True, source=SourcePlace(1, 1))
+        await node.submit(block)
+        for user_id in (ALICE, BOB):
+            await node.typing.set(user_id, GROUP, ON)
+        await settle()
+        assert (alice.signals, bob.signals) == ([], [])
+
+        await node.submit(replace(block, blocked=False, source=SourcePlace(1, 2)))
+        cluster.clock.advance(TYPING_INTERVAL_S)
+        for user_id in (ALICE, BOB):
+            await node.typing.set(user_id, GROUP, ON)
+        await settle()
+        assert (len(alice.signals), len(bob.signals)) == (1, 1)
 
 
 @pytest.mark.asyncio

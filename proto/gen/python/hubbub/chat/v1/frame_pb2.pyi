@@ -203,7 +203,8 @@ Global___ServerFrame: _TypeAlias = ServerFrame  # noqa: Y015
 @_typing.final
 class Signal(_message.Message):
     """Something that is worth knowing only now: never stored, at most once, the same bytes for every receiver. Sent to streams of
-    members other than `user_id`, whose own devices learn of lasting things from the user's topic. Dropped for a stream that lags,
+    members other than `user_id`, whose own devices learn of lasting things from the user's topic, but for those who block that user
+    and, in a direct conversation, for both when one blocks the other. Dropped for a stream that lags,
     and for all while the node cannot hear the log; so nothing may depend on its coming.
     """
 
@@ -285,7 +286,9 @@ Global___Typing: _TypeAlias = Typing  # noqa: Y015
 
 @_typing.final
 class ReadMarker(_message.Message):
-    """How far the user has read. Keep the largest number; a smaller one is late."""
+    """How far the user has read, told where receipts_mode is FULL if the user sends read receipts. Keep the largest number; a smaller
+    one is late.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
