@@ -5,6 +5,7 @@ MINUTES ?= 10
 RUNS ?= 4
 JOBS ?= 3
 ONLY ?=
+TRANSPORT ?= edge
 DATA ?= var
 V := .venv/bin
 
@@ -44,8 +45,9 @@ lock: ## Renews requirements/*.txt; needs uv. LOCK="-P name" upgrades one packag
 soak: .venv/dev.stamp ## Kills parts under load and checks every history: SEED=, MINUTES=.
 	$(V)/python -m tests.soak --seed $(SEED) --minutes $(MINUTES) --out var/figures/soak.json
 
-chaos: .venv/dev.stamp ## Breaks a cluster in every way, run after run, and checks every history: SEED=, RUNS=, ONLY="kind,kind".
-	$(V)/python -m tests.chaos --seed $(SEED) --runs $(RUNS) --only "$(ONLY)" --out var/figures/chaos.json
+chaos: .venv/dev.stamp ## Breaks a cluster in every way, run after run, and checks every history: SEED=, RUNS=, ONLY="kind,kind", TRANSPORT=edge|grpc.aio.
+	$(V)/python -m tests.chaos --seed $(SEED) --runs $(RUNS) --only "$(ONLY)" --transport $(TRANSPORT) \
+		--out var/figures/chaos$(if $(filter edge,$(TRANSPORT)),,_$(subst .,_,$(TRANSPORT))).json
 
 fuzz: .venv/dev.stamp ## Says things to the stream edge that are nearly right, and checks that nothing else suffers: SEED=, MINUTES=.
 	$(V)/python -m tests.fuzz --seed $(SEED) --minutes $(MINUTES)

@@ -11,11 +11,17 @@ from bench.figure import FIGURES, ROOT, commit, machine, versions
 
 REPORT = ROOT / "docs" / "report.json"
 # Shorter ones prove less.
-LEAST = {"soak": ("minutes", 10), "chaos": ("runs_asked", 100), "fuzz": ("minutes", 60)}
+LEAST = {
+    "soak": ("minutes", 10),
+    "chaos": ("runs_asked", 100),
+    "chaos_grpc_aio": ("runs_asked", 20),
+    "fuzz": ("minutes", 60),
+}
 EXPECTED = (
     "fresh",
     "soak",
     "chaos",
+    "chaos_grpc_aio",
     "exact_reads",
     "mutants",
     "contracts",

@@ -109,7 +109,7 @@ class NodeSettings(_Section):
     take to notice. A node without streams does not wait."""
     drain_timeout_s: Annotated[float, Field(gt=0)] = 15.0
     """How long streams may take to end after that, in seconds; they end over ten of them when there are many."""
-    max_opening_streams: Annotated[int, Field(ge=1)] = 1_000
+    max_opening_streams: Annotated[int, Field(ge=1)] = 10_000
     """Streams of clients that may be opening at once; more are refused and told when to come again."""
     typing_max_members: Annotated[int, Field(ge=0)] = TYPING_MAX_MEMBERS
     """Members up to which those of a conversation are told who types, inclusive; the same on all nodes."""

@@ -13,13 +13,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from bench.figure import commit, machine
 from tests.chaos.catalogue import CATALOGUE
 from tests.chaos.disk import find_disk
 from tests.chaos.plan import plan_only, plan_run
-from tests.chaos.run import Stage, run_once
+from tests.chaos.run import Stage, Transport, run_once
 from tests.chaos.summary import FinishedRun, summarize
 
 # So many runs more than asked for may not count, and so many may fail, before it is enough.
@@ -28,7 +28,7 @@ MAX_FAILED = 3
 
 
 async def chaos(
-    folder: Path, seed: int, counted: int, only: list[str], *, keeps: bool
+    folder: Path, seed: int, counted: int, only: list[str], *, transport: Transport, keeps: bool
 ) -> tuple[list[FinishedRun], str]:
     """Plays runs until enough counted or too many did not; returns them, and the kind of disk that was used.
 
@@ -39,7 +39,7 @@ async def chaos(
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     runs: list[FinishedRun] = []
     new_disk = find_disk(folder / "scratch")
-    async with Stage(folder / "stage", new_disk) as stage:
+    async with Stage(folder / "stage", new_disk, transport) as stage:
         for number in range(counted + SPARE_RUNS + round(counted * SPARE_SHARE)):
             if sum(run.verdict.holds and run.verdict.counts for run in runs) >= counted:
                 break
@@ -64,7 +64,9 @@ async def _one(stage: Stage, folder: Path, seed: int, only: list[str]) -> Finish
         for rule, found in verdict.problems.items():
             for problem in found[:5]:
                 print(f"    {rule}: {problem}")
-        print(f"    files: {place} and {folder / 'stage'}; again: {_command(seed, 1, only)}", flush=True)
+        print(
+            f"    files: {place} and {folder / 'stage'}; again: {_command(seed, 1, only, stage.transport)}", flush=True
+        )
     return run
 
 
@@ -72,8 +74,9 @@ def _place(folder: Path, seed: int) -> Path:
     return folder / f"run-{seed}"
 
 
-def _command(seed: int, runs: int, only: list[str]) -> str:
-    return f"make chaos SEED={seed} RUNS={runs}" + (f" ONLY='{','.join(only)}'" if only else "")
+def _command(seed: int, runs: int, only: list[str], transport: Transport) -> str:
+    named = f" ONLY='{','.join(only)}'" if only else ""
+    return f"make chaos SEED={seed} RUNS={runs} TRANSPORT={transport}{named}"
 
 
 def main() -> int:
@@ -82,6 +85,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--runs", type=int, default=4, help="how many runs must count")
     parser.add_argument("--only", default="", help="kinds of faults, with commas between; every run has all of them")
+    parser.add_argument("--transport", choices=get_args(Transport), default="edge", help="serves the streams")
     parser.add_argument("--out", type=Path, help="write the figures as JSON to this file")
     parser.add_argument("--folder", type=Path, help="keep the files of all runs here, a new folder")
     options = parser.parse_args()
@@ -93,14 +97,18 @@ def main() -> int:
     print(f"chaos: seeds from {options.seed}, {options.runs} counted runs, files in {folder}", flush=True)
     begin = time.monotonic()
     try:
-        runs, disk = asyncio.run(chaos(folder, options.seed, options.runs, only, keeps=bool(options.folder)))
+        played = chaos(
+            folder, options.seed, options.runs, only, transport=options.transport, keeps=bool(options.folder)
+        )
+        runs, disk = asyncio.run(played)
     except (KeyboardInterrupt, asyncio.CancelledError):
         print(f"chaos stopped, files in {folder}")
         return 130
     figures = summarize(runs)
     holds = figures["runs_counted"] >= options.runs and not figures["failed_seeds"]
     result: dict[str, Any] = {
-        "command": _command(options.seed, options.runs, only),
+        "command": _command(options.seed, options.runs, only, options.transport),
+        "transport": options.transport,
         "commit": commit(),
         "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "holds": holds,

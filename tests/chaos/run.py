@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from tests.chaos.disk import Disk
 from tests.chaos.faults import FAULTS
@@ -30,14 +30,17 @@ SENDS_PER_S: Final = 36.0
 CHANGE_S: Final = 4.0
 READY_S, FAULT_S, RUN_S = 60.0, 240.0, 600.0
 
+Transport = Literal["edge", "grpc.aio"]
+
 
 class Stage:
     """The cluster that runs share. `async with` ends it."""
 
-    def __init__(self, folder: Path, new_disk: Callable[[Path], Disk]) -> None:
-        """Makes clusters in folders of this folder, when they are needed."""
+    def __init__(self, folder: Path, new_disk: Callable[[Path], Disk], transport: Transport) -> None:
+        """Makes clusters in folders of this folder, when they are needed; `transport` serves their streams."""
         self._folder = folder
         self._new_disk = new_disk
+        self.transport = transport
         self._made = 0
         self._stack = AsyncExitStack()
         self.cluster: Cluster | None = None
@@ -78,7 +81,10 @@ class Stage:
                 workers=2,
                 store="cql",
                 with_valkey=True,
-                environment={"HUBBUB_CLOCK_SHIFTS": str(self.clock_shifts)},
+                environment={
+                    "HUBBUB_CLOCK_SHIFTS": str(self.clock_shifts),
+                    "HUBBUB_EDGE__ENABLED": str(self.transport == "edge"),
+                },
             )
             self.cluster = await self._stack.enter_async_context(cluster)
         return self.cluster

@@ -48,6 +48,8 @@ class Owner(Protocol):
     markers: Markers
     typing: TypingSignals
     command_timeout_s: float
+    turns: asyncio.Semaphore
+    """Of streams that load their topics."""
 
     def displace(self, stream: "LiveStream", instance_id: str) -> None:
         """Registers the stream of a running client; the one before it ends."""
@@ -291,20 +293,24 @@ class LiveStream:
         """Covers the user's own topic, then each conversation it names."""
         user_id = self._session.caller.user_id
         try:
-            own = self._streams.hub.topic(user_id)
-            head = await self._streams.hub.subscribe(user_id, self)
-            self._topics[user_id] = own
-            self._session.topic_opened(head)
-            assert isinstance(own.state, UserTopicState)  # noqa: S101  # by the form of the id
-            async with asyncio.TaskGroup() as group:
-                for membership in own.state.joined():
-                    group.create_task(self._cover(membership.conversation_id, membership.position, membership))
+            async with self._streams.turns:
+                await self._cover_all(user_id)
         except* Exception as errors:
             self._give_up(errors.exceptions[0])
         else:
             self._session.opened()
             self._streams.opened(self)
             self._wake()
+
+    async def _cover_all(self, user_id: UserId) -> None:
+        own = self._streams.hub.topic(user_id)
+        head = await self._streams.hub.subscribe(user_id, self)
+        self._topics[user_id] = own
+        self._session.topic_opened(head)
+        assert isinstance(own.state, UserTopicState)  # noqa: S101  # by the form of the id
+        async with asyncio.TaskGroup() as group:
+            for membership in own.state.joined():
+                group.create_task(self._cover(membership.conversation_id, membership.position, membership))
 
     async def _cover(
         self, conversation_id: ConversationId, position: int, membership: Membership | None = None

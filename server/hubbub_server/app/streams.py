@@ -34,7 +34,9 @@ _SLICE_PAUSE_MAX_S: Final = 1.0
 _ENDED_A_SECOND: Final = 50
 """So few clients are no storm: a node with few streams need not take its time."""
 _RETRY_SPREAD_S: Final = 5.0
-MAX_OPENING: Final = 1_000
+MAX_OPENING: Final = 10_000
+_TURNS: Final = 100
+"""So many streams load their topics at once, each of them many perhaps; the others wait, in the order of Hellos."""
 
 log = structlog.get_logger()
 
@@ -59,7 +61,7 @@ class Streams:
     ) -> None:
         """`command_timeout_s` bounds the answer to a command; `drain_timeout_s` the end of all streams in `drain`.
 
-        `max_opening` bounds the streams that are being opened at once, inclusive: each of them may load many topics.
+        `max_opening` bounds the streams that are being opened or wait for their turn, inclusive.
         With a `tracker`, each is a session of its user from Hello on.
         """
         self.hub = hub
@@ -68,6 +70,7 @@ class Streams:
         self.markers = markers
         self.typing = typing
         self.command_timeout_s = command_timeout_s
+        self.turns = asyncio.Semaphore(_TURNS)
         self._ids = ids
         self._resume_tokens = resume_tokens
         self._drain_timeout_s = drain_timeout_s

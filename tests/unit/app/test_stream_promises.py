@@ -1,5 +1,6 @@
 """What a stream promises: G4 (heads tell the last event), G5 (nothing after the removal), G6 (bounded)."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -208,6 +209,25 @@ async def test_the_last_event_of_a_removed_user_is_the_removal() -> None:
         await until(lambda: two.hub.topic(GROUP).head.cursor.position == 105)
         bobs.drain(0.0)
         assert [type(frame) for frame in await bobs.next_frames()] == [Goodbye]
+
+
+@pytest.mark.asyncio
+async def test_streams_that_come_at_once_get_live_one_after_the_other_and_a_lost_one_keeps_no_turn() -> None:
+    """G6, C81: a storm costs a node the loading of a few streams at a time; nobody is refused for it."""
+    cluster = AppCluster()
+    async with cluster.node() as node, streams_of(node, cluster) as streams:
+        streams.turns = asyncio.Semaphore(1)
+        await group_of_alice_and_bob(node)
+        gone = streams.open(caller(BOB), takes_commands=True)
+        gone.receive(HELLO)
+        waiting = [streams.open(caller(user_id), takes_commands=True) for user_id in (ALICE, BOB, ALICE)]
+        for number, stream in enumerate(waiting):
+            stream.receive(Hello(instance_id=message_id(10 + number)))
+        await gone.aclose()
+        for stream in waiting:
+            frames: list[Outgoing] = []
+            while not any(isinstance(frame, Heads) and frame.complete for frame in frames):
+                frames += await stream.next_frames()
 
 
 @pytest.mark.asyncio
