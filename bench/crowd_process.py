@@ -3,11 +3,14 @@
 import asyncio
 import json
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from bench.listeners import ListenerPlan
@@ -92,11 +95,13 @@ async def _running(
     module: str, plans: Sequence[ListenerPlan | ReceiversPlan | SendersPlan | SessionsPlan | StormPlan]
 ) -> AsyncIterator[list[ClientProcess]]:
     processes: list[asyncio.subprocess.Process] = []
+    folder = Path(tempfile.mkdtemp(prefix="hubbub-bench-"))
     try:
-        for plan in plans:
+        for number, plan in enumerate(plans):
+            (folder / f"{number}.json").write_text(json.dumps(asdict(plan)))
             processes.append(
                 await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", module, json.dumps(asdict(plan))),
+                    *(sys.executable, "-m", module, str(folder / f"{number}.json")),
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     limit=1 << 28,
@@ -111,6 +116,7 @@ async def _running(
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+        shutil.rmtree(folder)
 
 
 @dataclass

@@ -7,7 +7,7 @@ due. CPU time is that of the processes that deliver, from /proc; what a send cos
 itself: it was measured before the streams were opened. Deliveries are counted at the clients, which must stay below
 70 % of a core. Streams go straight to the server, as from a proxy, or through Envoy where a target says so.
 
-For a trial: `--seconds`, `--rounds`, `--scale` of the connections, `--only` of the targets.
+For a trial: `--seconds`, `--rounds`, `--scale` of the connections, `--only` of the targets, `--cases`.
 """
 
 import argparse
@@ -282,8 +282,11 @@ async def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--only", nargs="*", default=[contestant.name for contestant in CONTESTANTS])
+    parser.add_argument("--cases", nargs="*", default=[case.figure for case in CASES])
     options = parser.parse_args()
     for case in CASES:
+        if case.figure not in options.cases:
+            continue
         await run(case, options.seconds, options.rounds, options.scale, options.only)
 
 

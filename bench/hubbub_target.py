@@ -19,7 +19,8 @@ from tests.support.cluster import Cluster
 
 _CONNECT: Final = "/hubbub.chat.v1.ChatService/Connect"
 _USERS: Final = 20
-_ANSWER_WITHIN_S: Final = 10.0
+_ANSWER_WITHIN_S: Final = 60.0
+"""grpcio with thousands of connections is slow."""
 
 Transport = Literal["edge", "grpc.aio", "envoy"]
 """By which way clients get to the node; through Envoy it is the edge behind it."""

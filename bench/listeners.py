@@ -6,9 +6,7 @@ text that starts with a number is taken as CLOCK_MONOTONIC at the send, and give
 """
 
 import asyncio
-import json
 import os
-import sys
 import time
 import uuid
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from hubbub.chat.v1 import chat_service_pb2, frame_pb2
 from hubbub.conversation.v1 import conversation_pb2
 from hubbub.history.v1 import history_service_pb2
 
+from bench.plans import read_plan
 from bench.process import cpu_s
 from tests.soak.api import open_channel
 from tests.soak.plan import read_commands, say
@@ -195,7 +194,7 @@ class Listeners:
 
 async def main() -> None:
     """Reads the plan; channels belong to the loop in which they are made."""
-    fields = json.loads(sys.argv[1])
+    fields = read_plan()
     await Listeners(ListenerPlan(**{**fields, "tokens": tuple(fields["tokens"])})).run()
 
 

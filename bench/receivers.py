@@ -6,9 +6,7 @@ latencies since the last count, streams that ended).
 
 import asyncio
 import base64
-import json
 import os
-import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from typing import Any, Final
 import uvloop
 
 from bench.h2_client import GrpcCall, GrpcConnection
+from bench.plans import read_plan
 from bench.process import cpu_s
 from bench.wires import WIRES, Answer
 from tests.soak.plan import read_commands, say
@@ -118,7 +117,7 @@ class Receivers:
 
 def main() -> None:
     """Reads the plan."""
-    fields = json.loads(sys.argv[1])
+    fields = read_plan()
     metadata = tuple(tuple((name, value) for name, value in each) for each in fields["metadata"])
     uvloop.run(Receivers(ReceiversPlan(**{**fields, "metadata": metadata})).run())
 

@@ -7,9 +7,7 @@ given the time that it took away (coordinated omission). With a window, so many 
 
 import asyncio
 import itertools
-import json
 import os
-import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ import uvloop
 from hubbub.chat.v1 import chat_service_pb2, frame_pb2
 
 from bench.h2_client import CallFailed, GrpcCall, GrpcConnection, split
+from bench.plans import read_plan
 from bench.process import cpu_s
 from tests.soak.outbox import uuid7
 from tests.soak.plan import read_commands, say
@@ -219,7 +218,7 @@ class Senders:
 
 def main() -> None:
     """Reads the plan."""
-    fields = json.loads(sys.argv[1])
+    fields = read_plan()
     senders = tuple((token, tuple(topics)) for token, topics in fields["senders"])
     uvloop.run(Senders(SendersPlan(**{**fields, "senders": senders})).run())
 

@@ -7,14 +7,13 @@ times are CLOCK_MONOTONIC, which the processes of a machine share.
 """
 
 import asyncio
-import json
 import random
 import secrets
-import sys
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+from bench.plans import read_plan
 from hubbub_client import events
 from hubbub_client.client import HubbubClient
 from hubbub_client.errors import HubbubError
@@ -187,7 +186,7 @@ class Sessions:
 
 async def main() -> None:
     """Reads the plan; channels belong to the loop in which they are made."""
-    await Sessions(SessionsPlan(**json.loads(sys.argv[1]))).run()
+    await Sessions(SessionsPlan(**read_plan())).run()
 
 
 if __name__ == "__main__":

@@ -7,9 +7,7 @@ stdout: `tokens` (how many sessions were given one since they were opened), `cut
 """
 
 import asyncio
-import json
 import random
-import sys
 import time
 import uuid
 from collections import Counter
@@ -22,6 +20,7 @@ from hubbub.chat.v1 import chat_service_pb2, frame_pb2
 from hubbub.conversation.v1 import conversation_pb2
 from hubbub.history.v1 import history_service_pb2
 
+from bench.plans import read_plan
 from tests.soak.api import open_channel
 from tests.soak.plan import read_commands, say
 
@@ -194,7 +193,7 @@ _COUNTED = ("sent_bytes", "received_bytes", "heads", "syncs")
 
 async def main() -> None:
     """Reads the plan; channels belong to the loop in which they are made."""
-    fields = json.loads(sys.argv[1])
+    fields = read_plan()
     await StormProcess(StormPlan(**{**fields, "access_tokens": tuple(fields["access_tokens"])})).run()
 
 

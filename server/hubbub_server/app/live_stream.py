@@ -185,6 +185,7 @@ class LiveStream:
         for topic in self._topics.values():
             topic.unsubscribe(self)
         self._topics.clear()
+        self._let_expiry_go()
         self._streams.typing.session_ended(self.session_id)
         self._streams.forget(self)
         if self._session.goodbye_reason is not None:
@@ -282,7 +283,15 @@ class LiveStream:
             self._session.answer(request_id, error)
         else:
             self._session.answer(request_id, HubbubError("internal"))  # logged where it happened
+        if self._is_closed:
+            self._let_expiry_go()
         self._wake()
+
+    def _let_expiry_go(self) -> None:
+        """Leaves no timer behind for a closed stream whose commands are all answered."""
+        if self._expiry is not None and all(pending.future.done() for _, pending in self._waiting):
+            self._expiry.cancel()
+            self._expiry = None
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._streams.spawn(coroutine)
