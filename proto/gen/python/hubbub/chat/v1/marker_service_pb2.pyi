@@ -108,7 +108,7 @@ class MemberMarker(_message.Message):
     user_id: _builtins.str
     """Who."""
     message_number: _builtins.int
-    """Number of the newest message that they have read, or sent."""
+    """Number of the newest message that they marked read."""
     def __init__(
         self,
         *,

@@ -74,7 +74,9 @@ class UpdatePreferencesRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def preferences(self) -> _preferences_pb2.Preferences:
-        """Required. The new values; a named field that is unset goes back to what it was before the first change."""
+        """Required. The new values; a named message or enum that is unset goes back to what it was before the
+        first change, a named bool that is unset is false.
+        """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
