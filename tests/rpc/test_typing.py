@@ -115,9 +115,10 @@ async def test_typing_never_comes_after_the_message_that_it_led_to(
     reader = await LiveClient.connect(other_node.client(bob.access_token))
     sender = await LiveClient.connect(client)
 
-    await sender.command(frame_pb2.Command(request_id="1", set_typing=typing(direct)))
-    await sender.command(frame_pb2.Command(request_id="2", send_message=text_message(direct)))
-    await sender.answer("2")
+    for number in range(3):  # the later ones wait for the first
+        await sender.command(frame_pb2.Command(request_id=f"typing {number}", set_typing=typing(direct)))
+    await sender.command(frame_pb2.Command(request_id="message", send_message=text_message(direct)))
+    await sender.answer("message")
     await reader.expect(lambda frame: len(frame.events) > 0)
     seen = len(reader.signals)
     await client.chat.SendMessage(text_message(direct), metadata=client.auth)

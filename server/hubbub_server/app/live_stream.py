@@ -202,7 +202,8 @@ class LiveStream:
             case Submit():
                 self._submit(action)
             case TellTyping():
-                self._spawn(self._tell_typing(action))
+                said_at = self._streams.typing.said(self.caller.user_id, action.command.conversation_id)
+                self._spawn(self._tell_typing(action, said_at))
             case Read():
                 self._spawn(self._mark_read(action))
             case CheckToken(request_id=request_id, access_token=access_token):
@@ -214,14 +215,20 @@ class LiveStream:
                     clock = self._streams.clock
                     self._session.reauthenticated(request_id, caller, clock.monotonic_s(), clock.now_ms())
 
-    async def _tell_typing(self, action: TellTyping) -> None:
+    async def _tell_typing(self, action: TellTyping, said_at: int) -> None:
         command = action.command
         self._typing = self._typing or asyncio.Lock()
         try:
-            async with self._typing:  # one after the other; what is awaited in it is bounded by its adapters
+            async with asyncio.timeout(self._streams.command_timeout_s), self._typing:  # one after the other
                 await self._streams.typing.set(
-                    self.caller.user_id, command.conversation_id, command.typing, session_id=self.session_id
+                    self.caller.user_id,
+                    command.conversation_id,
+                    command.typing,
+                    session_id=self.session_id,
+                    said_at=said_at,
                 )
+        except TimeoutError:
+            self._session.answer(action.request_id, LogUnavailable("it cannot be told in time who is a member"))
         except HubbubError as error:
             self._session.answer(action.request_id, error)
         except Exception:

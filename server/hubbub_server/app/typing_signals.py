@@ -72,8 +72,18 @@ class TypingSignals:
         """The one that was touched longest ago comes first."""
         self._by_session: dict[str, set[_Place]] = {}
 
-    async def set(self, caller_id: UserId, conversation_id: str, typing: Typing, *, session_id: str = "") -> None:
-        """Tells the other members, or does not, see above. `session_id` is the stream with which it ends.
+    def said(self, user_id: UserId, conversation_id: str) -> int:
+        """Returns the place of something that is said now among all that is said here: what ends it comes later."""
+        if is_conversation_id(conversation_id):
+            self._touch((user_id, conversation_id))  # so that what ends it is noted
+        return next(self._order)
+
+    async def set(
+        self, caller_id: UserId, conversation_id: str, typing: Typing, *, session_id: str = "", said_at: int = 0
+    ) -> None:
+        """Tells the other members, or does not, see above.
+
+        `session_id` is the stream with which it ends, `said_at` when it was `said`, if that was not just now.
 
         Raises:
             RateLimited: too often.
@@ -81,9 +91,7 @@ class TypingSignals:
             Unavailable: that cannot be told now.
         """
         self._tries.take(caller_id)
-        said_at = next(self._order)
-        if is_conversation_id(conversation_id):
-            self._touch((caller_id, conversation_id))  # so that what ends it meanwhile is noted
+        said_at = said_at or self.said(caller_id, conversation_id)
         _, state = await member_at_head(self._hub, caller_id, conversation_id)
         if len(state.members) > self._max_members or not await self._sends_typing(caller_id):
             return

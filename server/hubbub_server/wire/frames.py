@@ -25,6 +25,8 @@ from hubbub_server.wire.varint import encode_varint
 
 _FRAME_TAG: Final = b"\x0a"  # field 1, length-delimited
 
+_JOINED: Final = (Events, Signals)
+
 _REASON_TO_PB: Final = {
     frames.GoodbyeReason.DRAINING: frame_pb2.GOODBYE_REASON_DRAINING,
     frames.GoodbyeReason.SLOW_READER: frame_pb2.GOODBYE_REASON_SLOW_READER,
@@ -105,11 +107,11 @@ def encode_messages(outgoing: Sequence[Outgoing]) -> list[bytes]:
     bodies: list[bytes] = []
     size_bytes = 0
     for each in outgoing:
-        body = each.body if isinstance(each, Events | Signals) else b""
+        body = each.body if isinstance(each, _JOINED) else b""
         if bodies and (not body or size_bytes + len(body) > FRAME_MAX_BYTES):
             messages.append(_encode_bodies(bodies))
             bodies, size_bytes = [], 0
-        if isinstance(each, Events | Signals):
+        if isinstance(each, _JOINED):
             bodies.append(body)
             size_bytes += len(body)
         else:

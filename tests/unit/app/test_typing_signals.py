@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubbub_server.app.conversation_signals import HEARD_BURST, HEARD_PER_S
+from hubbub_server.app.frames import Outgoing, Rejected, SetTyping, StreamCommand
 from hubbub_server.app.typing_signals import TRIES_BURST, TypingSignals
 from hubbub_server.domain.commands import ChangePreferences, CreateDirect, CreateGroup, RecordBlock, SetBlock
 from hubbub_server.domain.errors import ConversationNotFound, LogUnavailable, RateLimited
@@ -34,6 +35,7 @@ from tests.support.app_node import (
     settle,
     until,
 )
+from tests.unit.app.test_stream_promises import open_stream, streams_of
 
 WRITING, RECORDING = 1, 2
 DIRECT = ConversationId(TopicId("cdirect"))
@@ -468,3 +470,22 @@ async def play(steps: list[tuple[str, UserId, str, float]]) -> None:
         for times_s in starts_s.values():
             pauses_s = (later - earlier for earlier, later in pairwise(times_s))
             assert all(pause_s >= TYPING_INTERVAL_S - 1e-6 for pause_s in pauses_s)
+
+
+@pytest.mark.asyncio
+async def test_a_command_that_cannot_be_told_in_time_is_answered() -> None:
+    """And those that wait behind it: the log is slow, the stream is not."""
+    async with stage() as here, streams_of(here.one, here.cluster) as streams:
+        stream = await open_stream(streams, ALICE)
+        streams.command_timeout_s = 0.01
+        here.cluster.server.turns = lambda: 1_000_000
+        for request_id in ("1", "2"):
+            stream.receive(StreamCommand(request_id=request_id, payload=SetTyping(conversation_id=GROUP, typing=ON)))
+        answers: list[Outgoing] = []
+        while len(answers) < 2:
+            answers += await stream.next_frames()
+
+        assert [type(answer) for answer in answers] == [Rejected, Rejected]
+        assert all(isinstance(answer, Rejected) and isinstance(answer.error, LogUnavailable) for answer in answers)
+        assert not stream.is_ended
+        here.cluster.server.turns = lambda: 1

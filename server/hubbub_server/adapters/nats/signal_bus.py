@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+import structlog
 from nats.aio.msg import Msg
 
 from hubbub_server.adapters.nats.connection import NatsConnection
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 NARROW_MAX_KEYS: Final = 1_000
 _WAITING_MAX: Final = 1_024
 _ALL: Final = "*"
+
+log = structlog.get_logger()
 
 
 class NatsSignalBus:
@@ -116,6 +119,8 @@ class NatsSignalBus:
             except LogUnavailable:  # a reconnect wakes us again
                 metrics.dropped_signals.labels(reason="lost").inc(len(self._waiting))
                 self._waiting.clear()
+            except Exception:  # signals must not end the node; what is not arranged is, when something else changes
+                log.exception("signals failed")
 
     async def _arrange_all(self) -> None:
         async with self._arranging:
