@@ -24,6 +24,12 @@ streams = Gauge("hubbub_streams", "Open streams.")
 stream_buffer_bytes = Gauge("hubbub_stream_buffer_bytes", "Bytes that wait in buffers of streams.")
 active_topics = Gauge("hubbub_active_topics", "Topics in memory.")
 delivered_events = Counter("hubbub_delivered_events", "Events put into buffers of streams.")
+signals = Counter("hubbub_signals", "Signals put into buffers of streams.")
+dropped_signals = Counter(
+    "hubbub_dropped_signals",
+    "Signals dropped by this node: lost (no NATS), full, busy (a conversation has too many), slow (a stream).",
+    ["reason"],
+)
 rpcs = Counter("hubbub_rpcs", "Finished RPCs.", ["method", "code"])
 worker_lag_records = Gauge("hubbub_worker_lag_records", "Records that a worker has not applied yet.", ["role", "shard"])
 worker_applied_records = Counter("hubbub_worker_applied_records", "Records applied by a worker.", ["role"])
