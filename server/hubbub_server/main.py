@@ -38,6 +38,8 @@ from hubbub_server.wiring import (
     open_edge,
     open_guard,
     open_hub,
+    open_presence,
+    open_redis,
     register_node,
     start_serving,
     stop_serving,
@@ -78,6 +80,8 @@ async def _node(settings: Settings, life: Life) -> None:
         read_states = ReadStates(hub=hub, reader=reader)
         memberships = MembershipEffects(hub)
         markers = Markers(hub=hub, reader=reader, read_states=read_states, effects=memberships, clock=clock)
+        redis = await open_redis(stack, settings)
+        presence = await open_presence(stack, core, hub, redis)
         streams = Streams(
             hub=hub,
             authenticate=authenticate,
@@ -87,6 +91,7 @@ async def _node(settings: Settings, life: Life) -> None:
             markers=await stack.enter_async_context(markers),
             drain_timeout_s=node.drain_timeout_s,
             max_opening=node.max_opening_streams,
+            tracker=presence.tracker,
         )
         use_cases = UseCases(
             authenticate=authenticate,
@@ -111,6 +116,7 @@ async def _node(settings: Settings, life: Life) -> None:
                 id_key=id_key,
             ),
             streams=await stack.enter_async_context(streams),
+            presence=presence,
         )
         edge: StreamEdge | None = None
 
@@ -129,13 +135,15 @@ async def _node(settings: Settings, life: Life) -> None:
         edge = await open_edge(stack, settings.edge, server.streaming_calls(), is_ready)
         port, stream_port = await start_serving(settings, server, edge)
         metrics_port = stack.enter_context(serve_metrics(node.host, node.metrics_port))
-        await register_node(stack, settings, core, port)
+        await register_node(stack, settings, core, redis, presence, port)
         log.info("node serves", port=port, stream_port=stream_port, metrics_port=metrics_port)
         await life.ended.wait()
         log.info("node leaves", streams=len(streams))
         markers.drain()
         await streams.drain(announced_for_s=node.announce_s)
+        presence.streams.drain()
         await stop_serving(server, edge, node.stop_grace_s)
+        await presence.tracker.leave()
 
 
 async def _open_authenticate(

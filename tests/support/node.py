@@ -6,6 +6,7 @@ Several nodes of one `NodeCluster` share these fakes. Time stands still until a 
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from hubbub.chat.v1.chat_service_pb2_grpc import ChatServiceStub
 from hubbub.chat.v1.marker_service_pb2_grpc import MarkerServiceStub
 from hubbub.conversation.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from hubbub.history.v1.history_service_pb2_grpc import HistoryServiceStub
+from hubbub.presence.v1.presence_service_pb2_grpc import PresenceServiceStub
 from hubbub.user.v1.settings_service_pb2_grpc import SettingsServiceStub
 from hubbub.user.v1.user_service_pb2_grpc import UserServiceStub
 
@@ -26,9 +28,11 @@ from hubbub_server.app.authenticate import Authenticate, Credentials
 from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.effects import BlockEffects, MembershipEffects
 from hubbub_server.app.markers import Markers
+from hubbub_server.app.presence import Presence
 from hubbub_server.app.project import project
 from hubbub_server.app.read_history import ReadHistory
 from hubbub_server.app.read_states import ReadStates
+from hubbub_server.app.registered_node import RegisteredNode
 from hubbub_server.app.resume import ResumeTokens
 from hubbub_server.app.settings import UserSettings
 from hubbub_server.app.streams import MAX_OPENING, Streams
@@ -41,9 +45,13 @@ from hubbub_server.edge.limits import STRANGERS, EdgeLimits
 from hubbub_server.edge.server import StreamEdge
 from hubbub_server.ports.credentials import AccessClaims
 from hubbub_server.rpc.server import RpcServer, ServerLimits, UseCases
+from hubbub_server.wire.presence import encode_update
 from hubbub_server.wire.record_codec import ProtoRecordCodec
 from tests.support.fakes.accounts import FakeAccountStore, FakeDeviceSessionStore
 from tests.support.fakes.clock import FakeClock, FakeIds
+from tests.support.fakes.node_registry import FakeNodeRegistry, FakeRegistryServer
+from tests.support.fakes.presence_registry import FakePresenceRegistry, FakePresenceServer
+from tests.support.fakes.signal_bus import FakeSignalServer
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import FakeLogServer, FakeTopicLog
 from tests.support.loaders import OpenGuard, fake_loader
@@ -51,6 +59,8 @@ from tests.support.loaders import OpenGuard, fake_loader
 PASSWORD = "correct horse"
 ID_KEY = b"k" * 32
 WITHIN_S = 10.0
+GRACE_S = 0.3
+"""So long is the grace of presence in these clusters."""
 CODEC = ProtoRecordCodec()
 
 
@@ -81,11 +91,14 @@ class RpcClient:
         self.history = HistoryServiceStub(channel)
         self.markers = MarkerServiceStub(channel)
         self.settings = SettingsServiceStub(channel)
+        self.presence = PresenceServiceStub(channel)
         if stream_channel is not None:
             self.chat.Connect = ChatServiceStub(stream_channel).Connect
             self.chat.Subscribe = ChatServiceStub(stream_channel).Subscribe
             self.history.Sync = HistoryServiceStub(stream_channel).Sync
             self.history.SyncOnce = HistoryServiceStub(stream_channel).SyncOnce
+            self.presence.Watch = PresenceServiceStub(stream_channel).Watch
+            self.presence.Subscribe = PresenceServiceStub(stream_channel).Subscribe
 
 
 @dataclass
@@ -99,6 +112,7 @@ class Node:
     log: FakeTopicLog
     hub: TopicHub
     streams: Streams
+    presence: Presence
     conversations: Conversations
     server: RpcServer
     edge: StreamEdge | None
@@ -131,9 +145,13 @@ class NodeCluster:
     ids: FakeIds = field(default_factory=FakeIds)
     breaches: list[str] = field(default_factory=list)
     edge_limits: EdgeLimits = STRANGERS
+    lives: FakeRegistryServer = field(default_factory=lambda: FakeRegistryServer(time.monotonic))
+    signals: FakeSignalServer = field(default_factory=FakeSignalServer)
+    _life_ids: FakeIds = field(default_factory=FakeIds)
     _node_numbers: "count[int]" = field(default_factory=lambda: count(1))
 
     def __post_init__(self) -> None:
+        self.presence = FakePresenceServer(self.lives, grace_s=GRACE_S, born_ms=-60_000)
         self.signer = JoseTokenSigner(
             signing_key=Ed25519PrivateKey.generate(),
             refresh_key=os.urandom(32),
@@ -191,12 +209,28 @@ class NodeCluster:
         reader = TopicReader(log=log, messages=self.store, events=self.store, markers=self.store, codec=CODEC)
         read_states = ReadStates(hub=hub, reader=reader)
         memberships = MembershipEffects(hub)
+        presence = Presence(
+            hub=hub,
+            registry=FakePresenceRegistry(self.presence),
+            bus=self.signals.connect(),
+            clock=self.clock,
+            encode=encode_update,
+        )
         async with (
             self._authenticate() as authenticate,
             hub,
             Markers(
                 hub=hub, reader=reader, read_states=read_states, effects=memberships, clock=self.clock, window_s=0.0
             ) as markers,
+            presence,
+            RegisteredNode(
+                FakeNodeRegistry(self.lives),
+                node_id="node",
+                address="127.0.0.1:1",
+                clock=self.clock,
+                ids=self._life_ids,
+                on_gone=presence.tracker.settle,
+            ) as registered,
             Streams(
                 hub=hub,
                 authenticate=authenticate,
@@ -205,8 +239,10 @@ class NodeCluster:
                 resume_tokens=ResumeTokens(ID_KEY, self.clock),
                 markers=markers,
                 max_opening=max_opening,
+                tracker=presence.tracker,
             ) as streams,
         ):
+            presence.tracker.node = registered
             yield (
                 log,
                 hub,
@@ -233,6 +269,7 @@ class NodeCluster:
                         id_key=ID_KEY,
                     ),
                     streams=streams,
+                    presence=presence,
                 ),
             )
 
@@ -277,6 +314,7 @@ class NodeCluster:
                 log=log,
                 hub=hub,
                 streams=use_cases.streams,
+                presence=use_cases.presence,
                 conversations=use_cases.conversations,
                 server=server,
                 edge=edge,

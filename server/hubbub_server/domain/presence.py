@@ -22,6 +22,7 @@ GRACE_S: Final = 10.0
 WATCHED_MAX: Final = 500
 CHANGES_AT_ONCE: Final = 6
 CHANGE_EVERY_S: Final = 60.0
+_LAST_SEEN_WITHIN_MS: Final = 15_000
 
 
 class Activity(IntEnum):
@@ -140,6 +141,13 @@ def changes_at_ms(sessions: UserSessions, now_ms: int) -> int:
     return min((time for time in times if time > now_ms), default=0)
 
 
+def is_news(before: Shown | None, after: Shown) -> bool:
+    """Tells whether who knows `before` is to hear of `after`. When somebody was seen last is not that exact."""
+    if before is None or before.state is not PresenceState.OFFLINE or after.state is not PresenceState.OFFLINE:
+        return before != after
+    return abs(before.last_seen_ms - after.last_seen_ms) > _LAST_SEEN_WITHIN_MS
+
+
 # ---- who may know
 
 
@@ -187,11 +195,12 @@ class ChangeBudget:
     left: float = CHANGES_AT_ONCE
     at_s: float = 0.0
 
-    def take(self, after: Shown, now_s: float) -> float:
+    def take(self, before: Shown, after: Shown, now_s: float) -> float:
         """Takes one change; returns 0, or for how many seconds it is not to be told."""
         self.left = min(float(CHANGES_AT_ONCE), self.left + (now_s - self.at_s) / CHANGE_EVERY_S)
         self.at_s = now_s
-        if self.left < 1 and after.state is not PresenceState.OFFLINE:
+        has_gone = after.state is PresenceState.OFFLINE and before.state is not PresenceState.OFFLINE
+        if self.left < 1 and not has_gone:
             return (1 - self.left) * CHANGE_EVERY_S
         self.left -= 1
         return 0.0

@@ -23,7 +23,6 @@ import grpc
 import grpc.aio
 import structlog
 
-from hubbub_server.app.live_stream import LiveStream
 from hubbub_server.domain.errors import HubbubError, ProtocolBreach
 from hubbub_server.domain.ids import UserId
 from hubbub_server.edge.grpc_messages import (
@@ -37,6 +36,7 @@ from hubbub_server.edge.grpc_messages import (
 from hubbub_server.edge.http2 import ErrorCode, Http2
 from hubbub_server.edge.limits import EdgeLimits
 from hubbub_server.rpc.call import Call
+from hubbub_server.rpc.pumped import PumpedStream, ReadFrame
 from hubbub_server.rpc.stream_pump import raise_end_error
 from hubbub_server.wire.frames import encode_messages, read_connect_request
 
@@ -90,7 +90,7 @@ class EdgeStream:
         self._inbox: deque[bytes] = deque()
         self._unread_bytes = 0
         self._take_message: Callable[[bytes], None] | None = None
-        self._live: LiveStream | None = None
+        self._live: PumpedStream | None = None
         self._unsent: deque[bytes] = deque()
         self._credit_bytes = 0
         self._live_ended: asyncio.Future[None] | None = None
@@ -345,14 +345,16 @@ class EdgeStream:
 
     # ---- Pump
 
-    async def pump(self, call: Call, live: LiveStream, *, takes_frames: bool) -> None:
+    async def pump(
+        self, call: Call, live: PumpedStream, *, takes_frames: bool, read: ReadFrame = read_connect_request
+    ) -> None:
         """See Pump. Frames pass without this task, which waits for the end."""
         ended = self._live_ended = self._loop.create_future()
         self._live = live
         try:
             live.on_abort(self._give_up)
             if takes_frames:
-                self._hear(live, call.authenticated.user_id)
+                self._hear(live, call.authenticated.user_id, read)
             live.on_output(self._note_output)
             await ended
         finally:
@@ -360,10 +362,10 @@ class EdgeStream:
             await live.aclose()
         raise_end_error(live)
 
-    def _hear(self, live: LiveStream, user_id: UserId) -> None:
+    def _hear(self, live: PumpedStream, user_id: UserId, read: ReadFrame) -> None:
         def take(message: bytes) -> None:
             try:
-                frame = read_connect_request(message, user_id)
+                frame = read(message, user_id)
             except HubbubError as error:
                 live.break_off(error)
             else:

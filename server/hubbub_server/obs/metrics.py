@@ -44,6 +44,12 @@ refused_shards = Gauge(
 )
 registered_nodes = Gauge("hubbub_registered_nodes", "Nodes that live, as this one sees it; 0 while it cannot see.")
 registry_failures = Counter("hubbub_registry_failures", "Renewals of the lease and looks at the registry that failed.")
+presence_users = Gauge("hubbub_presence_users", "Users with a session on this node.")
+presence_watched = Gauge("hubbub_presence_watched", "Users whose presence somebody watches on this node.")
+presence_reports = Counter("hubbub_presence_reports", "Presences put into frames of watchers.")
+presence_known = Gauge(
+    "hubbub_presence_known", "1 while this node knows who is there: the registry answers, and has for 10 s."
+)
 edge_connections = Gauge("hubbub_edge_connections", "Open connections of the stream edge.")
 edge_writes = Counter("hubbub_edge_writes", "Writes to sockets of the stream edge.")
 edge_ended_connections = Counter(

@@ -20,6 +20,7 @@ from hubbub.chat.v1 import (
 )
 from hubbub.conversation.v1 import conversation_service_pb2, conversation_service_pb2_grpc
 from hubbub.history.v1 import history_service_pb2, history_service_pb2_grpc
+from hubbub.presence.v1 import presence_service_pb2, presence_service_pb2_grpc
 from hubbub.user.v1 import (
     settings_service_pb2,
     settings_service_pb2_grpc,
@@ -30,6 +31,7 @@ from hubbub.user.v1 import (
 from hubbub_server.app.authenticate import Authenticate
 from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.markers import Markers
+from hubbub_server.app.presence import Presence
 from hubbub_server.app.read_history import ReadHistory
 from hubbub_server.app.session import CLIENT_SILENCE_S
 from hubbub_server.app.settings import UserSettings
@@ -49,6 +51,7 @@ from hubbub_server.rpc.servicers.chat_servicer import ChatServicer
 from hubbub_server.rpc.servicers.conversation_servicer import ConversationServicer
 from hubbub_server.rpc.servicers.history_servicer import HistoryServicer
 from hubbub_server.rpc.servicers.marker_servicer import MarkerServicer
+from hubbub_server.rpc.servicers.presence_servicer import PresenceServicer
 from hubbub_server.rpc.servicers.settings_servicer import SettingsServicer
 from hubbub_server.rpc.servicers.user_servicer import UserServicer
 from hubbub_server.rpc.streaming_calls import StreamingCalls
@@ -86,6 +89,7 @@ _SERVICES: Final = tuple(
         (history_service_pb2, "HistoryService"),
         (marker_service_pb2, "MarkerService"),
         (settings_service_pb2, "SettingsService"),
+        (presence_service_pb2, "PresenceService"),
     )
 )
 
@@ -102,6 +106,7 @@ class UseCases:
     markers: Markers
     settings: UserSettings
     streams: Streams
+    presence: Presence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +191,11 @@ class RpcServer:
         cases = self._use_cases
         chat = ChatServicer(cases.conversations, cases.streams)
         history = self._history_servicer()
-        by_name = (chat_service_pb2, "ChatService", chat), (history_service_pb2, "HistoryService", history)
+        by_name = (
+            (chat_service_pb2, "ChatService", chat),
+            (history_service_pb2, "HistoryService", history),
+            (presence_service_pb2, "PresenceService", PresenceServicer(cases.presence)),
+        )
         return StreamingCalls(
             {module.DESCRIPTOR.services_by_name[name]: servicer for module, name, servicer in by_name}, self._layers
         )
@@ -208,6 +217,7 @@ class RpcServer:
         history_service_pb2_grpc.add_HistoryServiceServicer_to_server(self._history_servicer(), server)
         marker_service_pb2_grpc.add_MarkerServiceServicer_to_server(MarkerServicer(cases.markers), server)
         settings_service_pb2_grpc.add_SettingsServiceServicer_to_server(SettingsServicer(cases.settings), server)
+        presence_service_pb2_grpc.add_PresenceServiceServicer_to_server(PresenceServicer(cases.presence), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._with_reflection:
             names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)

@@ -10,6 +10,7 @@ from hubbub.chat.v1 import chat_service_pb2
 from hubbub.conversation.v1 import conversation_service_pb2
 from hubbub.errors.v1 import error_reason_pb2
 from hubbub.history.v1 import history_service_pb2
+from hubbub.presence.v1 import presence_service_pb2
 from hubbub.user.v1 import user_service_pb2
 
 _SERVICES = (
@@ -17,6 +18,7 @@ _SERVICES = (
     chat_service_pb2.DESCRIPTOR,
     conversation_service_pb2.DESCRIPTOR,
     history_service_pb2.DESCRIPTOR,
+    presence_service_pb2.DESCRIPTOR,
     user_service_pb2.DESCRIPTOR,
 )
 # Without these the details of an error have no JSON form, and the whole error no body.

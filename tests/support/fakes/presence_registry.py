@@ -13,12 +13,12 @@ from tests.support.fakes.node_registry import FakeRegistryServer
 class FakePresenceServer:
     """What all nodes share."""
 
-    def __init__(self, nodes: FakeRegistryServer, *, grace_s: float = GRACE_S) -> None:
-        """Takes the leases."""
+    def __init__(self, nodes: FakeRegistryServer, *, grace_s: float = GRACE_S, born_ms: int | None = None) -> None:
+        """Takes the leases; without `born_ms` the table is born when it is first asked."""
         self._nodes = nodes
         self._grace_ms = round(grace_s * 1000)
         self._now_ms = 0
-        self._born_ms: int | None = None
+        self._born_ms = born_ms
         self.noted: dict[UserId, dict[str, NotedShare]] = {}
         self._seen_ms: dict[UserId, int] = {}
         self.calls = 0
@@ -48,16 +48,17 @@ class FakePresenceServer:
         all_noted = self.noted.setdefault(user_id, {})
         before = all_noted.get(life_id)
         if share is not None:
-            is_news = before is None or before.until_ms != 0 or before.share != share
+            is_news = before is None or before.share != share
             if is_news:
                 self._tidy(user_id)
             all_noted[life_id] = NotedShare(share=share, noted_ms=self._now_ms)
             return is_news
-        if before is None or before.until_ms:
+        if before is None:
             return False
         self._tidy(user_id)
+        del all_noted[life_id]
         until_ms = self._now_ms + self._grace_ms
-        all_noted[life_id] = replace(before, noted_ms=self._now_ms, until_ms=until_ms)
+        all_noted[f"{life_id}~"] = replace(before, noted_ms=self._now_ms, until_ms=until_ms)
         return True
 
     def _tidy(self, user_id: UserId) -> None:
@@ -95,7 +96,7 @@ class FakePresenceServer:
         """Removes shares of a life that is over."""
         if self._nodes.is_good(life_id):
             return []
-        users = [u for u, noted in self.noted.items() if life_id in noted and not noted[life_id].until_ms][:BATCH_MAX]
+        users = [user_id for user_id, noted in self.noted.items() if life_id in noted][:BATCH_MAX]
         for user_id in users:
             self._drop(user_id, life_id)
         return users

@@ -22,6 +22,7 @@ from hubbub_server.domain.presence import (
     UserFacts,
     UserSessions,
     changes_at_ms,
+    is_news,
     may_see,
     shown,
 )
@@ -253,11 +254,11 @@ THERE, GONE = Shown(state=ONLINE), Shown(state=OFFLINE)
 def test_a_few_changes_are_told_at_once_then_one_a_minute() -> None:
     budget = ChangeBudget(at_s=0.0)
 
-    waits = [budget.take(replace(THERE, text=str(n)), 0.0) for n in range(CHANGES_AT_ONCE + 1)]
+    waits = [budget.take(THERE, replace(THERE, text=str(n)), 0.0) for n in range(CHANGES_AT_ONCE + 1)]
 
     assert waits == [0.0] * CHANGES_AT_ONCE + [CHANGE_EVERY_S]
-    assert budget.take(THERE, CHANGE_EVERY_S - 1) == pytest.approx(1)
-    assert budget.take(THERE, CHANGE_EVERY_S) == 0
+    assert budget.take(GONE, THERE, CHANGE_EVERY_S - 1) == pytest.approx(1)
+    assert budget.take(GONE, THERE, CHANGE_EVERY_S) == 0
 
 
 @given(st.floats(1, 100))
@@ -265,10 +266,10 @@ def test_whoever_flaps_is_told_of_once_a_minute_and_ends_as_gone(pause_s: float)
     budget, now_s, told, last = ChangeBudget(at_s=0.0), 0.0, 0, GONE
     minutes = 60
     while now_s < minutes * 60:
-        for after in (THERE, GONE):
+        for after in (THERE, replace(GONE, last_seen_ms=round(now_s * 1000))):
             now_s += pause_s
-            if after != last and budget.take(after, now_s) == 0:
+            if is_news(last, after) and budget.take(last, after, now_s) == 0:
                 told, last = told + 1, after
-        assert last == GONE
+        assert last.state is OFFLINE
 
     assert told <= CHANGES_AT_ONCE + minutes + 2

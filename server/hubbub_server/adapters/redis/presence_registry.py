@@ -1,7 +1,8 @@
 """PresenceRegistry in a hash a user and a set a life, changed by scripts alone, beside the keys of the nodes.
 
-`hubbub:{nodes}:presence:<user>`   hash: life → "<noted ms> <until ms> <share>", share as JSON; `@seen`: when a share
-                                   that is gone was noted last. Expires 30 days after the last change.
+`hubbub:{nodes}:presence:<user>`   hash: life → "<noted ms> <until ms> <share>", share as JSON; the life and "~": what
+                                   was left behind; `@seen`: when a share that is gone was noted last. Expires 30 days
+                                   after the last change.
 `hubbub:{nodes}:sessions:<life>`   set: users with a share that was not left behind
 `hubbub:{nodes}:born`              since when this table has been there, in milliseconds
 
@@ -61,19 +62,20 @@ local news = {}
 for i = 7, #KEYS do
   local key, share, user = KEYS[i], ARGV[2 * i - 9], ARGV[2 * i - 8]
   local noted = redis.call('HGET', key, life)
-  local at, ends, before
-  if noted then at, ends, before = parts(noted) end
+  local before
+  if noted then before = select(3, parts(noted)) end
   if share ~= '' then
-    if ends ~= 0 or before ~= share then
+    if before ~= share then
       tidy(key)
       redis.call('SADD', sessions, user)
       table.insert(news, user)
     end
     redis.call('HSET', key, life, text(now) .. ' 0 ' .. share)
     redis.call('PEXPIRE', key, kept_ms)
-  elseif noted and ends == 0 then
+  elseif noted then
     tidy(key)
-    redis.call('HSET', key, life, text(now) .. ' ' .. text(now + grace_ms) .. ' ' .. before)
+    redis.call('HDEL', key, life)
+    redis.call('HSET', key, life .. '~', text(now) .. ' ' .. text(now + grace_ms) .. ' ' .. before)
     redis.call('SREM', sessions, user)
     redis.call('PEXPIRE', key, kept_ms)
     table.insert(news, user)
@@ -121,11 +123,8 @@ for _, user in ipairs(users) do
   local key = prefix .. user
   local noted = redis.call('HGET', key, life)
   if noted then
-    local at, ends = parts(noted)
-    if ends == 0 then
-      redis.call('HDEL', key, life)
-      see(key, at)
-    end
+    redis.call('HDEL', key, life)
+    see(key, (parts(noted)))
   end
 end
 return users

@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)hubbub/presence/v1/presence_service.proto\x12\x12hubbub.presence.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x01\n\x08Presence\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.hubbub.presence.v1.PresenceState\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x13\n\x0bstatus_text\x18\x04 \x01(\t\x12\x14\n\x0cstatus_emoji\x18\x05 \x01(\t\x12\x36\n\x12status_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_seen_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"t\n\x0cWatchRequest\x12\x16\n\x0e\x61\x64\x64\x65\x64_user_ids\x18\x01 \x03(\t\x12\x18\n\x10removed_user_ids\x18\x02 \x03(\t\x12\x32\n\x0cown_activity\x18\x03 \x01(\x0e\x32\x1c.hubbub.presence.v1.Activity\"R\n\rWatchResponse\x12/\n\tpresences\x18\x01 \x03(\x0b\x32\x1c.hubbub.presence.v1.Presence\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\"X\n\x10SubscribeRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\x12\x32\n\x0cown_activity\x18\x02 \x01(\x0e\x32\x1c.hubbub.presence.v1.Activity\"F\n\x11SubscribeResponse\x12\x31\n\x06update\x18\x01 \x01(\x0b\x32!.hubbub.presence.v1.WatchResponse\"\x8e\x01\n\x0eManualPresence\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x1f.hubbub.presence.v1.ManualState\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05\x65moji\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x12SetPresenceRequest\x12\x34\n\x08presence\x18\x01 \x01(\x0b\x32\".hubbub.presence.v1.ManualPresence\"K\n\x13SetPresenceResponse\x12\x34\n\x08presence\x18\x01 \x01(\x0b\x32\".hubbub.presence.v1.ManualPresence\"%\n\x12GetPresenceRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"v\n\x13GetPresenceResponse\x12.\n\x08presence\x18\x01 \x01(\x0b\x32\x1c.hubbub.presence.v1.Presence\x12/\n\x03own\x18\x02 \x01(\x0b\x32\".hubbub.presence.v1.ManualPresence\"\'\n\x13ListPresenceRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\"G\n\x14ListPresenceResponse\x12/\n\tpresences\x18\x01 \x03(\x0b\x32\x1c.hubbub.presence.v1.Presence\"4\n\x19GetPresenceSummaryRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"Z\n\x1aGetPresenceSummaryResponse\x12\x14\n\x0cmember_count\x18\x01 \x01(\x05\x12\x15\n\rpresent_count\x18\x02 \x01(\x05\x12\x0f\n\x07unknown\x18\x03 \x01(\x08*\xa2\x01\n\rPresenceState\x12\x1e\n\x1aPRESENCE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16PRESENCE_STATE_OFFLINE\x10\x01\x12\x19\n\x15PRESENCE_STATE_ONLINE\x10\x02\x12\x17\n\x13PRESENCE_STATE_AWAY\x10\x03\x12!\n\x1dPRESENCE_STATE_DO_NOT_DISTURB\x10\x04*i\n\x08\x41\x63tivity\x12\x18\n\x14\x41\x43TIVITY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41\x43TIVITY_ACTIVE\x10\x01\x12\x15\n\x11\x41\x43TIVITY_INACTIVE\x10\x02\x12\x17\n\x13\x41\x43TIVITY_BACKGROUND\x10\x03*\x98\x01\n\x0bManualState\x12\x1c\n\x18MANUAL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MANUAL_STATE_ONLINE\x10\x01\x12\x15\n\x11MANUAL_STATE_AWAY\x10\x02\x12\x1f\n\x1bMANUAL_STATE_DO_NOT_DISTURB\x10\x03\x12\x1a\n\x16MANUAL_STATE_INVISIBLE\x10\x04\x32\xe4\x05\n\x0fPresenceService\x12P\n\x05Watch\x12 .hubbub.presence.v1.WatchRequest\x1a!.hubbub.presence.v1.WatchResponse(\x01\x30\x01\x12Z\n\tSubscribe\x12$.hubbub.presence.v1.SubscribeRequest\x1a%.hubbub.presence.v1.SubscribeResponse0\x01\x12w\n\x0bSetPresence\x12&.hubbub.presence.v1.SetPresenceRequest\x1a\'.hubbub.presence.v1.SetPresenceResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/presence:\x01*\x12\x84\x01\n\x0bGetPresence\x12&.hubbub.presence.v1.GetPresenceRequest\x1a\'.hubbub.presence.v1.GetPresenceResponse\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/users/{user_id}/presence\x12w\n\x0cListPresence\x12\'.hubbub.presence.v1.ListPresenceRequest\x1a(.hubbub.presence.v1.ListPresenceResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/presence\x12\xa9\x01\n\x12GetPresenceSummary\x12-.hubbub.presence.v1.GetPresenceSummaryRequest\x1a..hubbub.presence.v1.GetPresenceSummaryResponse\"4\x82\xd3\xe4\x93\x02.\x12,/v1/conversations/{conversation_id}/presenceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)hubbub/presence/v1/presence_service.proto\x12\x12hubbub.presence.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x01\n\x08Presence\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.hubbub.presence.v1.PresenceState\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x13\n\x0bstatus_text\x18\x04 \x01(\t\x12\x14\n\x0cstatus_emoji\x18\x05 \x01(\t\x12\x36\n\x12status_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_seen_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"t\n\x0cWatchRequest\x12\x16\n\x0e\x61\x64\x64\x65\x64_user_ids\x18\x01 \x03(\t\x12\x18\n\x10removed_user_ids\x18\x02 \x03(\t\x12\x32\n\x0cown_activity\x18\x03 \x01(\x0e\x32\x1c.hubbub.presence.v1.Activity\"S\n\x0ePresenceUpdate\x12/\n\tpresences\x18\x01 \x03(\x0b\x32\x1c.hubbub.presence.v1.Presence\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\"C\n\rWatchResponse\x12\x32\n\x06update\x18\x01 \x01(\x0b\x32\".hubbub.presence.v1.PresenceUpdate\"X\n\x10SubscribeRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\x12\x32\n\x0cown_activity\x18\x02 \x01(\x0e\x32\x1c.hubbub.presence.v1.Activity\"G\n\x11SubscribeResponse\x12\x32\n\x06update\x18\x01 \x01(\x0b\x32\".hubbub.presence.v1.PresenceUpdate\"\x8e\x01\n\x0eManualPresence\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x1f.hubbub.presence.v1.ManualState\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05\x65moji\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x12SetPresenceRequest\x12\x34\n\x08presence\x18\x01 \x01(\x0b\x32\".hubbub.presence.v1.ManualPresence\"K\n\x13SetPresenceResponse\x12\x34\n\x08presence\x18\x01 \x01(\x0b\x32\".hubbub.presence.v1.ManualPresence\"%\n\x12GetPresenceRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"v\n\x13GetPresenceResponse\x12.\n\x08presence\x18\x01 \x01(\x0b\x32\x1c.hubbub.presence.v1.Presence\x12/\n\x03own\x18\x02 \x01(\x0b\x32\".hubbub.presence.v1.ManualPresence\"\'\n\x13ListPresenceRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\"G\n\x14ListPresenceResponse\x12/\n\tpresences\x18\x01 \x03(\x0b\x32\x1c.hubbub.presence.v1.Presence\"4\n\x19GetPresenceSummaryRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"Z\n\x1aGetPresenceSummaryResponse\x12\x14\n\x0cmember_count\x18\x01 \x01(\x05\x12\x15\n\rpresent_count\x18\x02 \x01(\x05\x12\x0f\n\x07unknown\x18\x03 \x01(\x08*\xa2\x01\n\rPresenceState\x12\x1e\n\x1aPRESENCE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16PRESENCE_STATE_OFFLINE\x10\x01\x12\x19\n\x15PRESENCE_STATE_ONLINE\x10\x02\x12\x17\n\x13PRESENCE_STATE_AWAY\x10\x03\x12!\n\x1dPRESENCE_STATE_DO_NOT_DISTURB\x10\x04*i\n\x08\x41\x63tivity\x12\x18\n\x14\x41\x43TIVITY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41\x43TIVITY_ACTIVE\x10\x01\x12\x15\n\x11\x41\x43TIVITY_INACTIVE\x10\x02\x12\x17\n\x13\x41\x43TIVITY_BACKGROUND\x10\x03*\x98\x01\n\x0bManualState\x12\x1c\n\x18MANUAL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MANUAL_STATE_ONLINE\x10\x01\x12\x15\n\x11MANUAL_STATE_AWAY\x10\x02\x12\x1f\n\x1bMANUAL_STATE_DO_NOT_DISTURB\x10\x03\x12\x1a\n\x16MANUAL_STATE_INVISIBLE\x10\x04\x32\xe4\x05\n\x0fPresenceService\x12P\n\x05Watch\x12 .hubbub.presence.v1.WatchRequest\x1a!.hubbub.presence.v1.WatchResponse(\x01\x30\x01\x12Z\n\tSubscribe\x12$.hubbub.presence.v1.SubscribeRequest\x1a%.hubbub.presence.v1.SubscribeResponse0\x01\x12w\n\x0bSetPresence\x12&.hubbub.presence.v1.SetPresenceRequest\x1a\'.hubbub.presence.v1.SetPresenceResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/presence:\x01*\x12\x84\x01\n\x0bGetPresence\x12&.hubbub.presence.v1.GetPresenceRequest\x1a\'.hubbub.presence.v1.GetPresenceResponse\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/users/{user_id}/presence\x12w\n\x0cListPresence\x12\'.hubbub.presence.v1.ListPresenceRequest\x1a(.hubbub.presence.v1.ListPresenceResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/presence\x12\xa9\x01\n\x12GetPresenceSummary\x12-.hubbub.presence.v1.GetPresenceSummaryRequest\x1a..hubbub.presence.v1.GetPresenceSummaryResponse\"4\x82\xd3\xe4\x93\x02.\x12,/v1/conversations/{conversation_id}/presenceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,40 +41,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRESENCESERVICE'].methods_by_name['ListPresence']._serialized_options = b'\202\323\344\223\002\016\022\014/v1/presence'
   _globals['_PRESENCESERVICE'].methods_by_name['GetPresenceSummary']._loaded_options = None
   _globals['_PRESENCESERVICE'].methods_by_name['GetPresenceSummary']._serialized_options = b'\202\323\344\223\002.\022,/v1/conversations/{conversation_id}/presence'
-  _globals['_PRESENCESTATE']._serialized_start=1458
-  _globals['_PRESENCESTATE']._serialized_end=1620
-  _globals['_ACTIVITY']._serialized_start=1622
-  _globals['_ACTIVITY']._serialized_end=1727
-  _globals['_MANUALSTATE']._serialized_start=1730
-  _globals['_MANUALSTATE']._serialized_end=1882
+  _globals['_PRESENCESTATE']._serialized_start=1529
+  _globals['_PRESENCESTATE']._serialized_end=1691
+  _globals['_ACTIVITY']._serialized_start=1693
+  _globals['_ACTIVITY']._serialized_end=1798
+  _globals['_MANUALSTATE']._serialized_start=1801
+  _globals['_MANUALSTATE']._serialized_end=1953
   _globals['_PRESENCE']._serialized_start=129
   _globals['_PRESENCE']._serialized_end=374
   _globals['_WATCHREQUEST']._serialized_start=376
   _globals['_WATCHREQUEST']._serialized_end=492
-  _globals['_WATCHRESPONSE']._serialized_start=494
-  _globals['_WATCHRESPONSE']._serialized_end=576
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=578
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=666
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=668
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=738
-  _globals['_MANUALPRESENCE']._serialized_start=741
-  _globals['_MANUALPRESENCE']._serialized_end=883
-  _globals['_SETPRESENCEREQUEST']._serialized_start=885
-  _globals['_SETPRESENCEREQUEST']._serialized_end=959
-  _globals['_SETPRESENCERESPONSE']._serialized_start=961
-  _globals['_SETPRESENCERESPONSE']._serialized_end=1036
-  _globals['_GETPRESENCEREQUEST']._serialized_start=1038
-  _globals['_GETPRESENCEREQUEST']._serialized_end=1075
-  _globals['_GETPRESENCERESPONSE']._serialized_start=1077
-  _globals['_GETPRESENCERESPONSE']._serialized_end=1195
-  _globals['_LISTPRESENCEREQUEST']._serialized_start=1197
-  _globals['_LISTPRESENCEREQUEST']._serialized_end=1236
-  _globals['_LISTPRESENCERESPONSE']._serialized_start=1238
-  _globals['_LISTPRESENCERESPONSE']._serialized_end=1309
-  _globals['_GETPRESENCESUMMARYREQUEST']._serialized_start=1311
-  _globals['_GETPRESENCESUMMARYREQUEST']._serialized_end=1363
-  _globals['_GETPRESENCESUMMARYRESPONSE']._serialized_start=1365
-  _globals['_GETPRESENCESUMMARYRESPONSE']._serialized_end=1455
-  _globals['_PRESENCESERVICE']._serialized_start=1885
-  _globals['_PRESENCESERVICE']._serialized_end=2625
+  _globals['_PRESENCEUPDATE']._serialized_start=494
+  _globals['_PRESENCEUPDATE']._serialized_end=577
+  _globals['_WATCHRESPONSE']._serialized_start=579
+  _globals['_WATCHRESPONSE']._serialized_end=646
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=648
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=736
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=738
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=809
+  _globals['_MANUALPRESENCE']._serialized_start=812
+  _globals['_MANUALPRESENCE']._serialized_end=954
+  _globals['_SETPRESENCEREQUEST']._serialized_start=956
+  _globals['_SETPRESENCEREQUEST']._serialized_end=1030
+  _globals['_SETPRESENCERESPONSE']._serialized_start=1032
+  _globals['_SETPRESENCERESPONSE']._serialized_end=1107
+  _globals['_GETPRESENCEREQUEST']._serialized_start=1109
+  _globals['_GETPRESENCEREQUEST']._serialized_end=1146
+  _globals['_GETPRESENCERESPONSE']._serialized_start=1148
+  _globals['_GETPRESENCERESPONSE']._serialized_end=1266
+  _globals['_LISTPRESENCEREQUEST']._serialized_start=1268
+  _globals['_LISTPRESENCEREQUEST']._serialized_end=1307
+  _globals['_LISTPRESENCERESPONSE']._serialized_start=1309
+  _globals['_LISTPRESENCERESPONSE']._serialized_end=1380
+  _globals['_GETPRESENCESUMMARYREQUEST']._serialized_start=1382
+  _globals['_GETPRESENCESUMMARYREQUEST']._serialized_end=1434
+  _globals['_GETPRESENCESUMMARYRESPONSE']._serialized_start=1436
+  _globals['_GETPRESENCESUMMARYRESPONSE']._serialized_end=1526
+  _globals['_PRESENCESERVICE']._serialized_start=1956
+  _globals['_PRESENCESERVICE']._serialized_end=2696
 # @@protoc_insertion_point(module_scope)

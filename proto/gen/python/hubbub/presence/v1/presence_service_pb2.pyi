@@ -199,8 +199,8 @@ class WatchRequest(_message.Message):
 Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
 
 @_typing.final
-class WatchResponse(_message.Message):
-    """Changes, several joined."""
+class PresenceUpdate(_message.Message):
+    """Changes, several joined. Empty: a sign of life."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -221,6 +221,30 @@ class WatchResponse(_message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["presences", b"presences", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PresenceUpdate: _TypeAlias = PresenceUpdate  # noqa: Y015
+
+@_typing.final
+class WatchResponse(_message.Message):
+    """A frame of the server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def update(self) -> Global___PresenceUpdate:
+        """The changes."""
+
+    def __init__(
+        self,
+        *,
+        update: Global___PresenceUpdate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -256,19 +280,19 @@ Global___SubscribeRequest: _TypeAlias = SubscribeRequest  # noqa: Y015
 
 @_typing.final
 class SubscribeResponse(_message.Message):
-    """Changes, several joined."""
+    """A frame of the server."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     UPDATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def update(self) -> Global___WatchResponse:
-        """The same as for Watch."""
+    def update(self) -> Global___PresenceUpdate:
+        """The changes."""
 
     def __init__(
         self,
         *,
-        update: Global___WatchResponse | None = ...,
+        update: Global___PresenceUpdate | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

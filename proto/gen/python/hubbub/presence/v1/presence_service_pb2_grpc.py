@@ -28,8 +28,8 @@ if _version_not_supported:
 class PresenceServiceStub:
     """Tells presence. Needs an access token as metadata "authorization: Bearer …". Of a user whom the caller may not see (their setting
     everyone, contacts = who share a conversation, nobody; the caller's own setting: who hides sees as little as they show; either has
-    blocked the other) and of one who is invisible the answer is that of a user who signed out: OFFLINE, byte for byte. So is that of
-    an id of nobody. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING,
+    blocked the other) the answer is that of an id of nobody: OFFLINE, never seen. Of one who is invisible it is that of a user who
+    signed out when they became so, byte for byte. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING,
     INTERNAL.
     """
 
@@ -74,8 +74,8 @@ class PresenceServiceStub:
 class PresenceServiceServicer:
     """Tells presence. Needs an access token as metadata "authorization: Bearer …". Of a user whom the caller may not see (their setting
     everyone, contacts = who share a conversation, nobody; the caller's own setting: who hides sees as little as they show; either has
-    blocked the other) and of one who is invisible the answer is that of a user who signed out: OFFLINE, byte for byte. So is that of
-    an id of nobody. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING,
+    blocked the other) the answer is that of an id of nobody: OFFLINE, never seen. Of one who is invisible it is that of a user who
+    signed out when they became so, byte for byte. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING,
     INTERNAL.
     """
 
@@ -174,8 +174,8 @@ def add_PresenceServiceServicer_to_server(servicer, server):
 class PresenceService:
     """Tells presence. Needs an access token as metadata "authorization: Bearer …". Of a user whom the caller may not see (their setting
     everyone, contacts = who share a conversation, nobody; the caller's own setting: who hides sees as little as they show; either has
-    blocked the other) and of one who is invisible the answer is that of a user who signed out: OFFLINE, byte for byte. So is that of
-    an id of nobody. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING,
+    blocked the other) the answer is that of an id of nobody: OFFLINE, never seen. Of one who is invisible it is that of a user who
+    signed out when they became so, byte for byte. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING,
     INTERNAL.
     """
 

@@ -1,0 +1,391 @@
+"""Presence on several nodes, in virtual time: who is told what, when, and what is not told."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from hubbub_server.app.watch_presence import FRAME_INTERVAL_S, SIGN_OF_LIFE_S, WatchCommand
+from hubbub_server.domain.errors import CredentialsExpired, InvalidField, NodeDraining
+from hubbub_server.domain.presence import CHANGES_AT_ONCE, GRACE_S, WATCHED_MAX, Activity
+from hubbub_server.ports.node_registry import LEASE_S
+from tests.support.app_node import ALICE, BOB, CAROL
+from tests.support.presence_stage import PresenceNode, PresenceStage, user
+from tests.support.virtual_time import run_in_virtual_time
+
+SOON_S = 1.5
+DEAD_WITHIN_S = 15.0
+"""G7."""
+ACTIVE, INACTIVE = Activity.ACTIVE, Activity.INACTIVE
+
+
+def on_stage(play: Callable[[PresenceStage, PresenceNode, PresenceNode], Coroutine[Any, Any, None]]) -> None:
+    """Plays with two nodes."""
+
+    failures: list[BaseException] = []
+
+    async def run() -> None:
+        stage = PresenceStage()
+        async with stage.node("one") as one, stage.node("two") as two:
+            try:
+                await play(stage, one, two)
+            except Exception as failure:  # as it is, not as what the nodes' groups make of it
+                failures.append(failure)
+
+    run_in_virtual_time(run())
+    for failure in failures:
+        raise failure
+
+
+def test_who_signs_in_and_out_is_told_to_watchers_on_other_nodes() -> None:
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        async with two.watcher(ALICE, BOB) as log:
+            await log.until(BOB, "offline", within_s=SOON_S)
+            session = one.session(BOB)
+            await log.until(BOB, "online", within_s=SOON_S)
+            session.report(INACTIVE)
+            await log.until(BOB, "away", within_s=SOON_S)
+            session.report(ACTIVE)
+            await log.until(BOB, "online", within_s=SOON_S)
+            left_s = asyncio.get_running_loop().time()
+            session.close()
+            gone = await log.until(BOB, "offline", within_s=GRACE_S + SOON_S)
+
+        assert gone.at_s - left_s >= GRACE_S
+        assert abs(gone.presence.last_seen_time.ToMilliseconds() - (1_000_000 + left_s) * 1000) < 1_000
+        assert log.states(BOB) == ["offline", "online", "away", "online", "offline"]
+        assert [update.snapshot for update in log.news] == [True, False, False, False, False]
+
+    on_stage(play)
+
+
+def test_sessions_of_one_user_on_several_nodes_are_one_presence() -> None:
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        async with two.watcher(ALICE, BOB) as log:
+            phone, desk = one.session(BOB, INACTIVE), two.session(BOB, ACTIVE)
+            await log.until(BOB, "online", within_s=2 * SOON_S)
+            log.forget()
+            desk.report(INACTIVE)
+            await log.until(BOB, "away", within_s=SOON_S)
+            phone.close()
+            await asyncio.sleep(2 * GRACE_S)
+
+        assert log.states(BOB) == ["away"]
+
+    on_stage(play)
+
+
+@pytest.mark.parametrize("activity", [ACTIVE, INACTIVE])
+def test_who_comes_back_within_the_grace_was_never_gone(activity: Activity) -> None:
+    """C39: on the same node or another, and whatever a session says before it says what it is used for."""
+
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        session = one.session(BOB, activity)
+        await asyncio.sleep(SOON_S)
+        async with two.watcher(ALICE, BOB) as log:
+            await asyncio.sleep(SOON_S)
+            log.forget()
+            for node in (two, one, one, two):
+                session.close()
+                await asyncio.sleep(GRACE_S - 1)
+                session = node.session(BOB)
+                await asyncio.sleep(0.5)
+                session.report(activity)
+                await asyncio.sleep(SOON_S)
+
+        assert log.news == []
+
+    on_stage(play)
+
+
+def test_a_restarted_node_hands_its_users_on_without_a_word() -> None:
+    """C39: it gives its life back before they are all somewhere else."""
+
+    async def run() -> None:
+        stage = PresenceStage()
+        async with stage.node("two") as two, AsyncExitStack() as leaving:
+            one = await leaving.enter_async_context(stage.node("one"))
+            users = [user(number) for number in range(300)]
+            for each in users:
+                one.session(each, INACTIVE)
+            await asyncio.sleep(SOON_S)
+            async with two.watcher(ALICE, *users) as log:
+                await asyncio.sleep(SOON_S)
+                log.forget()
+                await one.presence.tracker.leave()
+                await leaving.aclose()
+                await asyncio.sleep(GRACE_S - 2)
+                for each in users:
+                    two.session(each, INACTIVE)
+                await asyncio.sleep(3 * LEASE_S)
+
+            assert log.news == []
+
+    run_in_virtual_time(run())
+
+
+def test_users_of_a_dead_node_are_offline_in_time_in_one_frame_a_watcher() -> None:
+    """G7, C35, C89."""
+
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        users = [user(number) for number in range(WATCHED_MAX)]
+        for each in users:
+            one.session(each, ACTIVE)
+        await asyncio.sleep(SOON_S)
+        async with two.watcher(ALICE, *users) as log:
+            await asyncio.sleep(SOON_S)
+            assert [each.state for each in log.told] == ["online"] * WATCHED_MAX
+            log.forget()
+            dead_s = asyncio.get_running_loop().time()
+            one.cut()
+            await log.until(users[-1], "offline", within_s=DEAD_WITHIN_S)
+            await asyncio.sleep(60)
+
+        assert [each.state for each in log.told] == ["offline"] * WATCHED_MAX
+        assert max(each.at_s for each in log.told) - dead_s <= DEAD_WITHIN_S
+        assert len(log.news) == 1
+        lives = {life_id for noted in stage.server.noted.values() for life_id in noted}
+        assert not any(life_id.startswith("one") for life_id in lives)  # nobody haunts the registry
+
+    on_stage(play)
+
+
+def test_a_node_that_was_taken_for_dead_tells_everything_again() -> None:
+    """G7: frozen or cut off, its life is over; it begins another one."""
+
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        one.session(BOB, ACTIVE)
+        async with two.watcher(ALICE, BOB) as log:
+            await log.until(BOB, "online", within_s=SOON_S)
+            one.cut()
+            await log.until(BOB, "offline", within_s=DEAD_WITHIN_S)
+            one.node_registry.error = one.registry.error = None
+            one.bus.come_back()
+            await log.until(BOB, "online", within_s=LEASE_S)
+
+    on_stage(play)
+
+
+def test_a_flushed_registry_is_doubted_and_whole_within_a_lease() -> None:
+    """The failure matrix, row Redis: nobody is told to be offline for it."""
+
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        one.session(BOB, INACTIVE)
+        async with two.watcher(ALICE, BOB, CAROL) as log:
+            await log.until(BOB, "away", within_s=SOON_S)
+            log.forget()
+            flushed_s = asyncio.get_running_loop().time()
+            stage.server.flush()
+            back = await log.until(BOB, "away", within_s=LEASE_S)
+            known = await log.until(CAROL, "offline", within_s=LEASE_S + 3)
+
+        assert back.at_s - flushed_s <= LEASE_S
+        assert known.at_s - flushed_s >= LEASE_S
+        assert set(log.states(BOB)) == {"unspecified", "away"}
+        assert log.states(CAROL) == ["unspecified", "offline"]
+        assert [update.snapshot for update in log.news if len(update.presences) == 2] == [True, True]
+
+    on_stage(play)
+
+
+def test_a_registry_that_is_away_is_unknown_and_known_again() -> None:
+    """The failure matrix, row Redis; what happened meanwhile is told then."""
+
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        bob, carol = one.session(BOB, ACTIVE), one.session(CAROL, ACTIVE)
+        async with two.watcher(ALICE, BOB, CAROL) as log:
+            await log.until(CAROL, "online", within_s=SOON_S)
+            stage.break_registry([one, two])
+            await log.until(CAROL, "unspecified", within_s=LEASE_S)
+            bob.close()
+            carol.report(INACTIVE)
+            await asyncio.sleep(60)
+            log.forget()
+            stage.break_registry([one, two], None)
+            await log.until(CAROL, "away", within_s=LEASE_S)
+            await log.until(BOB, "offline", within_s=GRACE_S + LEASE_S)
+
+        assert set(log.states(BOB)) <= {"unspecified", "online", "offline"}
+        assert log.news[0].snapshot
+
+    on_stage(play)
+
+
+def test_without_a_registry_users_are_unknown_and_streams_work() -> None:
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        stage.break_registry([two])
+        async with two.watcher(ALICE, BOB) as log:
+            await log.until(BOB, "unspecified", within_s=5.0)
+
+    on_stage(play)
+
+
+def test_lost_signals_are_made_good_within_a_lease() -> None:
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        async with two.watcher(ALICE, BOB) as log:
+            await log.until(BOB, "offline", within_s=SOON_S)
+            two.bus.is_lost = True
+            one.session(BOB, ACTIVE)
+            await log.until(BOB, "online", within_s=LEASE_S + SOON_S)
+
+    on_stage(play)
+
+
+# ---- how much is told
+
+
+def test_a_watcher_gets_one_frame_a_second_with_the_newest_of_each() -> None:
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        users = [user(number) for number in range(100)]
+        sessions = [one.session(each, ACTIVE) for each in users]
+        await asyncio.sleep(SOON_S)
+        async with two.watcher(ALICE, *users) as log:
+            await asyncio.sleep(SOON_S)
+            log.forget()
+            for turn in range(60):
+                for session in sessions[turn % 2 :: 2]:
+                    session.report(INACTIVE if session.activity is ACTIVE else ACTIVE)
+                await asyncio.sleep(0.15)
+            await asyncio.sleep(90)
+
+        gaps = [after - before for before, after in zip(log.times_s, log.times_s[1:], strict=False)]
+        assert min(gaps) >= FRAME_INTERVAL_S
+        last = {each.user_id: each.state for each in log.told}
+        wanted = {session.user_id: "away" if session.activity is INACTIVE else "online" for session in sessions}
+        assert {user_id: last.get(user_id, "online") for user_id in users} == wanted
+        assert all(len(log.states(each)) <= CHANGES_AT_ONCE + 2 for each in users)
+
+    on_stage(play)
+
+
+def test_users_who_flap_within_the_grace_cause_no_traffic_and_beyond_it_little() -> None:
+    """1,000 users every 10 s: nothing; when they stay away a little longer: at most one change a minute each."""
+
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        users = [user(number) for number in range(WATCHED_MAX)]
+        sessions = [one.session(each, ACTIVE) for each in users]
+        await asyncio.sleep(SOON_S)
+        async with two.watcher(ALICE, *users) as log:
+            await asyncio.sleep(SOON_S)
+            log.forget()
+            for _ in range(6):
+                for session in sessions:
+                    session.close()
+                await asyncio.sleep(5)
+                sessions = [two.session(each) for each in users]
+                await asyncio.sleep(5)
+            assert log.news == []
+
+            minutes = 10
+            for _ in range(minutes * 3):
+                for session in sessions[:10]:
+                    session.close()
+                await asyncio.sleep(GRACE_S + 3)
+                sessions[:10] = [one.session(each, ACTIVE) for each in users[:10]]
+                await asyncio.sleep(20 - GRACE_S - 3)
+
+        assert max(len(log.states(each)) for each in users) <= CHANGES_AT_ONCE + minutes + 1
+
+    on_stage(play)
+
+
+def test_who_is_in_the_background_hears_nothing_and_then_everything() -> None:
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        async with two.watcher(ALICE, BOB, CAROL) as log:
+            await log.until(CAROL, "offline", within_s=SOON_S)
+            log.stream.receive(WatchCommand(activity=INACTIVE, is_background=True))
+            log.forget()
+            one.session(BOB, ACTIVE)
+            await asyncio.sleep(65)
+            assert [update.ByteSize() for update in log.updates] == [0] * 3  # signs of life
+            log.stream.receive(WatchCommand(activity=ACTIVE))
+            await log.until(BOB, "online", within_s=SOON_S)
+
+        assert [update.snapshot for update in log.news] == [True]
+        assert log.states(CAROL) == ["offline"]
+
+    on_stage(play)
+
+
+def test_a_silent_stream_gives_signs_of_life() -> None:
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        async with two.watcher(ALICE) as log:
+            await asyncio.sleep(5 * SIGN_OF_LIFE_S)
+
+        assert log.updates[0].snapshot
+        gaps = [after - before for before, after in zip(log.times_s, log.times_s[1:], strict=False)]
+        assert len(gaps) >= 4
+        assert max(gaps) <= SIGN_OF_LIFE_S + 2
+
+    on_stage(play)
+
+
+# ---- streams
+
+
+def test_the_watched_set_changes_and_is_bounded() -> None:
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        many = [user(number) for number in range(WATCHED_MAX)]
+        one.session(BOB)
+        async with two.watcher(ALICE, *many) as log:
+            await log.until(many[-1], "offline", within_s=SOON_S)
+            log.forget()
+            log.stream.receive(WatchCommand(removed=tuple(many[:2]), added=(BOB, "nobody, ever")))
+            await log.until(BOB, "online", within_s=SOON_S)
+            one.session(many[0])
+            await asyncio.sleep(2 * SOON_S)
+            assert {(each.user_id, each.state) for each in log.told} == {(BOB, "online"), ("nobody, ever", "offline")}
+            log.stream.receive(WatchCommand(added=(CAROL,)))
+            assert isinstance(log.stream.end_error, InvalidField)
+        assert two.bus.keys == set()
+
+    on_stage(play)
+
+
+def test_a_stream_ends_with_its_token_and_with_its_node() -> None:
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        async with two.watcher(ALICE) as log, two.watcher(BOB) as other:
+            log.stream.tick(2**60 + 60_001)
+            two.presence.streams.drain()
+            await asyncio.sleep(0.01)
+
+            assert isinstance(log.stream.end_error, CredentialsExpired)
+            assert isinstance(other.stream.end_error, NodeDraining)
+            with pytest.raises(NodeDraining):
+                two.presence.streams.open(log.stream.caller)
+
+    on_stage(play)
+
+
+def test_a_watcher_is_a_session_of_its_own() -> None:
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        async with one.watcher(BOB, activity=INACTIVE), two.watcher(ALICE, BOB, ALICE) as log:
+            await log.until(BOB, "away", within_s=SOON_S)
+            await log.until(ALICE, "online", within_s=SOON_S)
+
+    on_stage(play)
+
+
+def test_a_device_that_comes_back_beside_another_one_was_never_gone() -> None:
+    """C39: on one node, where both are one share."""
+
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        one.session(BOB, INACTIVE)
+        desk = one.session(BOB, ACTIVE)
+        async with two.watcher(ALICE, BOB) as log:
+            await log.until(BOB, "online", within_s=2 * SOON_S)
+            log.forget()
+            desk.close()
+            await asyncio.sleep(GRACE_S - 1)
+            desk = one.session(BOB, ACTIVE)
+            await asyncio.sleep(2 * GRACE_S)
+            assert log.news == []
+            desk.close()
+            gone_s = asyncio.get_running_loop().time()
+            away = await log.until(BOB, "away", within_s=GRACE_S + SOON_S)
+
+        assert away.at_s - gone_s >= GRACE_S
+
+    on_stage(play)
