@@ -13,6 +13,7 @@ from hubbub.chat.v1 import chat_service_pb2, frame_pb2
 from hubbub.conversation.v1 import conversation_service_pb2
 from hubbub.errors.v1 import error_reason_pb2
 from hubbub.history.v1 import history_service_pb2
+from hubbub.presence.v1 import presence_service_pb2
 from hubbub.user.v1 import user_service_pb2
 
 REPO = Path(__file__).resolve().parents[2]
@@ -24,7 +25,14 @@ REASONS = [name for name in error_reason_pb2.ErrorReason.keys() if name != "ERRO
 GOODBYES = [name for name in frame_pb2.GoodbyeReason.keys() if name != "GOODBYE_REASON_UNSPECIFIED"]  # noqa: SIM118  # not a dict
 METHODS: list[MethodDescriptor] = [
     method
-    for module in (auth_service_pb2, user_service_pb2, conversation_service_pb2, chat_service_pb2, history_service_pb2)
+    for module in (
+        auth_service_pb2,
+        user_service_pb2,
+        conversation_service_pb2,
+        chat_service_pb2,
+        history_service_pb2,
+        presence_service_pb2,
+    )
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]

@@ -21,6 +21,7 @@ from hubbub.conversation.v1 import conversation_pb2
 from hubbub.conversation.v1 import conversation_service_pb2 as conversation
 from hubbub.history.v1 import history_service_pb2 as history
 from hubbub.user.v1 import settings_service_pb2 as settings
+from hubbub.presence.v1 import presence_service_pb2 as presence
 from hubbub.user.v1 import user_service_pb2 as users
 
 from hubbub_server.app.authenticate import Credentials
@@ -137,6 +138,23 @@ async def _sync(scene: Scene, client: RpcClient, conversation_id: str) -> str:
 
 def _sync_request(conversation_id: str) -> history.SyncRequest:
     return history.SyncRequest(cursors=[conversation_pb2.Cursor(topic_id=conversation_id, epoch=1)])
+
+
+async def _watch(scene: Scene, client: RpcClient, conversation_id: str) -> str:
+    call = client.presence.Watch(metadata=client.auth)
+    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # refused already: the status says why
+        await call.write(presence.WatchRequest(added_user_ids=[scene.owner.user_id]))
+    return await _told(call)
+
+
+async def _told(call: Any) -> str:
+    """Returns OK when a stream tells presence; it is left then."""
+    try:
+        response = await call.read()
+    except grpc.aio.AioRpcError:
+        return reason_of(await end_of(call))
+    call.cancel()
+    return "OK" if response.update.presences else "nothing"
 
 
 @dataclass(frozen=True)
@@ -317,6 +335,34 @@ ROWS: dict[str, Row] = {
     "hubbub.user.v1.SettingsService/ListBlockedUsers": Row(
         lambda s, c, i: _unary(c.settings.ListBlockedUsers(settings.ListBlockedUsersRequest(), metadata=c.auth))
     ),
+    "hubbub.presence.v1.PresenceService/Watch": Row(_watch),
+    "hubbub.presence.v1.PresenceService/Subscribe": Row(
+        lambda s, c, i: _told(
+            c.presence.Subscribe(presence.SubscribeRequest(user_ids=[s.owner.user_id]), metadata=c.auth)
+        )
+    ),
+    "hubbub.presence.v1.PresenceService/SetPresence": Row(
+        lambda s, c, i: _unary(
+            c.presence.SetPresence(
+                presence.SetPresenceRequest(presence=presence.ManualPresence(text="busy")), metadata=c.auth
+            )
+        )
+    ),
+    "hubbub.presence.v1.PresenceService/GetPresence": Row(
+        lambda s, c, i: _unary(
+            c.presence.GetPresence(presence.GetPresenceRequest(user_id=s.owner.user_id), metadata=c.auth)
+        )
+    ),
+    "hubbub.presence.v1.PresenceService/ListPresence": Row(
+        lambda s, c, i: _unary(
+            c.presence.ListPresence(presence.ListPresenceRequest(user_ids=[s.owner.user_id]), metadata=c.auth)
+        )
+    ),
+    "hubbub.presence.v1.PresenceService/GetPresenceSummary": _members_only(
+        lambda s, c, i: _unary(
+            c.presence.GetPresenceSummary(presence.GetPresenceSummaryRequest(conversation_id=i), metadata=c.auth)
+        )
+    ),
 }
 # What is asked for on a stream, beside what opens it.
 COMMANDS: dict[str, Row] = {
@@ -410,7 +456,7 @@ class _Recorder(RpcClient):
         super().__init__(client.channel, None)
         self.auth = client.auth
         self.answer: object = None
-        for stub in (self.conversations, self.chat, self.history, self.markers, self.settings):
+        for stub in (self.conversations, self.chat, self.history, self.markers, self.settings, self.presence):
             for method in list(vars(stub)):
                 setattr(stub, method, self._recording(getattr(stub, method)))
 

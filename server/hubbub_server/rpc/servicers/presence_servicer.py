@@ -61,3 +61,7 @@ class PresenceServicer(presence_service_pb2_grpc.PresenceServiceServicer):
             present_count=summary.present_count or 0,
             unknown=summary.present_count is None,
         )
+
+    async def SetPresence(self, request: pb.SetPresenceRequest, context: object) -> pb.SetPresenceResponse:
+        """Sets what the caller shows by hand."""
+        raise NotImplementedError
