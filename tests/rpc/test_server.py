@@ -30,6 +30,7 @@ _SERVICES = [
     "hubbub.chat.v1.ChatService",
     "hubbub.conversation.v1.ConversationService",
     "hubbub.history.v1.HistoryService",
+    "hubbub.presence.v1.PresenceService",
     "hubbub.user.v1.UserService",
 ]
 

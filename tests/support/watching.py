@@ -6,8 +6,10 @@ from typing import Any, Self
 
 from hubbub.presence.v1 import presence_service_pb2 as pb
 
-from tests.support.node import WITHIN_S, RpcClient
+from tests.support.node import RpcClient
 
+SILENT_FOR_S = 25.0
+"""A sign of life comes every 20 s."""
 STATES = {number: name.removeprefix("PRESENCE_STATE_").lower() for name, number in pb.PresenceState.items()}
 
 
@@ -52,7 +54,7 @@ class WatchClient:
 
     async def read(self) -> pb.PresenceUpdate:
         """Reads a frame."""
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(SILENT_FOR_S):
             response = await self.call.read()
         assert isinstance(response, pb.WatchResponse | pb.SubscribeResponse), "the stream ended"
         self.updates.append(response.update)

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from hubbub_server.app.presence_board import PresenceBoard
+from hubbub_server.app.presence_status import PresenceStatus
 from hubbub_server.app.privacy import Privacy
 from hubbub_server.app.read_presence import ReadPresence
 from hubbub_server.app.topic_hub import TopicHub
@@ -38,6 +39,7 @@ class Presence:
         self.streams = PresenceStreams(
             board=self.board, privacy=self.privacy, tracker=self.tracker, clock=clock, encode=encode
         )
+        self.status = PresenceStatus(hub=hub, clock=clock)
         self.reader = ReadPresence(hub=hub, registry=registry, privacy=self.privacy, clock=clock)
         self._stack = AsyncExitStack()
 

@@ -156,5 +156,8 @@ def facts_of(state: TopicState) -> UserFacts:
     assert isinstance(state, UserTopicState)  # noqa: S101  # by the form of the id
     return UserFacts(
         position=(state.epoch, state.position),
+        status=state.preferences.status,
+        visibility=state.preferences.presence_visibility,
+        blocked=frozenset(state.blocked),
         conversations=frozenset(each.conversation_id for each in state.memberships.values() if each.joined),
     )

@@ -114,7 +114,7 @@ def check_preferences(field_path: str, preferences: Preferences) -> None:
         InvalidField: a part of it breaks its rule; `field_path` is where the preferences are in the request.
     """
     _check_schedule(f"{field_path}.do_not_disturb", preferences.do_not_disturb)
-    _check_status(f"{field_path}.status", preferences.status)
+    check_status(f"{field_path}.status", preferences.status)
 
 
 def _check_schedule(path: str, schedule: DoNotDisturbSchedule) -> None:
@@ -138,7 +138,8 @@ def _is_zone_name(name: str) -> bool:
     return len(name) <= _TIME_ZONE_MAX_CHARACTERS and _TIME_ZONE.fullmatch(name) is not None
 
 
-def _check_status(path: str, status: Status) -> None:
+def check_status(path: str, status: Status) -> None:
+    """Checks what a user wants to state. Raises InvalidField; `path` is where it is in the request."""
     if len(status.text) > STATUS_TEXT_MAX_CODE_POINTS or _has_control(status.text):
         raise InvalidField(f"{path}.text", f"at most {STATUS_TEXT_MAX_CODE_POINTS} code points, no controls")
     if len(status.emoji) > STATUS_EMOJI_MAX_CODE_POINTS or _has_control(status.emoji) or " " in status.emoji:

@@ -1,17 +1,24 @@
 """Presence on several nodes, in virtual time: who is told what, when, and what is not told."""
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from hubbub.presence.v1 import presence_service_pb2 as pb
 
+from hubbub_server.app.read_presence import PresenceSummary
+from hubbub_server.app.track_presence import TrackedSession
 from hubbub_server.app.watch_presence import FRAME_INTERVAL_S, SIGN_OF_LIFE_S, WatchCommand
+from hubbub_server.domain.commands import ChangePreferences, CreateGroup, RecordMembership, SetBlock
 from hubbub_server.domain.errors import CredentialsExpired, InvalidField, NodeDraining
-from hubbub_server.domain.presence import CHANGES_AT_ONCE, GRACE_S, WATCHED_MAX, Activity
+from hubbub_server.domain.ids import UserId
+from hubbub_server.domain.preferences import Preferences, PresenceVisibility, Status, StatusState
+from hubbub_server.domain.presence import CHANGES_AT_ONCE, GRACE_S, HIDDEN, WATCHED_MAX, Activity, PresenceState
 from hubbub_server.ports.node_registry import LEASE_S
-from tests.support.app_node import ALICE, BOB, CAROL
+from tests.support.app_node import ALICE, BOB, CAROL, GROUP
 from tests.support.presence_stage import PresenceNode, PresenceStage, user
 from tests.support.virtual_time import run_in_virtual_time
 
@@ -387,5 +394,203 @@ def test_a_device_that_comes_back_beside_another_one_was_never_gone() -> None:
             away = await log.until(BOB, "away", within_s=GRACE_S + SOON_S)
 
         assert away.at_s - gone_s >= GRACE_S
+
+    on_stage(play)
+
+
+# ---- who may see, and what is set by hand
+
+
+def test_what_is_set_by_hand_is_shown_until_it_expires() -> None:
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        session = one.session(BOB, ACTIVE)
+        lunch = Status(
+            state=StatusState.DO_NOT_DISTURB, text="at lunch", emoji="🍜", expire_time_ms=stage.clock.now_ms() + 60_000
+        )
+        async with two.watcher(ALICE, BOB) as log:
+            await log.until(BOB, "online", within_s=SOON_S)
+            await two.presence.status.set(BOB, lunch)
+            busy = await log.until(BOB, "do_not_disturb", within_s=2 * SOON_S)
+            session.report(INACTIVE)
+            over = await log.until(BOB, "away", within_s=60 + SOON_S)
+            assert await one.presence.status.get(BOB) == Status()
+            await one.presence.status.set(BOB, Status(state=StatusState.ONLINE))
+            await log.until(BOB, "online", within_s=2 * SOON_S)
+
+        assert (busy.presence.status_text, busy.presence.status_emoji) == ("at lunch", "🍜")
+        assert busy.presence.status_expire_time.ToMilliseconds() == lunch.expire_time_ms
+        assert over.at_s + 1_000_000 >= busy.presence.status_expire_time.ToMilliseconds() / 1000
+        assert log.states(BOB)[-4:] == ["online", "do_not_disturb", "away", "online"]
+
+    on_stage(play)
+
+
+async def wish(node: PresenceNode, user_id: UserId, visibility: PresenceVisibility) -> None:
+    preferences = Preferences(presence_visibility=visibility)
+    await node.app.submit(ChangePreferences(preferences=preferences, names={"presence_visibility"}), topic_id=user_id)
+
+
+async def block(node: PresenceNode, user_id: UserId, other: UserId, *, blocked: bool) -> None:
+    await node.app.submit(SetBlock(user_id=other, conversation_id=GROUP, blocked=blocked), topic_id=user_id)
+
+
+async def belong(node: PresenceNode, user_id: UserId, position: int, *, joined: bool = True) -> None:
+    command = RecordMembership(conversation_id=GROUP, epoch=1, position=position, joined=joined)
+    await node.app.submit(command, topic_id=user_id)
+
+
+def test_who_hides_is_offline_for_all_and_sees_nobody() -> None:
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        one.session(BOB, ACTIVE)
+        async with two.watcher(ALICE, BOB) as log, one.watcher(BOB, ALICE, BOB) as bobs:
+            await log.until(BOB, "online", within_s=SOON_S)
+            await bobs.until(ALICE, "online", within_s=SOON_S)
+            await wish(two, BOB, PresenceVisibility.NOBODY)
+            hidden = await log.until(BOB, "offline", within_s=2 * SOON_S)
+            await bobs.until(ALICE, "offline", within_s=2 * SOON_S)
+            assert bobs.states(BOB)[-1] == "online"
+            await wish(two, BOB, PresenceVisibility.EVERYONE)
+            await log.until(BOB, "online", within_s=2 * SOON_S)
+            await bobs.until(ALICE, "online", within_s=2 * SOON_S)
+
+        assert not hidden.presence.HasField("last_seen_time")
+
+    on_stage(play)
+
+
+def test_contacts_are_those_who_share_a_conversation_at_that_moment() -> None:
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        one.session(BOB, ACTIVE)
+        await wish(one, BOB, PresenceVisibility.CONTACTS)
+        async with two.watcher(ALICE, BOB) as log:
+            await log.until(BOB, "offline", within_s=SOON_S)
+            await belong(one, BOB, 1)
+            await asyncio.sleep(2 * SOON_S)
+            assert log.states(BOB) == ["offline"]
+            await belong(one, ALICE, 1)
+            await log.until(BOB, "online", within_s=2 * SOON_S)
+            assert (await two.presence.reader.list(ALICE, [BOB]))[0].shown.state is PresenceState.ONLINE
+            await belong(one, BOB, 2, joined=False)
+            await log.until(BOB, "offline", within_s=2 * SOON_S)
+            assert (await two.presence.reader.list(ALICE, [BOB]))[0].shown == HIDDEN
+
+    on_stage(play)
+
+
+def test_who_blocks_and_who_is_blocked_are_offline_for_each_other() -> None:
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        async with two.watcher(ALICE, BOB) as log, one.watcher(BOB, ALICE) as bobs:
+            await log.until(BOB, "online", within_s=2 * SOON_S)
+            await bobs.until(ALICE, "online", within_s=2 * SOON_S)
+            await block(two, BOB, ALICE, blocked=True)
+            await log.until(BOB, "offline", within_s=2 * SOON_S)
+            await bobs.until(ALICE, "offline", within_s=2 * SOON_S)
+            for asking, about in ((ALICE, BOB), (BOB, ALICE)):
+                assert (await one.presence.reader.list(asking, [about]))[0].shown == HIDDEN
+            await block(two, BOB, ALICE, blocked=False)
+            await log.until(BOB, "online", within_s=2 * SOON_S)
+
+    on_stage(play)
+
+
+def test_of_whom_is_hidden_nothing_is_told_whatever_they_do() -> None:
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        await wish(one, BOB, PresenceVisibility.NOBODY)
+        async with two.watcher(ALICE, BOB) as log:
+            await log.until(BOB, "offline", within_s=SOON_S)
+            log.forget()
+            session = one.session(BOB, ACTIVE)
+            await asyncio.sleep(5)
+            session.report(INACTIVE)
+            await two.presence.status.set(BOB, Status(state=StatusState.AWAY, text="hidden"))
+            await asyncio.sleep(5)
+            session.close()
+            await asyncio.sleep(2 * GRACE_S)
+
+        assert log.news == []
+
+    on_stage(play)
+
+
+def script_of(seed: int) -> list[str]:
+    """Returns 30 things that a user may do on two devices and two nodes."""
+    chooser = random.Random(seed)
+    return [chooser.choice(("open", "close", "active", "inactive", "text", "wait")) for _ in range(30)]
+
+
+async def transcript(seed: int, *, is_invisible: bool) -> list[bytes]:
+    """Returns what Alice is told of Bob, who becomes invisible and goes on, or signs out; times are left out."""
+    stage = PresenceStage()
+    async with stage.node("one") as one, stage.node("two") as two:
+        first = one.session(BOB, ACTIVE)
+        await two.presence.status.set(BOB, Status(text="here"))
+        async with two.watcher(ALICE, BOB) as log:
+            await log.until(BOB, "online", within_s=2 * SOON_S)
+            if is_invisible:
+                await one.presence.status.set(BOB, Status(state=StatusState.INVISIBLE, text="here"))
+            else:
+                await one.presence.status.set(BOB, Status(state=StatusState.ONLINE, text="here"))
+                first.close()
+            sessions = [first]
+            for action in script_of(seed):
+                await asyncio.sleep(3)
+                if is_invisible:
+                    await act(action, sessions, one, two)
+            asked = await one.presence.reader.list(ALICE, [BOB])
+            async with one.watcher(CAROL, BOB) as other:
+                await other.until(BOB, "offline", within_s=SOON_S)
+        told = [without_times(update) for update in (*log.updates, *other.updates)]
+        return [*told, asked[0].shown.state.value.encode()]
+
+
+async def act(action: str, sessions: list[TrackedSession], one: PresenceNode, two: PresenceNode) -> None:
+    match action:
+        case "open":
+            sessions.append((one, two)[len(sessions) % 2].session(BOB))
+        case "close":
+            if sessions:
+                sessions.pop().close()
+        case "active" | "inactive":
+            for session in sessions:
+                session.report(ACTIVE if action == "active" else INACTIVE)
+        case "text":
+            await two.presence.status.set(BOB, Status(state=StatusState.INVISIBLE, text=f"{len(sessions)}"))
+
+
+def without_times(update: pb.PresenceUpdate) -> bytes:
+    for presence in update.presences:
+        presence.version = 0
+        if presence.HasField("last_seen_time"):
+            presence.last_seen_time.FromMilliseconds(1)
+    return update.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_who_is_invisible_is_told_as_who_signed_out_byte_for_byte(seed: int) -> None:
+    invisible = run_in_virtual_time(transcript(seed, is_invisible=True))
+    signed_out = run_in_virtual_time(transcript(seed, is_invisible=False))
+
+    assert invisible == signed_out
+    assert len(invisible) > 5
+
+
+def test_many_members_are_counted_once_for_all_who_ask() -> None:
+    """C89."""
+
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        members = [user(number) for number in range(400)]
+        await one.app.submit(CreateGroup(creator_id=ALICE, title="room", user_ids=tuple(members)))
+        for each in members[:100]:
+            one.session(each)
+        await wish(one, members[0], PresenceVisibility.NOBODY)
+        await asyncio.sleep(2 * SOON_S)
+        before = stage.server.calls
+        counted = await asyncio.gather(*(two.presence.reader.summarize(each, GROUP) for each in members[1:51]))
+        asked = stage.server.calls - before
+        hiding = await two.presence.reader.summarize(members[0], GROUP)
+
+        assert set(counted) == {PresenceSummary(member_count=401, present_count=99)}
+        assert asked <= 10
+        assert hiding == PresenceSummary(member_count=401, present_count=None)
 
     on_stage(play)

@@ -9,6 +9,8 @@ from hubbub_server.wire.presence import (
     presence_to_pb,
     read_subscribe_request,
     read_watch_request,
+    status_from_pb,
+    status_to_pb,
 )
 from hubbub_server.wire.requests import required
 
@@ -36,12 +38,20 @@ class PresenceServicer(presence_service_pb2_grpc.PresenceServiceServicer):
         watch.receive(command)
         await call.pump(call, watch, takes_frames=False)
 
+    async def SetPresence(self, request: pb.SetPresenceRequest, context: object) -> pb.SetPresenceResponse:
+        """Sets what the caller shows by hand."""
+        status = status_from_pb(request.presence)
+        await self._presence.status.set(current_call().authenticated.user_id, status)
+        return pb.SetPresenceResponse(presence=status_to_pb(status))
+
     async def GetPresence(self, request: pb.GetPresenceRequest, context: object) -> pb.GetPresenceResponse:
         """Gets the presence of one user."""
         caller_id = current_call().authenticated.user_id
         user_id = required("user_id", request.user_id)
-        (report,) = await self._presence.reader.list(caller_id, [caller_id if user_id == "me" else user_id])
-        return pb.GetPresenceResponse(presence=presence_to_pb(report))
+        is_own = user_id in ("me", caller_id)
+        (report,) = await self._presence.reader.list(caller_id, [caller_id if is_own else user_id])
+        own = status_to_pb(await self._presence.status.get(caller_id)) if is_own else None
+        return pb.GetPresenceResponse(presence=presence_to_pb(report), own=own)
 
     async def ListPresence(self, request: pb.ListPresenceRequest, context: object) -> pb.ListPresenceResponse:
         """Lists the presence of several users."""
@@ -61,7 +71,3 @@ class PresenceServicer(presence_service_pb2_grpc.PresenceServiceServicer):
             present_count=summary.present_count or 0,
             unknown=summary.present_count is None,
         )
-
-    async def SetPresence(self, request: pb.SetPresenceRequest, context: object) -> pb.SetPresenceResponse:
-        """Sets what the caller shows by hand."""
-        raise NotImplementedError
