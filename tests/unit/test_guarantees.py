@@ -15,8 +15,8 @@ TESTS = Path(__file__).resolve().parents[1]
 GUARANTEES = TESTS.parent / "docs" / "GUARANTEES.md"
 MATRIX_COLUMNS = 8
 CASES = (
-    *("C06", "C07", "C11", "C13", "C17", "C21", "C25", "C26", "C30", "C31", "C33", "C34", "C65"),
-    *("C81", "C82", "C85", "C87", "C90"),
+    *("C06", "C07", "C11", "C13", "C17", "C21", "C25", "C26", "C30", "C31", "C33", "C34", "C35", "C39", "C65"),
+    *("C81", "C82", "C85", "C87", "C89", "C90"),
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
