@@ -20,8 +20,8 @@ from hubbub.chat.v1 import marker_service_pb2 as marker
 from hubbub.conversation.v1 import conversation_pb2
 from hubbub.conversation.v1 import conversation_service_pb2 as conversation
 from hubbub.history.v1 import history_service_pb2 as history
-from hubbub.user.v1 import settings_service_pb2 as settings
 from hubbub.presence.v1 import presence_service_pb2 as presence
+from hubbub.user.v1 import settings_service_pb2 as settings
 from hubbub.user.v1 import user_service_pb2 as users
 
 from hubbub_server.app.authenticate import Credentials
