@@ -109,28 +109,20 @@ class Privacy:
 class _Followed:
     """One user's topic. Implements Subscriber."""
 
-    __slots__ = ("_facts", "_state", "_topic", "listeners", "loading", "user_id")
+    __slots__ = ("_state", "_topic", "facts", "listeners", "loading", "user_id")
 
     def __init__(self, user_id: UserId) -> None:
         self.user_id = user_id
         self.listeners: list[FactsListener] = []
         self.loading: asyncio.Task[None] | None = None
+        self.facts: UserFacts | None = None
         self._topic: ActiveTopic | None = None
-        self._state: TopicState | None = None
-        self._facts: UserFacts | None = None
-
-    @property
-    def facts(self) -> UserFacts | None:
-        """Folded once for each state."""
-        if self._topic is not None and self._topic.state is not self._state:
-            self._state = self._topic.state
-            self._facts = facts_of(self._state)
-        return self._facts
+        self._state: UserTopicState | None = None
 
     def begin(self, topic: ActiveTopic) -> None:
         """The node listens to the topic."""
         self._topic = topic
-        self._tell()
+        self._look(topic)
 
     def end(self) -> None:
         """Stops listening."""
@@ -141,16 +133,29 @@ class _Followed:
 
     def on_delivery(self, topic: ActiveTopic, delivery: Delivery) -> None:
         """See Subscriber."""
-        self._tell()
+        self._look(topic)
 
     def on_reset(self, topic: ActiveTopic) -> None:
         """See Subscriber."""
-        self._tell()
+        self._look(topic)
 
     def on_signal(self, frame: Signals, is_for: Callable[[UserId], bool]) -> None:
         """See Subscriber. Users' own topics have no signals."""
 
-    def _tell(self) -> None:
+    def _look(self, topic: ActiveTopic) -> None:
+        """Tells if something that counts is another than before: most of a user's own events are of other things."""
+        before, state = self._state, topic.state
+        assert isinstance(state, UserTopicState)  # noqa: S101  # by the form of the id
+        self._state = state
+        if (
+            before is not None
+            and before.epoch == state.epoch
+            and before.memberships is state.memberships
+            and before.blocked is state.blocked
+            and before.preferences is state.preferences
+        ):
+            return
+        self.facts = facts_of(state)
         for listener in tuple(self.listeners):
             listener(self.user_id)
 

@@ -65,7 +65,7 @@ class TrackedSession:
 
 
 class _LocalUser:
-    """A user with sessions here, or one whose leaving is not told yet: what was told under `told_life`, at `told_s`.
+    """A user with sessions here, or whose leaving is not told yet; told of under `told_life`, for certain at `told_s`.
 
     `lapsing` are sessions that were more active than those that are left: they may be about to come back.
     """
@@ -137,6 +137,9 @@ class TrackPresence:
         """A session is over."""
         if (user := self._users.get(session.user_id)) is not None and session in user.sessions:
             user.sessions.remove(session)
+            if not user.sessions and not user.told_life:
+                self._forget(session.user_id)
+                return
             if session.activity > max((each.activity for each in user.sessions), default=session.activity):
                 user.lapsing.add(session)
                 asyncio.get_running_loop().call_later(GRACE_S, self._lapse, user, session)
@@ -194,12 +197,14 @@ class TrackPresence:
             RegistryUnavailable: they are due still.
         """
         life = self.node.life if self.node is not None else None
-        if life is not None and life.life_id != self._life_id:
+        if life is None:
+            return False
+        if life.life_id != self._life_id:
             self._life_id = life.life_id
             self._due.update(dict.fromkeys(self._users))
         self._mark_overdue()
-        shares = self._take_due(is_told=life is not None)
-        if life is None or not shares:
+        shares = self._take_due()
+        if not shares:
             return False
         try:
             news = await self._registry.put(life.life_id, shares)
@@ -210,7 +215,7 @@ class TrackPresence:
             self._due.update(dict.fromkeys(shares))
             return False
         for user_id in shares:
-            self._note(user_id, life.life_id)
+            self._note(user_id)
         for user_id in news:
             self._bus.publish(SIGNAL, user_id, b"")
         return bool(self._due)
@@ -224,10 +229,9 @@ class TrackPresence:
                 return
             self._due[user_id] = None
 
-    def _take_due(self, *, is_told: bool) -> dict[UserId, Share | None]:
+    def _take_due(self) -> dict[UserId, Share | None]:
         """Takes the shares of some users. Those whose topic is not loaded yet are marked when it is."""
         shares: dict[UserId, Share | None] = {}
-        waiting: dict[UserId, None] = {}
         now_ms = self._clock.now_ms()
         while self._due and len(shares) < BATCH_MAX:
             user_id = next(iter(self._due))
@@ -235,26 +239,24 @@ class TrackPresence:
             user = self._users.get(user_id)
             if user is None:
                 continue
-            if not user.sessions and (not user.told_life or (is_told and user.told_life != self._life_id)):
+            if not user.sessions and user.told_life != self._life_id:
                 self._forget(user_id)
-            elif not is_told:
-                waiting[user_id] = None
             elif not user.sessions:
                 shares[user_id] = None
             elif (facts := self._privacy.facts(user_id)) is not None:
+                user.told_life = self._life_id  # from now on it may be, whatever comes of the telling
                 activity = max(each.activity for each in user.sessions | user.lapsing)
                 shares[user_id] = facts.share(activity, now_ms)
-        self._due.update(waiting)
         return shares
 
-    def _note(self, user_id: UserId, life_id: str) -> None:
+    def _note(self, user_id: UserId) -> None:
         user = self._users.get(user_id)
         if user is None:
             return
         if not user.sessions and user_id not in self._due:
             self._forget(user_id)
             return
-        user.told_life, user.told_s = life_id, asyncio.get_running_loop().time()
+        user.told_s = asyncio.get_running_loop().time()
         self._users.move_to_end(user_id)
 
     def _forget(self, user_id: UserId) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -12,14 +12,14 @@ from hubbub.presence.v1 import presence_service_pb2 as pb
 from hubbub_server.app.read_presence import PresenceSummary
 from hubbub_server.app.track_presence import TrackedSession
 from hubbub_server.app.watch_presence import FRAME_INTERVAL_S, SIGN_OF_LIFE_S, WatchCommand
-from hubbub_server.domain.commands import ChangePreferences, CreateGroup, RecordMembership, SetBlock
+from hubbub_server.domain.commands import ChangePreferences, CreateGroup, RecordMembership, SetBlock, SetDraft
 from hubbub_server.domain.errors import CredentialsExpired, InvalidField, NodeDraining
 from hubbub_server.domain.ids import UserId
 from hubbub_server.domain.preferences import Preferences, PresenceVisibility, Status, StatusState
-from hubbub_server.domain.presence import CHANGES_AT_ONCE, GRACE_S, HIDDEN, WATCHED_MAX, Activity, PresenceState
+from hubbub_server.domain.presence import CHANGES_AT_ONCE, GRACE_S, HIDDEN, WATCHED_MAX, Activity, PresenceState, Share
 from hubbub_server.ports.node_registry import LEASE_S
 from tests.support.app_node import ALICE, BOB, CAROL, GROUP
-from tests.support.presence_stage import PresenceNode, PresenceStage, user
+from tests.support.presence_stage import AWAY, PresenceNode, PresenceStage, user
 from tests.support.virtual_time import run_in_virtual_time
 
 SOON_S = 1.5
@@ -225,6 +225,49 @@ def test_without_a_registry_users_are_unknown_and_streams_work() -> None:
         stage.break_registry([two])
         async with two.watcher(ALICE, BOB) as log:
             await log.until(BOB, "unspecified", within_s=5.0)
+
+    on_stage(play)
+
+
+def test_what_was_told_without_an_answer_does_not_haunt() -> None:
+    """G7: the registry has noted a session, and nobody knows; the session ends before that can be told again."""
+
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        put = one.registry.put
+
+        async def put_in_vain(life_id: str, shares: Mapping[UserId, Share | None]) -> Sequence[UserId] | None:
+            await put(life_id, shares)
+            raise AWAY
+
+        one.registry.put = put_in_vain  # type: ignore[method-assign]  # the answers are lost
+        session = one.session(BOB)
+        await asyncio.sleep(0.5)
+        session.close()
+        one.registry.put = put  # type: ignore[method-assign]
+        async with two.watcher(ALICE, BOB) as log:
+            await log.until(BOB, "online", within_s=SOON_S)
+            await log.until(BOB, "offline", within_s=GRACE_S + 3 * SOON_S)
+
+    on_stage(play)
+
+
+def test_what_the_users_own_topics_say_of_other_things_is_no_news() -> None:
+    """Markers move all day: they cost neither the registry nor watchers anything."""
+
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        one.session(BOB, ACTIVE)
+        await belong(one, BOB, 1)
+        async with two.watcher(ALICE, BOB) as log:
+            await log.until(BOB, "online", within_s=SOON_S)
+            await asyncio.sleep(SOON_S)
+            signals = len(stage.signals.published)
+            log.forget()
+            for text in ("I", "I am", "I am writing"):
+                await two.app.submit(SetDraft(conversation_id=GROUP, text=text), topic_id=BOB)
+                await asyncio.sleep(SOON_S)
+
+        assert log.news == []
+        assert len(stage.signals.published) == signals
 
     on_stage(play)
 
