@@ -77,37 +77,6 @@ _PASSES: Final = Reply | Rejected | Heartbeat | Lagging
 class SessionState(Enum):
     """Where a session is in its life."""
 
-    __slots__ = (
-        "_ages_out_s",
-        "_buffered_events",
-        "_changed_heads",
-        "_ended_s",
-        "_events_acked",
-        "_events_sent",
-        "_hand_over",
-        "_heard_s",
-        "_heartbeat_due_s",
-        "_is_half_closed",
-        "_is_holding",
-        "_is_lagging",
-        "_passing",
-        "_pending_heads",
-        "_queue",
-        "_resume",
-        "_started_s",
-        "_takes_commands",
-        "_token_ends_s",
-        "_unanswered",
-        "_window_events",
-        "buffered_bytes",
-        "caller",
-        "end_error",
-        "goodbye_reason",
-        "must_reset",
-        "session_id",
-        "state",
-    )
-
     AWAITING_HELLO = "awaiting_hello"
     OPENING = "opening"
     LIVE = "live"
@@ -155,6 +124,37 @@ class Resume(Protocol):
 
 class Session:
     """The state machine of one stream. Every method is synchronous and never raises for what the client did."""
+
+    __slots__ = (
+        "_ages_out_s",
+        "_buffered_events",
+        "_changed_heads",
+        "_ended_s",
+        "_events_acked",
+        "_events_sent",
+        "_hand_over",
+        "_heard_s",
+        "_heartbeat_due_s",
+        "_is_half_closed",
+        "_is_holding",
+        "_is_lagging",
+        "_passing",
+        "_pending_heads",
+        "_queue",
+        "_resume",
+        "_started_s",
+        "_takes_commands",
+        "_token_ends_s",
+        "_unanswered",
+        "_window_events",
+        "buffered_bytes",
+        "caller",
+        "end_error",
+        "goodbye_reason",
+        "must_reset",
+        "session_id",
+        "state",
+    )
 
     def __init__(
         self,
