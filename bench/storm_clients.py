@@ -67,7 +67,7 @@ class StormSession:
                 await self._live(channel, self.resume_token if with_token else "")
                 self.errors["ended"] += 1
             except grpc.aio.AioRpcError as error:
-                self.errors[error.code().name] += 1
+                self.errors[f"{error.code().name}: {error.details()}"] += 1
             await asyncio.sleep(random.uniform(0.0, pause_s))
             pause_s = min(2 * pause_s, _RETRY_MAX_S)
 

@@ -445,6 +445,13 @@ class ActiveTopic:
             self.subscribers.add(subscriber)
         return self.head
 
+    def subscribe_now(self, subscriber: Subscriber) -> TopicHead | None:
+        """Adds a listener to a topic that is loaded and heard already; None: `subscribe` has to be awaited."""
+        if not (self._is_followed and self.is_loaded):
+            return None
+        self.subscribers.add(subscriber)
+        return self.head
+
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Removes a listener, at once; with the last one the node stops hearing the topic. Idempotent."""
         self.subscribers.discard(subscriber)

@@ -23,6 +23,7 @@ from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.typing_signals import TypingSignals
 from hubbub_server.domain.commands import Answer, Sent
 from hubbub_server.domain.conversation import ConversationState
+from hubbub_server.domain.cursor import TopicHead
 from hubbub_server.domain.errors import HubbubError, LogUnavailable, Unavailable
 from hubbub_server.domain.events import ConversationJoined, MemberRemoved
 from hubbub_server.domain.ids import ConversationId, UserId
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from hubbub_server.app.committer import Pending
 
 _OPENED_AT_ONCE: Final = 32
+_COVERED_A_TURN: Final = 256
+"""So many topics of a stream are covered before others get a turn."""
 _WRITE_MAX_BYTES: Final = 256 * 1024
 
 log = structlog.get_logger()
@@ -325,8 +328,11 @@ class LiveStream:
         self._session.topic_opened(head)
         assert isinstance(own.state, UserTopicState)  # noqa: S101  # by the form of the id
         async with asyncio.TaskGroup() as group:
-            for membership in own.state.joined():
-                group.create_task(self._cover(membership.conversation_id, membership.position, membership))
+            for number, membership in enumerate(own.state.joined(), start=1):
+                if not self._cover_at_once(membership):
+                    group.create_task(self._cover(membership.conversation_id, membership.position, membership))
+                if number % _COVERED_A_TURN == 0:
+                    await asyncio.sleep(0)
 
     async def _cover(
         self, conversation_id: ConversationId, position: int, membership: Membership | None = None
@@ -340,7 +346,19 @@ class LiveStream:
             topic = self._streams.hub.topic(conversation_id)
             await topic.reach(position)
             head = await self._streams.hub.subscribe(conversation_id, self)
-        # from here on without await: the check and the head are as of the subscription
+        self._take_up(topic, head, membership)
+
+    def _cover_at_once(self, membership: Membership) -> bool:
+        """Covers a conversation that this node hears and knows as far as needed: in a storm, nearly every one."""
+        topic = self._streams.hub.topic(membership.conversation_id)
+        head = topic.subscribe_now(self) if topic.state.position >= membership.position else None
+        if head is not None:
+            self._take_up(topic, head, membership)
+        return head is not None
+
+    def _take_up(self, topic: ActiveTopic, head: TopicHead, membership: Membership | None) -> None:
+        """Judges a subscription without an await after it: the state is as of its head."""
+        conversation_id = topic.topic_id
         if self._is_closed:
             topic.unsubscribe(self)
             return

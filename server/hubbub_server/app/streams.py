@@ -35,7 +35,7 @@ _ENDED_A_SECOND: Final = 50
 """So few clients are no storm: a node with few streams need not take its time."""
 _RETRY_SPREAD_S: Final = 5.0
 MAX_OPENING: Final = 10_000
-_TURNS: Final = 100
+_TURNS: Final = 16
 """So many streams load their topics at once, each of them many perhaps; the others wait, in the order of Hellos."""
 
 log = structlog.get_logger()

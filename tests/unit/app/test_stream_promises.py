@@ -231,6 +231,27 @@ async def test_streams_that_come_at_once_get_live_one_after_the_other_and_a_lost
 
 
 @pytest.mark.asyncio
+async def test_a_stream_whose_topics_are_heard_already_reads_nothing() -> None:
+    """A storm of streams asks the log for each topic once: here it cannot be asked at all."""
+    cluster = AppCluster()
+    async with cluster.node() as node, streams_of(node, cluster) as streams:
+        await group_of_alice_and_bob(node)
+        await open_stream(streams, ALICE)
+        later = streams.open(caller(ALICE), takes_commands=True)
+        node.log.cut()
+        later.receive(Hello(instance_id=message_id(2)))
+        frames: list[Outgoing] = []
+        while not any(isinstance(frame, Heads) and frame.complete for frame in frames):
+            frames += await later.next_frames()
+        heads = [head.cursor.topic_id for frame in frames if isinstance(frame, Heads) for head in frame.heads]
+        node.log.heal()
+        await node.send(send(BOB, 1))
+        while not any(isinstance(frame, Events) for frame in frames):
+            frames += await later.next_frames()
+    assert sorted(heads) == sorted([ALICE, GROUP])
+
+
+@pytest.mark.asyncio
 async def test_a_reader_that_stops_costs_the_others_nothing() -> None:
     """G6: both streams hear 3,000 events; one reads them all, the other is ended with what it can hold."""
     cluster = AppCluster()
