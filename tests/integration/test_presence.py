@@ -25,11 +25,13 @@ from tests.support.node import PASSWORD, RpcClient
 from tests.support.waiting import until
 from tests.support.watching import WatchClient, presence_of
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(500)]
 
 USERS = 20
 DEAD_WITHIN_S = 15.0
 """G7."""
+RESTARTED_WITHIN_S = 150.0
+"""A busy machine takes its time with that."""
 
 
 class Stage:
@@ -124,7 +126,9 @@ async def test_presence_through_deaths_of_nodes_and_of_valkey(folder: Path) -> N
             await all_are(watch, ids, "offline")
             assert loop.time() - dead_s <= DEAD_WITHIN_S
             cluster.release("node-1")
-            await until(lambda: any(each.name == "node-1" for each in cluster.processes("node")), timeout_s=60)
+            await until(
+                lambda: any(each.name == "node-1" for each in cluster.processes("node")), timeout_s=RESTARTED_WITHIN_S
+            )
 
             # a node is frozen, and wakes
             clients = [await stage.client(each, "node-2") for each in users]
@@ -132,7 +136,7 @@ async def test_presence_through_deaths_of_nodes_and_of_valkey(folder: Path) -> N
             await all_are(watch, ids[:-1], "online")
             frozen = stage.node("node-1")
             channel = await stage.channel(frozen.grpc_port)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(RESTARTED_WITHIN_S):
                 await channel.channel_ready()
             sleeper = await LiveClient.connect(RpcClient(channel, users[-1].access_token))
             await watch.until(ids[-1], "online")
