@@ -10,7 +10,7 @@ import pytest_asyncio
 from hubbub_server import wiring
 from hubbub_server.adapters.nats.records import stream_name
 from hubbub_server.app.epoch_guard import ShardRefused
-from hubbub_server.app.topic_loader import TopicDamaged
+from hubbub_server.app.topic_fold import TopicDamaged
 from hubbub_server.domain.commands import Sent
 from hubbub_server.domain.errors import LogUnavailable
 from tests.integration.test_projector_restart import working

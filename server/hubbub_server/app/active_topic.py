@@ -14,15 +14,8 @@ from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from hubbub_server.app.frames import Events
-from hubbub_server.app.topic_loader import (
-    READ_MAX_BYTES,
-    TAIL_MAX_RECORDS,
-    LoadedTopic,
-    TopicDamaged,
-    TopicLoader,
-    decode_events,
-    fold,
-)
+from hubbub_server.app.topic_fold import TAIL_MAX_RECORDS, LoadedTopic, TopicDamaged, decode_events, fold
+from hubbub_server.app.topic_loader import READ_MAX_BYTES, TopicLoader
 from hubbub_server.domain import topic as domain
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.cursor import Cursor, TopicHead

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from hubbub_server.app.take_snapshots import UnknownEvents
-from hubbub_server.app.topic_loader import decode_events, fold
+from hubbub_server.app.topic_fold import decode_events, fold
 from hubbub_server.domain import topic as domain
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.errors import LogUnavailable

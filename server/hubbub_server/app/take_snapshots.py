@@ -3,14 +3,15 @@
 from dataclasses import replace
 from typing import Final
 
-from hubbub_server.app.topic_loader import LoadedTopic, TopicLoader
+from hubbub_server.app.topic_fold import LoadedTopic
+from hubbub_server.app.topic_loader import TopicLoader
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.id_window import IdWindow
 from hubbub_server.domain.ids import TopicId
 from hubbub_server.obs import metrics
 from hubbub_server.ports.topic_states import RecentIds, Snapshot, TopicStates
 
-_RECENT_IDS: Final = 256
+RECENT_IDS: Final = 256
 
 
 class UnknownEvents(Exception):
@@ -25,8 +26,8 @@ class TakeSnapshots:
         self._loader = loader
         self._states = states
 
-    async def take(self, topic_id: TopicId) -> None:
-        """Writes the topic's state at its head.
+    async def take(self, topic_id: TopicId) -> LoadedTopic:
+        """Writes the topic's state at its head, and returns it.
 
         Raises:
             LogUnavailable, StoreUnavailable: the state cannot be had or written now.
@@ -35,11 +36,16 @@ class TakeSnapshots:
             RecordUndecodable, ValueError: a record is poison.
         """
         loaded = await self._loader.load(topic_id)
+        if loaded.sequence > 0:  # without a record in the log it was trimmed, so its snapshot is there, or never made
+            await self.write(topic_id, loaded)
+        return loaded
+
+    async def write(self, topic_id: TopicId, loaded: LoadedTopic) -> None:
+        """Writes a state that was loaded, or moved along the log since. Raises as `take`, but TopicDamaged."""
         if loaded.state.has_unknown_event:
             raise UnknownEvents(topic_id)
-        if loaded.sequence > 0:  # without a record in the log it was trimmed, so its snapshot is there, or never made
-            await self._states.write(_snapshot(topic_id, loaded))
-            metrics.snapshots.inc()
+        await self._states.write(_snapshot(topic_id, loaded))
+        metrics.snapshots.inc()
 
     async def cover(self, topic_id: TopicId, *, epoch: int, sequence: int) -> None:
         """Makes sure that the snapshot of a topic has everything up to a record of its log. Raises as `take`."""
@@ -52,7 +58,7 @@ def _snapshot(topic_id: TopicId, loaded: LoadedTopic) -> Snapshot:
     state = loaded.state
     if not isinstance(state, ConversationState):
         return Snapshot(topic_id=topic_id, state=state, sequence=loaded.sequence)
-    window = state.window.trim(state.position, _RECENT_IDS)
+    window = state.window.trim(state.position, RECENT_IDS)
     begin = next(place for place in loaded.places if place.position >= window.evicted_position)
     return Snapshot(
         topic_id=topic_id,

@@ -14,7 +14,8 @@ import structlog
 
 from hubbub_server.app.active_topic import ActiveTopic, Subscriber
 from hubbub_server.app.committer import CommitGuard, Committer, Pending
-from hubbub_server.app.topic_loader import TopicDamaged, TopicLoader
+from hubbub_server.app.topic_fold import TopicDamaged
+from hubbub_server.app.topic_loader import TopicLoader
 from hubbub_server.domain.commands import Answer, Command
 from hubbub_server.domain.cursor import TopicHead
 from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable, Unavailable

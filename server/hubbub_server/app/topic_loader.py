@@ -5,15 +5,13 @@ first, then what is stored: a topic's last record is trimmed only after its snap
 record finds the snapshot. A state that cannot be had whole is refused, it is never an empty one.
 """
 
-from collections import deque
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from hubbub_server.app.topic_fold import LoadedTopic, Place, TopicDamaged, TopicFold
 from hubbub_server.domain import topic as domain
-from hubbub_server.domain.conversation import ConversationState, remember_id
+from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable
-from hubbub_server.domain.events import Event
 from hubbub_server.domain.id_window import IdWindow
 from hubbub_server.domain.ids import TopicId, shard_of
 from hubbub_server.domain.topic import TopicState
@@ -25,31 +23,7 @@ from hubbub_server.ports.topic_states import Snapshot, TopicStates
 
 READ_MAX_BYTES: Final = 128 * 1024
 """Read at once: folding it must not hold up the loop for long."""
-TAIL_MAX_RECORDS: Final = 128
-_PLACES: Final = 1024
 _TRIES: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The end of a record: position of its last event, and its sequence. 0 and 0: before the first record."""
-
-    position: int
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedTopic:
-    """A topic as of the head that the leader named. The next commit expects `sequence`; 0: the log has no record.
-
-    `tail` are the newest records, at most 128, the last one at `sequence`; it may be empty. `places` are the newest
-    ends of records that are known, ascending, the last one is the head's; the id window has all ids after the first.
-    """
-
-    state: TopicState
-    sequence: int
-    tail: Iterable[LogRecord]
-    places: Sequence[Place]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +36,6 @@ class _Base:
     state: TopicState
     begin: Place
     doubt: StoreUnavailable | None = None
-
-
-class TopicDamaged(LogUnavailable):
-    """Log and what is stored do not fit together, again and again: records are lost, or cannot be read."""
-
-    def __init__(self, text: str) -> None:
-        """Says what does not fit."""
-        super().__init__(text, retry_after_s=30)
 
 
 class TopicLoader:
@@ -127,29 +93,22 @@ class TopicLoader:
         return await self._fold_tail(topic_id, epoch, base, head)
 
     async def _fold_tail(self, topic_id: TopicId, epoch: int, base: _Base, head: LogRecord | None) -> LoadedTopic:
-        state, read = base.state, base.begin
-        tail: deque[LogRecord] = deque(maxlen=TAIL_MAX_RECORDS)
-        places = deque([read], maxlen=_PLACES)
-        while head is not None and read.sequence < head.sequence:
+        folding = TopicFold(base.state, [base.begin], self._codec)
+        while head is not None and folding.read.sequence < head.sequence:
             for record in await self._log.read_range(
-                topic_id, after_sequence=read.sequence, up_to_sequence=head.sequence, max_bytes=READ_MAX_BYTES
+                topic_id,
+                after_sequence=folding.read.sequence,
+                up_to_sequence=head.sequence,
+                max_bytes=READ_MAX_BYTES,
             ):
-                if record.facts.last_position <= base.begin.position:  # of an older epoch, and stored
-                    read = Place(read.position, record.sequence)
-                    continue
-                if record.facts.first_position != read.position + 1:
-                    raise base.doubt or TopicDamaged("the log does not continue what is stored")
-                events = decode_events(self._codec, record)
-                if record.facts.last_position <= state.position:
-                    state = _remember(state, record, events)
-                else:
-                    state = fold(state, record, events)
-                read = Place(record.facts.last_position, record.sequence)
-                places.append(read)
-                tail.append(record)
+                try:
+                    folding.take(record)
+                except TopicDamaged as damaged:
+                    raise (base.doubt or damaged) from None
+        state = folding.state
         if state.epoch < epoch:  # a node that had not heard of the epoch yet appended behind it
             state = replace(state, epoch=epoch)
-        return LoadedTopic(state=state, sequence=head.sequence if head else 0, tail=tail, places=places)
+        return LoadedTopic(state=state, sequence=head.sequence if head else 0, tail=folding.tail, places=folding.places)
 
     async def _check_snapshot(self, snapshot: Snapshot, shard: int, head: LogRecord | None) -> None:
         """Tells a log that was trimmed from one that lost records."""
@@ -206,27 +165,3 @@ def _base_with_recent_ids(snapshot: Snapshot) -> _Base | None:
         return None
     window = IdWindow(recent.floor_ms, recent.position)
     return _Base(state=replace(state, window=window), begin=Place(recent.position, recent.sequence))
-
-
-def _remember(state: TopicState, record: LogRecord, events: Sequence[Event]) -> TopicState:
-    """Takes the client ids of a record that is in the state already."""
-    if isinstance(state, ConversationState):
-        for event, hash_of_request in _with_hashes(record, events):
-            state = remember_id(state, event, hash_of_request)
-    return state
-
-
-def decode_events(codec: RecordCodec, record: LogRecord) -> tuple[Event, ...]:
-    """Decodes the events of a record. Raises RecordUndecodable."""
-    return tuple(decoded.event for decoded in codec.decode(record.body))
-
-
-def fold(state: TopicState, record: LogRecord, events: Sequence[Event]) -> TopicState:
-    """Folds the events of a record. Raises ValueError when they do not continue the state."""
-    for event, hash_of_request in _with_hashes(record, events):
-        state = domain.evolve(state, event, hash_of_request)
-    return state
-
-
-def _with_hashes(record: LogRecord, events: Sequence[Event]) -> Iterable[tuple[Event, str]]:
-    return zip(events, record.facts.request_hashes or ("",) * len(events), strict=True)

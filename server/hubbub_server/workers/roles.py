@@ -59,7 +59,7 @@ def worker_roles(
         return Relay(shard, hub=hub, codec=codec, backoff=backoff)
 
     def state_keeper(shard: int, backoff: Backoff) -> ShardRole:
-        return StateKeeper(shard, snapshots=snapshots, backoff=backoff)
+        return StateKeeper(shard, snapshots=snapshots, codec=codec, backoff=backoff)
 
     return {Projector.role: projector, Relay.role: relay, StateKeeper.role: state_keeper}
 

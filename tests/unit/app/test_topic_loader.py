@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from hubbub_server.app.topic_loader import TopicDamaged
+from hubbub_server.app.topic_fold import TopicDamaged
 from hubbub_server.domain.commands import Changed, CreateGroup
 from hubbub_server.domain.errors import IdReused, LogUnavailable, StoreUnavailable
 from hubbub_server.domain.ids import TopicId
