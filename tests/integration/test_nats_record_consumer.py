@@ -1,10 +1,12 @@
 """What only real NATS servers show of consumers: strangers in the log, holes, deliveries to nobody."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 
 import pytest
 
+from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
 from hubbub_server.domain.errors import LogUnavailable
@@ -15,7 +17,7 @@ from tests.support.fault_proxy import Cut, Direction, FaultProxy
 from tests.support.log_records import new_topic
 from tests.support.logs import SHARDS, NatsLogSetup
 from tests.support.services import Services, ready_nats_cluster
-from tests.support.waiting import RECOVERY_TIMEOUT_S
+from tests.support.waiting import RECOVERY_TIMEOUT_S, until_found
 
 pytestmark = pytest.mark.asyncio
 
@@ -183,11 +185,56 @@ async def test_reader_that_somebody_deleted_is_made_again_and_misses_nothing(ser
         await skip_to_end(consumer)
         before = await fetch_exactly(consumer, len(await append(log, 3)))
         names = (await connection.call("CONSUMER.NAMES.LOG_0"))["consumers"]
-        (reader,) = [name for name in names if name.startswith(role)]
-        await connection.call(f"CONSUMER.DELETE.LOG_0.{reader}")
+        for reader in names:  # others make theirs again, too
+            await connection.call(f"CONSUMER.DELETE.LOG_0.{reader}")
         after = await append(log, 3)
 
         assert await fetch_exactly(consumer, 3) == after
         await consumer.ack(before[-1])
         await consumer.ack(after[-1])
         assert await consumer.lag() == 0
+
+
+async def readers(connection: NatsConnection) -> int | None:
+    """Counts what reads the shard at the server; None: nothing."""
+    return len((await connection.call("CONSUMER.NAMES.LOG_0"))["consumers"] or []) or None
+
+
+async def test_roles_of_one_process_read_their_shard_once() -> None:
+    """Who waits hears what another one reads; who goes away while it reads takes nothing from the others."""
+    async with ready_nats_cluster(1) as cluster, AsyncExitStack() as stack:
+        setup = NatsLogSetup(cluster)
+        connection = await stack.enter_async_context(setup.connection())
+        log = await stack.enter_async_context(NatsTopicLog(connection, shards=SHARDS))
+        consumers = NatsRecordConsumers(connection)
+        opened = [await stack.enter_async_context(consumers.open(role=f"role{n}", shard=0)) for n in range(3)]
+        going = asyncio.create_task(fetch_exactly(opened[0], 1))  # the first one is who reads on
+        waiting = [asyncio.create_task(fetch_exactly(consumer, 300, batch=7)) for consumer in opened[1:]]
+        await until_found(partial(readers, connection))
+        going.cancel()
+        appended = await append(log, 300)
+
+        assert await asyncio.gather(*waiting) == [appended, appended]
+        assert await fetch_exactly(opened[0], 300) == appended
+        assert await readers(connection) == 1
+
+
+async def test_role_that_is_far_behind_the_others_goes_its_own_way_until_it_is_near() -> None:
+    """A role that waits for its store must not hold up the others, nor miss what they let go."""
+    async with ready_nats_cluster(1) as cluster, AsyncExitStack() as stack:
+        setup = NatsLogSetup(cluster)
+        connection = await stack.enter_async_context(setup.connection())
+        log = await stack.enter_async_context(NatsTopicLog(connection, shards=SHARDS))
+        consumers = NatsRecordConsumers(connection)
+        fast = await stack.enter_async_context(consumers.open(role="fast", shard=0))
+        slow = await stack.enter_async_context(consumers.open(role="slow", shard=0))
+        appended = await append(log, 2_500)
+        assert await fetch_exactly(fast, 2_500) == appended
+
+        assert await fetch_exactly(slow, 100) == appended[:100]
+        assert await readers(connection) == 2
+        assert await fetch_exactly(slow, 2_400) == appended[100:]
+        more = await append(log, 10)
+        assert await fetch_exactly(slow, 10) == more
+        assert await fetch_exactly(fast, 10) == more
+        assert await readers(connection) == 1

@@ -1,69 +1,29 @@
-"""RecordConsumers on JetStream: a reader in memory a role and shard, and how far each role came in a KV bucket.
+"""RecordConsumers on JetStream: readers in memory (shard_reader.py), and how far each role came in a KV bucket.
 
-Theory of operation. An open consumer reads the log through an ephemeral consumer of the server that asks for no
-acknowledgements and lives in memory: it costs the disks nothing, and one that is lost is made again after the last
-record that was returned. There is one inbox and at most one open pull request; what arrives waits in a buffer, so
-nothing that the server sent is lost between two calls of `fetch`. Only the record after the last one returned is taken
-from the buffer. A newer one is a hole: something was sent over a link that broke. Then the reader is made again; what
-is missing even so is looked up at the leader, and only what is not there either is lost.
-
-How far the role came, its *floor*, is written once a second at most and when the consumer is closed: records that were
-acknowledged after that come again when this process dies, to roles for which that is no harm. A durable consumer of the
-server would write on three disks for every record that is delivered and for every acknowledgement, in front of the
-commits that people wait for (docs/adr/0014). A floor says of which log it is, by the time of its making and its epoch:
-for another one it counts for nothing. It is written under the revision that was read, so a worker that was taken over,
-or whose floor was taken back meanwhile, notices and begins again at what is written.
+Theory of operation. How far a role came, its *floor*, is written once a second at most and when the consumer is closed:
+records that were acknowledged after that come again when this process dies, to roles for which that is no harm. A
+durable consumer of the server would write on three disks for every record that is delivered and for every
+acknowledgement, in front of the commits that people wait for (docs/adr/0014). A floor says of which log it is, by the
+time of its making and its epoch: for another one it counts for nothing. It is written under the revision that was read,
+so a worker that was taken over, or whose floor was taken back meanwhile, notices and begins again at what is written.
 """
 
 import asyncio
 import json
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Final
-from uuid import uuid4
-
-from nats.aio.msg import Msg
-from nats.js.api import Header
+from typing import Final
 
 from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.kv import ensure_bucket, open_bucket
-from hubbub_server.adapters.nats.records import RecordUnreadable, decode_facts, stream_name, topic_of_subject
-from hubbub_server.adapters.nats.streams import epoch_of, get_message, read_stream_info
+from hubbub_server.adapters.nats.shard_reader import AnotherLog, ShardReader, SharedReader, StreamFacts, read_stream
 from hubbub_server.domain.errors import LogUnavailable
-from hubbub_server.ports.record_consumer import AnyRecord, RecordLost, UnreadableRecord
+from hubbub_server.ports.record_consumer import AnyRecord
 from hubbub_server.ports.topic_log import LogRecord
-
-if TYPE_CHECKING:
-    from nats.aio.subscription import Subscription
 
 _BUCKET: Final = "FLOORS"
 _REMEMBER_EVERY_S: Final = 1.0
-_PULL_FOR_S: Final = 5.0
-_PULL_RECORDS: Final = 512
-_PULL_BYTES: Final = 8 << 20
-_UNUSED_FOR_S: Final = 300
-"""After this time without a pull the server forgets a reader."""
-_PULL_IS_OVER: Final = ("404", "408")
-_PULL_HAS_BROUGHT_ALL: Final = ("Batch Completed", "MaxBytes")
-"""Of the texts of status 409; the others say that the reader is gone."""
-_RESTART_PAUSE_S: Final = 0.02
-_NANOSECONDS: Final = 1_000_000_000
-_TOKENS: Final = 9
-_SEQUENCE_TOKEN: Final = 5
-_SEQUENCE_TOKEN_WITH_DOMAIN: Final = 7
-"""Of `$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>. ..`; newer servers may put domain and account behind ACK."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Stream:
-    """What a stream says: which log it is, and the sequences of its first and last record."""
-
-    identity: str
-    first: int
-    last: int
 
 
 class NatsRecordConsumers:
@@ -73,28 +33,35 @@ class NatsRecordConsumers:
         """Takes the connection; the floors are in a bucket that `ensure_floors` makes."""
         self._connection = connection
         self._floors = _Floors(connection)
+        self._shared: dict[int, SharedReader] = {}
         self._open: set[NatsRecordConsumer] = set()
         connection.on_reconnect(self._interrupt_all)
 
     def _interrupt_all(self) -> None:
+        for shared in self._shared.values():
+            shared.interrupt()
         for consumer in self._open:
             consumer.interrupt()
 
     @asynccontextmanager
     async def open(self, *, role: str, shard: int) -> AsyncIterator["NatsRecordConsumer"]:
         """Opens the consumer of a role on a shard after the last record that is known to be acknowledged."""
-        consumer = NatsRecordConsumer(self._connection, self._floors, role=role, shard=shard)
+        shared = self._shared.setdefault(shard, SharedReader(self._connection, shard))
+        consumer = NatsRecordConsumer(self._connection, self._floors, shared, role=role, shard=shard)
         self._open.add(consumer)
         try:
-            await consumer.restart()
+            await consumer.begin()
             yield consumer
         finally:
             self._open.remove(consumer)
+            if all(other.shard != shard for other in self._open):
+                del self._shared[shard]
+                await shared.close()
             await consumer.close()
 
     async def acknowledged(self, *, role: str, shard: int) -> int:
         """Returns the floor of a role, up to a second old while its consumer is open."""
-        stream = await _read_stream(self._connection, shard)
+        stream = await read_stream(self._connection, shard)
         return (await self._floors.read(role, shard, stream)).sequence
 
     async def forget(self, *, role: str, shard: int) -> None:
@@ -121,7 +88,7 @@ class _Floors:
     def __init__(self, connection: NatsConnection) -> None:
         self._bucket = open_bucket(connection, _BUCKET)
 
-    async def read(self, role: str, shard: int, stream: _Stream) -> _Floor:
+    async def read(self, role: str, shard: int, stream: StreamFacts) -> _Floor:
         """Returns the floor of a role: 0 if it has none in this log, or one of a newer copy of it."""
         document = await self._bucket.read(_key(role, shard))
         if document is None:
@@ -150,14 +117,19 @@ def _key(role: str, shard: int) -> str:
 class NatsRecordConsumer:
     """RecordConsumer. Used by one task."""
 
-    def __init__(self, connection: NatsConnection, floors: _Floors, *, role: str, shard: int) -> None:
-        """Names the consumer; `restart` opens it."""
+    def __init__(
+        self, connection: NatsConnection, floors: _Floors, shared: SharedReader, *, role: str, shard: int
+    ) -> None:
+        """Names the consumer; `begin` opens it."""
+        self.shard = shard
         self._connection = connection
         self._floors = floors
+        self._shared = shared
+        self._own: ShardReader | None = None
+        """While this role is far from the others."""
         self._role = role
-        self._shard = shard
         self._log = ""
-        """Which log the numbers below are of."""
+        """Which log the numbers below are of; empty: they count for nothing."""
         self._next = 1
         """Sequence of the record to return next."""
         self._done = 0
@@ -167,154 +139,59 @@ class NatsRecordConsumer:
         self._remember_at_s = 0.0
         self._given: dict[int, str] = {}
         """Record ids, by sequence, of what was returned and not acknowledged."""
-        self._buffer: deque[tuple[int, Msg]] = deque()
-        """Messages, each after the sequence of its record."""
-        self._reader = ""
-        self._inbox: Subscription | None = None
-        self._inbox_subject = ""
-        self._pull_end_s = 0.0
-        self._pull_left = 0
-        self._is_pull_vain = False
-        """Whether the last pull has brought nothing so far."""
-        self._is_broken = False
-        self._arrived = asyncio.Event()
+
+    async def begin(self) -> None:
+        """Goes to what is written in the log as it is now."""
+        await self._drop_own()
+        stream = await read_stream(self._connection, self.shard)
+        self._floor = await self._floors.read(self._role, self.shard, stream)
+        self._done = max(self._floor.sequence, stream.first - 1)
+        self._next = self._done + 1
+        self._given.clear()
+        self._log = stream.identity
 
     async def fetch(self, *, max_records: int, wait_s: float) -> Sequence[AnyRecord]:
         """Returns the next records; see the port."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + wait_s
         while True:
-            self._arrived.clear()
             if self._is_to_remember() and loop.time() >= self._remember_at_s:
                 await self._remember()
-            if records := self._take(max_records):
-                return records
-            if self._is_broken:
-                await asyncio.sleep(_RESTART_PAUSE_S)
-                await self.restart()
-            if self._pull_left <= 0 or loop.time() >= self._pull_end_s:
-                if self._is_pull_vain:
-                    await self._look_for_lost()
-                await self._pull()
+            if not self._log:
+                await self.begin()
             wake_s = self._remember_at_s if self._is_to_remember() else end_s
             try:
-                async with asyncio.timeout_at(min(end_s, wake_s, self._pull_end_s)):
-                    await self._arrived.wait()
-            except TimeoutError:
-                if loop.time() >= end_s:
-                    return []
+                records = await self._read(max_records, min(end_s, wake_s))
+            except AnotherLog:
+                self._log = ""
+                continue
+            if records or loop.time() >= end_s:
+                self._given.update((record.sequence, _record_id(record)) for record in records)
+                self._next += len(records)
+                return records
 
-    def _take(self, max_records: int) -> list[AnyRecord]:
-        records: list[AnyRecord] = []
-        while self._buffer and len(records) < max_records:
-            sequence, message = self._buffer[0]
-            if sequence > self._next:
-                self._is_broken = True
-                break
-            if sequence == self._next:
-                record = _read(message, sequence)
-                records.append(record)
-                self._given[sequence] = _record_id(record)
-                self._next += 1
-            self._buffer.popleft()
-        return records
-
-    async def _pull(self) -> None:
-        query = {"batch": _PULL_RECORDS, "expires": int(_PULL_FOR_S * _NANOSECONDS), "max_bytes": _PULL_BYTES}
-        self._pull_left = _PULL_RECORDS
-        self._is_pull_vain = True
-        self._pull_end_s = asyncio.get_running_loop().time() + _PULL_FOR_S
-        await self._connection.publish(
-            f"$JS.API.CONSUMER.MSG.NEXT.{self._reader}", json.dumps(query).encode(), reply=self._inbox_subject
-        )
-
-    async def _look_for_lost(self) -> None:
-        """Asks, after a pull that brought nothing, whether there is something that never arrived."""
-        stream = await _read_stream(self._connection, self._shard)
-        if stream.identity != self._log or stream.last != self._next + len(self._buffer) - 1:
-            self.interrupt()
+    async def _read(self, max_records: int, end_s: float) -> Sequence[AnyRecord]:
+        records = await self._shared.read(self._log, self._next, max_records=max_records, end_s=end_s)
+        if records is not None:
+            await self._drop_own()
+            return records
+        if self._own is None:
+            self._own = ShardReader(self._connection, self.shard, log=self._log, next_sequence=self._next)
+        return await self._own.read(max_records=max_records, end_s=end_s)
 
     def interrupt(self) -> None:
-        """Says that something may have been lost on the way: the next `fetch` makes the reader again first."""
-        self._is_broken = True
-        self._arrived.set()
+        """Says that something may have been lost on the way."""
+        if self._own is not None:
+            self._own.interrupt()
 
-    async def _on_message(self, message: Msg) -> None:
-        headers = message.headers or {}
-        status = headers.get("Status")
-        if status is None:
-            self._pull_left -= 1
-            self._is_pull_vain = False
-            self._buffer.append((_sequence(message), message))
-        else:
-            # With replicas a status may overtake records that were sent before it: they still arrive here.
-            self._pull_left = 0
-            text = headers.get(Header.DESCRIPTION, "")
-            if status not in _PULL_IS_OVER and not any(end in text for end in _PULL_HAS_BROUGHT_ALL):
-                self._is_broken = True
-        self._arrived.set()
-
-    async def restart(self) -> None:
-        """Makes a reader that begins after the last record that was returned, in a new stream at the first one."""
-        met_hole = bool(self._buffer) and self._buffer[0][0] > self._next
-        await self._renew_inbox()
-        stream = await _read_stream(self._connection, self._shard)
-        if stream.identity != self._log or stream.last < self._next - 1:
-            # New to us: opened, or everything that we knew is of another log, or of a newer copy of this one.
-            self._floor = await self._floors.read(self._role, self._shard, stream)
-            self._done = max(self._floor.sequence, stream.first - 1)
-            self._next = self._done + 1
-            self._log = stream.identity
-            self._given.clear()
-        elif met_hole:
-            await self._require_next_exists()
-        self._reader = await self._connection.retry(self._make_reader)
-        self._is_broken = False
-
-    async def _make_reader(self) -> str:
-        name = f"{self._role}-{uuid4().hex}"
-        config = {
-            "name": name,
-            "deliver_policy": "by_start_sequence",
-            "opt_start_seq": self._next,
-            "ack_policy": "none",
-            "replay_policy": "instant",
-            "inactive_threshold": _UNUSED_FOR_S * _NANOSECONDS,
-            "mem_storage": True,
-            "num_replicas": 1,
-        }
-        path = f"{stream_name(self._shard)}.{name}"
-        await self._connection.call(
-            f"CONSUMER.CREATE.{path}", {"stream_name": stream_name(self._shard), "config": config}
-        )
-        return path
-
-    async def _require_next_exists(self) -> None:
-        """Asks the leader for the record that was skipped; one that was lost, not trimmed, is never passed over."""
-        name, query = stream_name(self._shard), {"seq": self._next}
-        if await self._connection.retry(partial(get_message, self._connection, name, query)) is None:
-            raise RecordLost(shard=self._shard, sequence=self._next)
-
-    async def _renew_inbox(self) -> None:
-        await self._drop_reader()
-        self._inbox_subject = self._connection.new_inbox()
-        self._inbox = await self._connection.subscribe(self._inbox_subject, self._on_message)
-        self._buffer.clear()
-        self._pull_left = 0
-        self._is_broken = True  # until all of `restart` succeeded
-
-    async def _drop_reader(self) -> None:
-        if self._inbox is not None:
-            await self._connection.unsubscribe(self._inbox)
-            self._inbox = None
-        if self._reader:
-            with suppress(LogUnavailable):  # the server forgets it by itself, too
-                await self._connection.publish(f"$JS.API.CONSUMER.DELETE.{self._reader}", b"")
-            self._reader = ""
+    async def _drop_own(self) -> None:
+        own, self._own = self._own, None
+        if own is not None:
+            await own.close()
 
     async def close(self) -> None:
         """Writes the floor and stops reading; what was not acknowledged comes again from the next one that opens."""
-        await self._drop_reader()
+        await self._drop_own()
         if self._is_to_remember():
             with suppress(LogUnavailable):  # then more comes again
                 await self._remember()
@@ -335,12 +212,10 @@ class NatsRecordConsumer:
 
     async def _remember(self) -> None:
         floor = replace(self._floor, sequence=self._done)
-        written = await self._floors.write(self._role, self._shard, self._log, floor)
+        written = await self._floors.write(self._role, self.shard, self._log, floor)
         if written is None:
             self._log = ""  # begin again at what is written
-            self._buffer.clear()
             self._given.clear()
-            self.interrupt()
             raise LogUnavailable("the floor was taken back, or another worker has the unit")
         self._floor = written
 
@@ -350,34 +225,8 @@ class NatsRecordConsumer:
 
     async def lag(self) -> int:
         """Returns how many records of the shard are not acknowledged."""
-        stream = await _read_stream(self._connection, self._shard)
+        stream = await read_stream(self._connection, self.shard)
         return max(0, stream.last - (self._done if stream.identity == self._log else stream.first - 1))
-
-
-async def _read_stream(connection: NatsConnection, shard: int) -> _Stream:
-    content = await connection.retry(partial(read_stream_info, connection, stream_name(shard)))
-    state = content["state"]
-    return _Stream(
-        identity=f"{content['created']} epoch {epoch_of(content)}",
-        first=max(state["first_seq"], 1),
-        last=state["last_seq"],
-    )
-
-
-def _sequence(message: Msg) -> int:
-    """Reads the sequence out of the subject for acknowledgements, without all else that is in it."""
-    tokens = message.reply.split(".")
-    return int(tokens[_SEQUENCE_TOKEN if len(tokens) == _TOKENS else _SEQUENCE_TOKEN_WITH_DOMAIN])
-
-
-def _read(message: Msg, sequence: int) -> AnyRecord:
-    topic_id, headers = topic_of_subject(message.subject), message.headers or {}
-    try:
-        return LogRecord(facts=decode_facts(topic_id, headers), body=message.data, sequence=sequence)
-    except RecordUnreadable as error:
-        return UnreadableRecord(
-            topic_id=topic_id, sequence=sequence, headers=headers, body=message.data, reason=str(error)
-        )
 
 
 def _record_id(record: AnyRecord) -> str:
