@@ -214,8 +214,7 @@ class LiveStream:
             self._session.answer(action.request_id, error)
             return
         pending.future.add_done_callback(partial(self._answer, action.request_id))
-        while self._waiting and self._waiting[0][1].future.done():
-            self._waiting.pop(0)
+        self._forget_answered()
         self._waiting.append((asyncio.get_running_loop().time() + self._streams.command_timeout_s, pending))
         if self._expiry is None:
             self._expire()
@@ -246,9 +245,15 @@ class LiveStream:
             self._let_expiry_go()
         self._wake()
 
+    def _forget_answered(self) -> None:
+        """Drops answered commands from the front: each once, so it costs the same however many wait."""
+        while self._waiting and self._waiting[0][1].future.done():
+            self._waiting.pop(0)
+
     def _let_expiry_go(self) -> None:
         """Leaves no timer behind for a closed stream whose commands are all answered."""
-        if self._expiry is not None and all(pending.future.done() for _, pending in self._waiting):
+        self._forget_answered()
+        if self._expiry is not None and not self._waiting:
             self._expiry.cancel()
             self._expiry = None
 
