@@ -85,10 +85,10 @@ async def test_log_restored_from_an_older_copy_is_refused_and_goes_on_above_the_
 async def test_log_that_alone_was_restored_is_refused_without_the_store(
     instance: RealInstance, cluster: NatsCluster, tmp_path: Path
 ) -> None:
-    """G1: the states beside it are newer."""
+    """G1: the states beside it are newer, of which there is one every 256 positions."""
     await talk(instance, 1, 5)
     await back_up(cluster, tmp_path / "copy")
-    await talk(instance, 6, 80)
+    await talk(instance, 6, 270)
     await restore(cluster, tmp_path / "copy", only=stream_name(SHARD))
     instance.settings.store.path.rename(tmp_path / "away")
 
