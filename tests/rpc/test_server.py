@@ -66,7 +66,9 @@ async def test_health_serves_while_the_log_is_live_and_not_otherwise(node: Node)
 
     serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
     assert seen == [serving, not_serving, serving]
-    assert {service: await _health(node, service) for service in ("", *_SERVICES)} == dict.fromkeys(("", *_SERVICES), serving)
+    assert {service: await _health(node, service) for service in ("", *_SERVICES)} == dict.fromkeys(
+        ("", *_SERVICES), serving
+    )
 
 
 async def test_health_of_an_unknown_service_is_not_found_as_its_protocol_says(node: Node) -> None:

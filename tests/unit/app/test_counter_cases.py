@@ -11,7 +11,7 @@ from hubbub_server.app.frames import ReadUpTo
 from hubbub_server.app.markers import Counters
 from hubbub_server.domain.commands import ChangeConversationPreferences, CreateGroup
 from hubbub_server.domain.errors import MessageNotFound
-from hubbub_server.domain.events import MessageSent
+from hubbub_server.domain.events import Event, MessageSent
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.message import BroadcastAudience, BroadcastMention, Code, EntityKind, UserMention
 from hubbub_server.domain.preferences import ConversationPreferences
@@ -84,10 +84,9 @@ async def test_a_message_that_comes_late_is_unread_whatever_was_read_before_it(f
         assert (number > seen) == ((await unread(two, BOB))[0] > 0)
 
 
-def numbers_of(events: list[object]) -> list[int]:
+def numbers_of(events: list[Event]) -> list[int]:
     """Returns the messages among events."""
-    kinds = [getattr(event, "kind", None) for event in events]
-    return [kind.message.message_number for kind in kinds if isinstance(kind, MessageSent)]
+    return [event.kind.message.message_number for event in events if isinstance(event.kind, MessageSent)]
 
 
 @dataclass(frozen=True)
@@ -125,9 +124,7 @@ async def test_what_a_mention_does_to_the_numbers(says: Says, *, is_muted: bool)
         await group_with(one, BOB, CAROL)
         if is_muted:
             forever = ConversationPreferences(mute_end_time_ms=cluster.clock.now_ms() + 86_400_000)
-            mute = ChangeConversationPreferences(
-                conversation_id=GROUP, preferences=forever, names=["mute_end_time_ms"]
-            )
+            mute = ChangeConversationPreferences(conversation_id=GROUP, preferences=forever, names=["mute_end_time_ms"])
             await two.submit(mute, topic_id=BOB)
         # The text names Bob each time: words are nothing, only what is bound to a user is.
         await one.send(mention(*says.kinds, serial=1))
