@@ -24,7 +24,7 @@ run: .venv/run.stamp ## Starts everything on this machine; HUBBUB_PORT is Envoy'
 	@$(V)/hubbub up --data $(DATA)
 
 cluster: .venv/cluster.stamp ## The same with 3 NATS servers, Cassandra, Valkey, 3 nodes, 2 workers, in DATA/cluster; needs Java and Maven.
-	@$(V)/hubbub up --nodes 3 --workers 2 --nats 3 --cassandra 1 --valkey --data $(DATA)/cluster
+	@$(V)/hubbub up --nodes 3 --workers 2 --nats 3 --cassandra 1 --data $(DATA)/cluster
 
 test: .venv/dev.stamp ## Runs every test that the README promises, JOBS= groups of them side by side (0: one after the other).
 	$(V)/python -m pytest -n $(JOBS) --no-loadscope-reorder

@@ -171,7 +171,7 @@ async def measure(server: CassandraServer, sizes: Sequence[int], rounds: int) ->
     server.wait_ready()
     driver = server.admin()
     counted = {size: count(driver, conversation_id(f"c{size}"), size) for size in sizes}
-    async with open_stores(server.endpoint) as (store, _, _):
+    async with open_stores(server.endpoint) as (store, *_):
         reader = Reader(store, driver)
         places = [Place(conversation_id(f"c{size}"), size, kind) for kind in KINDS for size in sizes]
         await reader.rounds(places, WARM_UP_ROUNDS)

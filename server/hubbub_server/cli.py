@@ -27,7 +27,7 @@ def up(
     workers: Annotated[int, typer.Option(min=1, max=16, help="How many workers.")] = 1,
     nats: Annotated[int, typer.Option(min=1, max=5, help="How many NATS servers; up to 3 keep each record.")] = 1,
     cassandra: Annotated[int, typer.Option(min=0, max=3, help="How many, as the store; 0: as the settings say.")] = 0,
-    valkey: Annotated[bool, typer.Option("--valkey", help="Run Valkey as the registry of nodes.")] = False,
+    valkey: Annotated[bool, typer.Option(help="Run Valkey, which presence is kept in.")] = True,
     data: Annotated[Path, typer.Option(help="Folder for everything that is kept.")] = Path("var"),
 ) -> None:
     """Runs everything on this machine until Ctrl-C: servers, workers, nodes, Envoy on 127.0.0.1:$HUBBUB_PORT."""

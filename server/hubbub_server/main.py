@@ -14,13 +14,18 @@ from hubbub_server.adapters.nats.accounts import NatsAccountStore, NatsDeviceSes
 from hubbub_server.adapters.nats.shard_leases import NatsShardLeases
 from hubbub_server.adapters.system.ids import RandomIds
 from hubbub_server.app.authenticate import Authenticate
+from hubbub_server.app.conversation_signals import ConversationSignals
 from hubbub_server.app.conversations import Conversations
-from hubbub_server.app.effects import MembershipEffects
+from hubbub_server.app.effects import BlockEffects, MembershipEffects
+from hubbub_server.app.markers import Markers
 from hubbub_server.app.read_history import ReadHistory
+from hubbub_server.app.read_states import ReadStates
 from hubbub_server.app.resume import ResumeTokens
+from hubbub_server.app.settings import UserSettings
 from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_reader import TopicReader
+from hubbub_server.app.typing_signals import TypingSignals
 from hubbub_server.app.users import Users
 from hubbub_server.config import AuthSettings, Settings
 from hubbub_server.obs.metrics_port import serve_metrics
@@ -28,15 +33,19 @@ from hubbub_server.process import Life, run_process
 from hubbub_server.rpc.server import RpcServer, UseCases
 from hubbub_server.wire.decoded_records import DecodedRecords
 from hubbub_server.wire.record_codec import ProtoRecordCodec
+from hubbub_server.wire.signal_codec import ProtoSignalCodec
 from hubbub_server.wiring import (
     Core,
     cql_fields,
     make_streams,
     new_epoch,
+    open_bus,
     open_core,
     open_edge,
     open_guard,
     open_hub,
+    open_presence,
+    open_redis,
     register_node,
     start_serving,
     stop_serving,
@@ -67,19 +76,39 @@ async def _node(settings: Settings, life: Life) -> None:
     async with AsyncExitStack() as stack:
         core = await open_core(stack, settings, node.name, life.fail)
         clock = core.clock
-        hub = await open_hub(stack, core, await open_guard(stack, core))
-        reader = TopicReader(log=core.log, messages=core.messages, events=core.events, codec=core.codec)
+        bus = await open_bus(stack, core)
+        signals = ConversationSignals(bus=bus, codec=ProtoSignalCodec(), clock=clock)
+        hub = await open_hub(stack, core, await open_guard(stack, core), interest=signals)
+        typing = TypingSignals(hub=hub, signals=signals, clock=clock, max_members=node.typing_max_members)
+        reader = TopicReader(
+            log=core.log, messages=core.messages, events=core.events, markers=core.markers, codec=core.codec
+        )
         accounts = NatsAccountStore(core.connection)
         authenticate = await _open_authenticate(stack, auth, core, accounts, ids)
         id_key = read_key(auth.secrets / "id_key")
+        read_states = ReadStates(hub=hub, reader=reader)
+        memberships = MembershipEffects(hub)
+        markers = Markers(
+            hub=hub,
+            reader=reader,
+            read_states=read_states,
+            effects=memberships,
+            clock=clock,
+            tell_read=signals.tell_read,
+        )
+        redis = await open_redis(stack, settings)
+        presence = await open_presence(stack, core, hub, bus, redis)
         streams = Streams(
             hub=hub,
             authenticate=authenticate,
             clock=clock,
             ids=ids,
             resume_tokens=ResumeTokens(id_key, clock),
+            markers=await stack.enter_async_context(markers),
+            typing=typing,
             drain_timeout_s=node.drain_timeout_s,
             max_opening=node.max_opening_streams,
+            tracker=presence.tracker,
         )
         use_cases = UseCases(
             authenticate=authenticate,
@@ -87,13 +116,25 @@ async def _node(settings: Settings, life: Life) -> None:
             conversations=Conversations(
                 hub=hub,
                 reader=reader,
-                effects=MembershipEffects(hub),
+                read_states=read_states,
+                effects=memberships,
                 accounts=accounts,
                 id_key=id_key,
             ),
             history=ReadHistory(hub=hub, reader=reader, directory=core.directory),
             sync=Sync(hub=hub, reader=reader),
+            markers=markers,
+            settings=UserSettings(
+                hub=hub,
+                read_states=read_states,
+                membership_effects=memberships,
+                block_effects=BlockEffects(hub),
+                accounts=accounts,
+                id_key=id_key,
+            ),
             streams=await stack.enter_async_context(streams),
+            typing=typing,
+            presence=presence,
         )
         edge: StreamEdge | None = None
 
@@ -112,12 +153,15 @@ async def _node(settings: Settings, life: Life) -> None:
         edge = await open_edge(stack, settings.edge, server.streaming_calls(), is_ready)
         port, stream_port = await start_serving(settings, server, edge)
         metrics_port = stack.enter_context(serve_metrics(node.host, node.metrics_port))
-        await register_node(stack, settings, core, port)
+        await register_node(stack, settings, core, redis, presence, port)
         log.info("node serves", port=port, stream_port=stream_port, metrics_port=metrics_port)
         await life.ended.wait()
         log.info("node leaves", streams=len(streams))
+        markers.drain()
         await streams.drain(announced_for_s=node.announce_s)
+        presence.streams.drain()
         await stop_serving(server, edge, node.stop_grace_s)
+        await presence.tracker.leave()
 
 
 async def _open_authenticate(

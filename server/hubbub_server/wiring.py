@@ -17,15 +17,19 @@ from hubbub_server.adapters.nats.dead_letters import NatsDeadLetters
 from hubbub_server.adapters.nats.log_shards import NatsLogShards
 from hubbub_server.adapters.nats.record_consumer import NatsRecordConsumers, ensure_floors
 from hubbub_server.adapters.nats.shard_leases import NatsShardLeases
+from hubbub_server.adapters.nats.signal_bus import NatsSignalBus
 from hubbub_server.adapters.nats.streams import ensure_streams
 from hubbub_server.adapters.nats.topic_log import NatsTopicLog
 from hubbub_server.adapters.nats.topic_states import NatsTopicStates
 from hubbub_server.adapters.redis.connection import RedisConnection
 from hubbub_server.adapters.redis.node_registry import RedisNodeRegistry
+from hubbub_server.adapters.redis.presence_registry import RedisPresenceRegistry
 from hubbub_server.adapters.system.clock import SystemClock, WrongClock
 from hubbub_server.adapters.system.ids import RandomIds
+from hubbub_server.app.active_topic import Interest
 from hubbub_server.app.epoch_guard import EpochGuard
 from hubbub_server.app.new_epoch import NewEpoch
+from hubbub_server.app.presence import NoPresenceRegistry, Presence
 from hubbub_server.app.registered_node import RegisteredNode
 from hubbub_server.app.take_snapshots import TakeSnapshots
 from hubbub_server.app.topic_hub import TopicHub
@@ -34,12 +38,15 @@ from hubbub_server.app.verify_log import VerifyLog
 from hubbub_server.config import EdgeSettings, NatsSettings, Settings, StoreSettings
 from hubbub_server.ports.clock import Clock
 from hubbub_server.ports.event_store import EventStore
+from hubbub_server.ports.marker_store import MarkerStore
 from hubbub_server.ports.message_store import MessageStore
 from hubbub_server.ports.projection import Projection
 from hubbub_server.ports.record_codec import RecordCodec
+from hubbub_server.ports.signal_bus import SignalBus
 from hubbub_server.ports.topic_directory import TopicDirectory
 from hubbub_server.rpc.server import RpcServer
 from hubbub_server.rpc.streaming_calls import StreamingCalls
+from hubbub_server.wire.presence import encode_update
 from hubbub_server.wire.record_codec import ProtoRecordCodec
 from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
 from hubbub_server.workers.handled_records import HandledRecords
@@ -69,6 +76,7 @@ class Core:
     directory: TopicDirectory
     messages: MessageStore
     events: EventStore
+    markers: MarkerStore
     codec: RecordCodec
     loader: TopicLoader
 
@@ -101,6 +109,7 @@ async def open_core(
         directory=store.directory,
         messages=store.messages,
         events=store.events,
+        markers=store.markers,
         codec=codec,
         loader=TopicLoader(log=log, shards=log_shards, states=states, directory=store.directory, codec=codec),
     )
@@ -122,7 +131,14 @@ async def open_guard(
     return guard
 
 
-async def open_hub(stack: AsyncExitStack, core: Core, guard: EpochGuard) -> TopicHub:
+async def open_bus(stack: AsyncExitStack, core: Core) -> SignalBus:
+    """Opens the signals between nodes."""
+    return await stack.enter_async_context(NatsSignalBus(core.connection))
+
+
+async def open_hub(
+    stack: AsyncExitStack, core: Core, guard: EpochGuard, *, interest: Interest | None = None
+) -> TopicHub:
     """Opens the topics of this process."""
     hub = TopicHub(
         log=core.log,
@@ -133,25 +149,49 @@ async def open_hub(stack: AsyncExitStack, core: Core, guard: EpochGuard) -> Topi
         codec=core.codec,
         clock=core.clock,
         ids=RandomIds(),
+        interest=interest,
     )
     return await stack.enter_async_context(hub)
 
 
-async def register_node(stack: AsyncExitStack, settings: Settings, core: Core, port: int) -> None:
-    """Says from now to the end of the stack that this node lives, where there is a registry. Never waits for it."""
+async def open_redis(stack: AsyncExitStack, settings: Settings) -> RedisConnection | None:
+    """Opens the connection to Redis or Valkey, where there is one, without waiting for it."""
     if not settings.redis.url:
+        return None
+    return await stack.enter_async_context(RedisConnection(settings.redis.url, name=settings.node.name))
+
+
+async def open_presence(
+    stack: AsyncExitStack, core: Core, hub: TopicHub, bus: SignalBus, redis: RedisConnection | None
+) -> Presence:
+    """Opens the presence of this node; `register_node` makes others believe in it."""
+    presence = Presence(
+        hub=hub,
+        registry=RedisPresenceRegistry(redis) if redis is not None else NoPresenceRegistry(),
+        bus=bus,
+        clock=core.clock,
+        encode=encode_update,
+    )
+    return await stack.enter_async_context(presence)
+
+
+async def register_node(
+    stack: AsyncExitStack, settings: Settings, core: Core, redis: RedisConnection | None, presence: Presence, port: int
+) -> None:
+    """Says from now to the end of the stack that this node lives, where there is a registry. Never waits for it."""
+    if redis is None:
         return
     node = settings.node
     host = socket.gethostname() if node.host in _ANY_ADDRESS else node.host
-    connection = await stack.enter_async_context(RedisConnection(settings.redis.url, name=node.name))
     registered = RegisteredNode(
-        RedisNodeRegistry(connection),
+        RedisNodeRegistry(redis),
         node_id=node.name,
         address=f"{host}:{port}",
         clock=core.clock,
         ids=RandomIds(),
+        on_gone=presence.tracker.settle,
     )
-    await stack.enter_async_context(registered)
+    presence.tracker.node = await stack.enter_async_context(registered)
 
 
 async def open_edge(

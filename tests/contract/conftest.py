@@ -10,8 +10,10 @@ from hubbub_server.ports.node_registry import NodeRegistry
 from hubbub_server.ports.shard_leases import ShardLeases
 from tests.support.account_stores import ACCOUNTS, OpenAccounts
 from tests.support.logs import LOGS, LogSetup
+from tests.support.node_registries import PRESENCE, OpenPresence
 from tests.support.node_registries import REGISTRIES as NODE_REGISTRIES
 from tests.support.services import Services
+from tests.support.signal_buses import SIGNAL_BUSES, SignalBuses
 from tests.support.stores import STORES, OpenStore
 from tests.support.worker_ports import DEAD_LETTERS, LEASES
 
@@ -22,6 +24,8 @@ REGISTRIES: Mapping[str, Mapping[str, object]] = {
     "leases": LEASES,
     "dead_letters": DEAD_LETTERS,
     "node_registries": NODE_REGISTRIES,
+    "presence": PRESENCE,
+    "signal_buses": SIGNAL_BUSES,
 }
 
 
@@ -74,4 +78,18 @@ async def node_registries(
 ) -> AsyncIterator[tuple[NodeRegistry, NodeRegistry]]:
     """An empty registry as two nodes see it, with leases of `node_registries.LEASE_S`."""
     async with NODE_REGISTRIES[request.param](services) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture
+async def presence(request: pytest.FixtureRequest, services: Services) -> AsyncIterator[OpenPresence]:
+    """Empty registries: of nodes, leases of `LEASE_S`; of presence as two nodes see it, a grace of `GRACE_S`."""
+    async with PRESENCE[request.param](services) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture
+async def signal_buses(request: pytest.FixtureRequest, services: Services) -> AsyncIterator[SignalBuses]:
+    """The signals as two nodes see them. Real servers are shared by all tests: take new keys."""
+    async with SIGNAL_BUSES[request.param](services) as opened:
         yield opened

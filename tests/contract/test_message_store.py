@@ -74,7 +74,14 @@ async def test_message_comes_back_as_it_was_written(store: OpenStore) -> None:
     )
 
     assert await store.messages.read_range(ROOM, first_number=7, last_number=7) == [
-        StoredMessage(message_number=7, change_position=9, commit_time_ms=row.commit_time_ms, body=bytes(range(256)))
+        StoredMessage(
+            message_number=7,
+            counted_number=7,
+            sender_id=row.sender_id,
+            change_position=9,
+            commit_time_ms=row.commit_time_ms,
+            body=bytes(range(256)),
+        )
     ]
 
 

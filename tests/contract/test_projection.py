@@ -19,18 +19,30 @@ from hubbub_server.domain.events import MemberRole
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.ports.message_store import StoredMessage
-from hubbub_server.ports.projection import AppliedRow, EventRow, ProjectionBatch, ShardRow
+from hubbub_server.ports.projection import (
+    EVERYBODY,
+    AppliedRow,
+    EventRow,
+    MemberMarkRow,
+    ProjectionBatch,
+    ShardRow,
+)
 from tests.support.rows import (
     SENDER,
     applied_row,
+    block_row,
     client_id,
     conversation_id,
     conversation_row,
+    entry_row,
     event_row,
+    mark_row,
     member_row,
     membership_row,
+    mention_row,
     message_row,
     messages_batch,
+    reader_row,
     shard_row,
     user_id,
 )
@@ -68,6 +80,11 @@ def merge(batches: Sequence[ProjectionBatch]) -> ProjectionBatch:
         conversations=[row for batch in batches for row in batch.conversations],
         members=[row for batch in batches for row in batch.members],
         memberships=[row for batch in batches for row in batch.memberships],
+        marks=[row for batch in batches for row in batch.marks],
+        blocks=[row for batch in batches for row in batch.blocks],
+        mentions=[row for batch in batches for row in batch.mentions],
+        entries=newest([row for batch in batches for row in batch.entries], lambda row: row.entry),
+        readers=newest([row for batch in batches for row in batch.readers], lambda row: row.user_id),
         applied=list(applied.values()),
         shard=batches[-1].shard,
     )
@@ -80,7 +97,9 @@ def histories(draw: st.DrawFn) -> tuple[TopicId, TopicId, list[ProjectionBatch]]
     room, alice = conversation_id(f"croom{example}"), user_id(f"ualice{example}")
     epoch, room_position, alice_position, number = 1, 0, 0, 0
     batches = []
-    kinds = st.sampled_from(["message", "change", "settings", "member", "membership", "unknown", "epoch"])
+    kinds = st.sampled_from(
+        ["message", "change", "settings", "member", "membership", "unknown", "epoch", "block", "entry"]
+    )
     for sequence, kind in enumerate(draw(st.lists(kinds, min_size=1, max_size=14)), start=1):
         epoch += kind == "epoch"
         rows: dict[str, Any] = {}
@@ -91,15 +110,26 @@ def histories(draw: st.DrawFn) -> tuple[TopicId, TopicId, list[ProjectionBatch]]
                 membership_row(alice, draw(st.sampled_from(ROOMS)), alice_position, joined=joined, epoch=epoch)
             ]
             applied = applied_row(alice, alice_position, epoch=epoch, last_message_number=0)
+        elif kind == "entry":
+            alice_position += 1
+            entry = draw(st.sampled_from(["preferences", "marker c1"]))
+            rows["entries"] = [entry_row(alice, entry, alice_position, epoch=epoch)]
+            rows["readers"] = [reader_row(room, alice, alice_position, alice_position, epoch=epoch)]
+            applied = applied_row(alice, alice_position, epoch=epoch, last_message_number=0)
         else:
             room_position += 1
             if kind == "message" or (kind == "change" and number == 0):
                 number += 1
                 rows["messages"] = [message_row(room, number, position=room_position, epoch=epoch)]
+                person, mentioned = draw(st.sampled_from(PEOPLE)), draw(st.sampled_from([*PEOPLE, EVERYBODY]))
+                rows["marks"] = [mark_row(room, person, number), mark_row(room, mentioned, mention=number)]
+                rows["mentions"] = [mention_row(room, mentioned, number, position=room_position, epoch=epoch)]
             elif kind == "change":
                 changed = draw(st.integers(1, number))
                 body = f"changed at {room_position}".encode()
                 rows["messages"] = [message_row(room, changed, position=room_position, epoch=epoch, body=body)]
+            elif kind == "block":
+                rows["blocks"] = [block_row(room, alice, room_position, blocked=draw(st.booleans()), epoch=epoch)]
             elif kind == "settings":
                 title = f"title at {room_position}"
                 rows["conversations"] = [conversation_row(room, room_position, epoch=epoch, title=title)]
@@ -149,6 +179,20 @@ def newest(rows: Iterable[Row], key: Callable[[Row], Any]) -> list[Row]:
     return list(best.values())
 
 
+def merged(rows: Iterable[MemberMarkRow]) -> list[MemberMarkRow]:
+    """Returns, of the marks of each member, the largest of each number."""
+    best: dict[UserId, MemberMarkRow] = {}
+    for row in rows:
+        old = best.get(row.user_id, row)
+        best[row.user_id] = replace(
+            row,
+            message_number=max(row.message_number, old.message_number),
+            counted_number=max(row.counted_number, old.counted_number),
+            mention_number=max(row.mention_number, old.mention_number),
+        )
+    return list(best.values())
+
+
 async def check_holds(store: OpenStore, batches: list[ProjectionBatch], room: ConversationId, alice: UserId) -> None:
     """Compares what the store has with what the records alone say."""
     whole = merge(batches)
@@ -165,17 +209,24 @@ async def check_holds(store: OpenStore, batches: list[ProjectionBatch], room: Co
     assert await store.messages.read_range(room, first_number=1, last_number=200) == [
         StoredMessage(
             message_number=row.message_number,
+            counted_number=row.counted_number,
+            sender_id=row.sender_id,
             change_position=row.position,
             commit_time_ms=row.commit_time_ms,
             body=row.body,
         )
         for row in sorted(messages, key=lambda row: row.message_number)
     ]
+    blocks = newest(whole.blocks, lambda row: row.user_id)
     if room in applied:
         conversation = conversations[0] if conversations else None
-        assert await store.directory.load(room) == stored_conversation(room, applied[room], conversation, members)
+        assert await store.directory.load(room) == stored_conversation(
+            room, applied[room], conversation, members, merged(whole.marks), blocks
+        )
     if alice in applied:
-        assert await store.directory.load(alice) == stored_user_topic(alice, applied[alice], memberships)
+        assert await store.directory.load(alice) == stored_user_topic(
+            alice, applied[alice], memberships, newest(whole.entries, lambda row: row.entry)
+        )
     assert await store.projection.read_shard(whole.shard.shard) == whole.shard
 
 

@@ -4,19 +4,23 @@ import time
 
 import pytest
 
-from hubbub_server.domain.conversation import ConversationState
-from hubbub_server.domain.events import ConversationKind, Member, MemberRole
+from hubbub_server.domain.conversation import Block, ConversationState
+from hubbub_server.domain.events import ConversationKind, Member, MemberRole, SourcePlace
 from hubbub_server.domain.id_window import IdWindow
 from hubbub_server.domain.ids import TopicId
+from hubbub_server.domain.member_marks import MemberMark, MemberMarks
 from hubbub_server.domain.user_topic import Membership, UserTopicState
-from hubbub_server.ports.projection import ProjectionBatch, ShardRow
+from hubbub_server.ports.projection import EVERYBODY, ProjectionBatch, ShardRow
 from hubbub_server.ports.topic_directory import StoredTopic
 from tests.support.rows import (
     SENDER,
     applied_row,
+    block_row,
     conversation_id,
     conversation_row,
+    entry_row,
     event_row,
+    mark_row,
     member_row,
     membership_row,
     shard_row,
@@ -44,6 +48,8 @@ async def test_conversation_comes_back_with_members_and_former_members(store: Op
         ProjectionBatch(
             conversations=[conversation_row(ROOM, title="")],
             members=[member_row(ROOM, ALICE, 2, MemberRole.OWNER), member_row(ROOM, BOB, 8, None)],
+            marks=[mark_row(ROOM, ALICE, 3, counted=2, mention=4), mark_row(ROOM, EVERYBODY, mention=1)],
+            blocks=[block_row(ROOM, BOB, 7)],
             applied=[applied],
             shard=shard_row(),
         )
@@ -63,6 +69,9 @@ async def test_conversation_comes_back_with_members_and_former_members(store: Op
             former_members={BOB: 8},
             last_message_number=4,
             last_counted_number=4,
+            last_broadcast_number=1,
+            marks=MemberMarks({ALICE: MemberMark(message_number=3, counted_number=2, mention_number=4)}),
+            blocks={BOB: Block(blocked=True, source=SourcePlace(1, 70))},
             window=IdWindow(floor_ms=77, evicted_position=9),
         ),
         applied=applied,
@@ -78,6 +87,7 @@ async def test_user_topic_comes_back_with_what_was_joined_and_left(store: OpenSt
                 membership_row(ALICE, ROOM, 1, joined=True),
                 membership_row(ALICE, other, 2, joined=False),
             ],
+            entries=[entry_row(ALICE, "preferences", 2), entry_row(ALICE, f"marker {ROOM}", 1)],
             applied=[applied],
             shard=shard_row(),
         )
@@ -95,6 +105,7 @@ async def test_user_topic_comes_back_with_what_was_joined_and_left(store: OpenSt
             },
         ),
         applied=applied,
+        entries=(entry_row(ALICE, f"marker {ROOM}", 1), entry_row(ALICE, "preferences", 2)),
     )
 
 

@@ -176,3 +176,40 @@ def test_a_body_that_is_too_large_is_refused(instance: Instance) -> None:
 def test_fields_may_be_named_in_both_ways_and_numbers_are_strings(carol: Person) -> None:
     by_both = [carol.call("GET", f"/v1/users:lookup?{name}=carol").json() for name in ("login_name", "loginName")]
     assert by_both[0] == by_both[1] == {"user": {"userId": carol.user_id, "loginName": "carol", "displayName": "Carol"}}
+
+
+def test_what_is_unread_and_what_is_wanted(carol: Person, kim: Person) -> None:
+    """Every verb of the markers and settings, through the transcoder and a real log."""
+    conversation_id = carol.talk_to(kim)
+    for _ in range(2):
+        assert carol.send(conversation_id, str(uuid.uuid4()), "hello").status_code == 200
+    place = f"/v1/conversations/{conversation_id}"
+    counters = kim.call("GET", "/v1/me/counters").json()
+    assert counters["badgeCount"] == "2"
+    assert counters["counters"][0]["readState"]["unreadCount"] == "2"
+
+    read = kim.call("POST", f"{place}:markRead", {"messageNumber": "2"})
+    assert read.json()["marker"] == {"epoch": 1, "messageNumber": "2", "countedNumber": "2"}
+    marked = kim.call("POST", f"{place}:markUnread", {}).json()
+    assert kim.call("GET", "/v1/me/counters").json()["badgeCount"] == "1"
+    body = {"messageNumber": "2", "unreadMarkPosition": marked["unreadMarkPosition"]}
+    assert kim.call("POST", f"{place}:markRead", body).status_code == 200
+    assert "badgeCount" not in kim.call("GET", "/v1/me/counters").json()
+
+    body = {"preferences": {"sendsTyping": False, "status": {"text": "away"}}, "updateMask": "sendsTyping,status"}
+    updated = kim.call("PATCH", "/v1/me/preferences", body)
+    assert updated.status_code == 200, updated.text
+    assert kim.call("GET", "/v1/me/preferences").json()["preferences"] == updated.json()["preferences"]
+    body = {"preferences": {"pinned": True}, "updateMask": "pinned"}
+    assert kim.call("PATCH", f"{place}/preferences", body).json()["preferences"]["pinned"]
+    assert kim.call("PUT", f"{place}/draft", {"text": "I th"}).status_code == 200
+    assert kim.call("GET", "/v1/me/drafts").json()["drafts"][0]["text"] == "I th"
+
+    blocked = f"/v1/me/blocked-users/{carol.user_id}"
+    assert kim.call("PUT", blocked).status_code == 200
+    assert kim.call("GET", "/v1/me/blocked-users").json()["userIds"] == [carol.user_id]
+    refused = carol.send(conversation_id, str(uuid.uuid4()), "hello")
+    assert refused.status_code == 403
+    assert refused.json()["details"] == [error_info("NOT_PERMITTED")]
+    assert kim.call("DELETE", blocked).status_code == 200
+    assert carol.send(conversation_id, str(uuid.uuid4()), "hello").status_code == 200

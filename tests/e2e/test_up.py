@@ -93,7 +93,7 @@ def test_another_instance_runs_beside_it_restarts_with_its_messages_and_leaves_n
 
 def test_programs_that_are_killed_come_back_and_people_go_on(tmp_path: Path) -> None:
     """G1, G3: kill -9 of each part; a retry with the same id is one message."""
-    names = ["node-1", "node-2", "worker", "nats", "envoy"]
+    names = ["node-1", "node-2", "worker", "nats", "valkey", "envoy"]
     with (
         Instance(tmp_path / "var", nodes=2) as running,
         Person(running.url, "grace") as grace,

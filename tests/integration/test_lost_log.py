@@ -50,7 +50,9 @@ async def lose_all(cluster: NatsCluster) -> None:
 async def frames_since(node: RealNode, cursor: Cursor) -> list[type]:
     """Returns what a client with this cursor gets from Sync."""
     core = node.core
-    reader = TopicReader(log=core.log, messages=core.messages, events=core.events, codec=core.codec)
+    reader = TopicReader(
+        log=core.log, messages=core.messages, events=core.events, markers=core.markers, codec=core.codec
+    )
     return [type(frame) async for frame in Sync(hub=node.hub, reader=reader).serve(ALICE, [cursor])]
 
 

@@ -23,7 +23,7 @@ from hubbub_server.supervisor.cassandra_servers import missing_programs
 
 ROOT = Path(__file__).resolve().parents[2]
 PATCHES = Path(__file__).resolve().parent
-PROMISES = ("G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9")
+PROMISES = ("G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9", "G10")
 LEAST_A_PROMISE = 2
 TEST_TIMEOUT_S = 90
 PLUGINS = ("pytest_asyncio.plugin", "pytest_timeout")
@@ -152,7 +152,6 @@ def main() -> int:
             "mutants": len(mutants),
             "killed": len(mutants) - survivors,
             "by_promise": dict(counts),
-            "not_in_this_issue": ["G10"],
             "wall_s": round(time.monotonic() - begin),
         }
         write_figure("mutants", "make mutants", figures, holds=not survivors and not missing)

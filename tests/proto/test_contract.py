@@ -9,11 +9,12 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from hubbub.auth.v1 import auth_service_pb2
-from hubbub.chat.v1 import chat_service_pb2, frame_pb2
+from hubbub.chat.v1 import chat_service_pb2, frame_pb2, marker_service_pb2
 from hubbub.conversation.v1 import conversation_service_pb2
 from hubbub.errors.v1 import error_reason_pb2
 from hubbub.history.v1 import history_service_pb2
-from hubbub.user.v1 import user_service_pb2
+from hubbub.presence.v1 import presence_service_pb2
+from hubbub.user.v1 import settings_service_pb2, user_service_pb2
 
 REPO = Path(__file__).resolve().parents[2]
 PROTO = REPO / "proto"
@@ -24,7 +25,10 @@ REASONS = [name for name in error_reason_pb2.ErrorReason.keys() if name != "ERRO
 GOODBYES = [name for name in frame_pb2.GoodbyeReason.keys() if name != "GOODBYE_REASON_UNSPECIFIED"]  # noqa: SIM118  # not a dict
 METHODS: list[MethodDescriptor] = [
     method
-    for module in (auth_service_pb2, user_service_pb2, conversation_service_pb2, chat_service_pb2, history_service_pb2)
+    for module in (
+        *(auth_service_pb2, user_service_pb2, settings_service_pb2, conversation_service_pb2),
+        *(chat_service_pb2, marker_service_pb2, history_service_pb2, presence_service_pb2),
+    )
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]

@@ -12,12 +12,16 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.field_mask_pb2 import FieldMask
 from hubbub.auth.v1 import auth_service_pb2 as auth
 from hubbub.chat.v1 import chat_service_pb2 as chat
 from hubbub.chat.v1 import frame_pb2
+from hubbub.chat.v1 import marker_service_pb2 as marker
 from hubbub.conversation.v1 import conversation_pb2
 from hubbub.conversation.v1 import conversation_service_pb2 as conversation
 from hubbub.history.v1 import history_service_pb2 as history
+from hubbub.presence.v1 import presence_service_pb2 as presence
+from hubbub.user.v1 import settings_service_pb2 as settings
 from hubbub.user.v1 import user_service_pb2 as users
 
 from hubbub_server.app.authenticate import Credentials
@@ -67,16 +71,32 @@ async def _first(call: Any) -> str:
     return "OK" if response.frame.HasField("welcome") else "nothing"
 
 
-async def _in_band(scene: Scene, client: RpcClient, conversation_id: str) -> str:
+async def _send_in_band(scene: Scene, client: RpcClient, conversation_id: str) -> str:
+    return await _in_band(client, frame_pb2.Command(request_id="1", send_message=text_message(conversation_id)))
+
+
+async def _type_in_band(scene: Scene, client: RpcClient, conversation_id: str) -> str:
+    return await _in_band(client, frame_pb2.Command(request_id="1", set_typing=_typing(conversation_id)))
+
+
+def _typing(conversation_id: str) -> frame_pb2.SetTypingRequest:
+    return frame_pb2.SetTypingRequest(conversation_id=conversation_id, active=True)
+
+
+async def _read_in_band(scene: Scene, client: RpcClient, conversation_id: str) -> str:
+    read = frame_pb2.MarkReadRequest(conversation_id=conversation_id, message_number=1)
+    return await _in_band(client, frame_pb2.Command(request_id="1", mark_read=read))
+
+
+async def _in_band(client: RpcClient, command: frame_pb2.Command) -> str:
     call = client.chat.Connect(metadata=client.auth)
-    outcome = await _send_in_band(call, conversation_id)
+    outcome = await _command(call, command)
     call.cancel()
     return reason_of(outcome.rejected.status) or ("OK" if outcome.HasField("reply") else "nothing")
 
 
-async def _send_in_band(call: Any, conversation_id: str) -> frame_pb2.ServerFrame:
+async def _command(call: Any, command: frame_pb2.Command) -> frame_pb2.ServerFrame:
     await call.write(chat.ConnectRequest(hello=_hello()))
-    command = frame_pb2.Command(request_id="1", send_message=text_message(conversation_id))
     await call.write(chat.ConnectRequest(command=command))
     while True:
         frame: frame_pb2.ServerFrame = (await call.read()).frame
@@ -121,6 +141,23 @@ async def _sync(scene: Scene, client: RpcClient, conversation_id: str) -> str:
 
 def _sync_request(conversation_id: str) -> history.SyncRequest:
     return history.SyncRequest(cursors=[conversation_pb2.Cursor(topic_id=conversation_id, epoch=1)])
+
+
+async def _watch(scene: Scene, client: RpcClient, conversation_id: str) -> str:
+    call = client.presence.Watch(metadata=client.auth)
+    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # refused already: the status says why
+        await call.write(presence.WatchRequest(added_user_ids=[scene.owner.user_id]))
+    return await _told(call)
+
+
+async def _told(call: Any) -> str:
+    """Returns OK when a stream tells presence; it is left then."""
+    try:
+        response = await call.read()
+    except grpc.aio.AioRpcError:
+        return reason_of(await end_of(call))
+    call.cancel()
+    return "OK" if response.update.presences else "nothing"
 
 
 @dataclass(frozen=True)
@@ -221,6 +258,9 @@ ROWS: dict[str, Row] = {
     "hubbub.chat.v1.ChatService/SendMessage": _members_only(
         lambda s, c, i: _unary(c.chat.SendMessage(text_message(i), metadata=c.auth))
     ),
+    "hubbub.chat.v1.ChatService/SetTyping": _members_only(
+        lambda s, c, i: _unary(c.chat.SetTyping(_typing(i), metadata=c.auth))
+    ),
     "hubbub.history.v1.HistoryService/Sync": Row(
         _sync, non_member="CONVERSATION_NOT_FOUND", ex_member="1 2 3 4 5 TopicEnded", member="1 2 3 4 5 6"
     ),
@@ -238,9 +278,104 @@ ROWS: dict[str, Row] = {
             c.history.GetMessage(history.GetMessageRequest(conversation_id=i, message_number=1), metadata=c.auth)
         )
     ),
+    "hubbub.chat.v1.MarkerService/MarkRead": _members_only(
+        lambda s, c, i: _unary(
+            c.markers.MarkRead(frame_pb2.MarkReadRequest(conversation_id=i, message_number=1), metadata=c.auth)
+        )
+    ),
+    "hubbub.chat.v1.MarkerService/MarkUnread": _members_only(
+        lambda s, c, i: _unary(c.markers.MarkUnread(marker.MarkUnreadRequest(conversation_id=i), metadata=c.auth))
+    ),
+    "hubbub.chat.v1.MarkerService/ListMarkers": _members_only(
+        lambda s, c, i: _unary(c.markers.ListMarkers(marker.ListMarkersRequest(conversation_id=i), metadata=c.auth))
+    ),
+    "hubbub.chat.v1.MarkerService/ListReaders": _members_only(
+        lambda s, c, i: _unary(
+            c.markers.ListReaders(marker.ListReadersRequest(conversation_id=i, message_number=1), metadata=c.auth)
+        )
+    ),
+    "hubbub.chat.v1.MarkerService/GetCounters": Row(
+        lambda s, c, i: _unary(c.markers.GetCounters(marker.GetCountersRequest(), metadata=c.auth))
+    ),
+    "hubbub.chat.v1.MarkerService/ListMentions": _members_only(
+        lambda s, c, i: _unary(c.markers.ListMentions(marker.ListMentionsRequest(conversation_id=i), metadata=c.auth))
+    ),
+    "hubbub.user.v1.SettingsService/GetPreferences": Row(
+        lambda s, c, i: _unary(c.settings.GetPreferences(settings.GetPreferencesRequest(), metadata=c.auth))
+    ),
+    "hubbub.user.v1.SettingsService/UpdatePreferences": Row(
+        lambda s, c, i: _unary(
+            c.settings.UpdatePreferences(
+                settings.UpdatePreferencesRequest(update_mask=FieldMask(paths=["*"])), metadata=c.auth
+            )
+        )
+    ),
+    "hubbub.user.v1.SettingsService/UpdateConversationPreferences": _members_only(
+        lambda s, c, i: _unary(
+            c.settings.UpdateConversationPreferences(
+                settings.UpdateConversationPreferencesRequest(
+                    conversation_id=i, update_mask=FieldMask(paths=["pinned"])
+                ),
+                metadata=c.auth,
+            )
+        )
+    ),
+    "hubbub.user.v1.SettingsService/SetDraft": _members_only(
+        lambda s, c, i: _unary(
+            c.settings.SetDraft(settings.SetDraftRequest(conversation_id=i, text="I th"), metadata=c.auth)
+        )
+    ),
+    "hubbub.user.v1.SettingsService/ListDrafts": Row(
+        lambda s, c, i: _unary(c.settings.ListDrafts(settings.ListDraftsRequest(), metadata=c.auth))
+    ),
+    "hubbub.user.v1.SettingsService/BlockUser": Row(
+        lambda s, c, i: _unary(
+            c.settings.BlockUser(settings.BlockUserRequest(user_id=s.owner.user_id), metadata=c.auth)
+        )
+    ),
+    "hubbub.user.v1.SettingsService/UnblockUser": Row(
+        lambda s, c, i: _unary(
+            c.settings.UnblockUser(settings.UnblockUserRequest(user_id=s.owner.user_id), metadata=c.auth)
+        )
+    ),
+    "hubbub.user.v1.SettingsService/ListBlockedUsers": Row(
+        lambda s, c, i: _unary(c.settings.ListBlockedUsers(settings.ListBlockedUsersRequest(), metadata=c.auth))
+    ),
+    "hubbub.presence.v1.PresenceService/Watch": Row(_watch),
+    "hubbub.presence.v1.PresenceService/Subscribe": Row(
+        lambda s, c, i: _told(
+            c.presence.Subscribe(presence.SubscribeRequest(user_ids=[s.owner.user_id]), metadata=c.auth)
+        )
+    ),
+    "hubbub.presence.v1.PresenceService/SetPresence": Row(
+        lambda s, c, i: _unary(
+            c.presence.SetPresence(
+                presence.SetPresenceRequest(presence=presence.ManualPresence(text="busy")), metadata=c.auth
+            )
+        )
+    ),
+    "hubbub.presence.v1.PresenceService/GetPresence": Row(
+        lambda s, c, i: _unary(
+            c.presence.GetPresence(presence.GetPresenceRequest(user_id=s.owner.user_id), metadata=c.auth)
+        )
+    ),
+    "hubbub.presence.v1.PresenceService/ListPresence": Row(
+        lambda s, c, i: _unary(
+            c.presence.ListPresence(presence.ListPresenceRequest(user_ids=[s.owner.user_id]), metadata=c.auth)
+        )
+    ),
+    "hubbub.presence.v1.PresenceService/GetPresenceSummary": _members_only(
+        lambda s, c, i: _unary(
+            c.presence.GetPresenceSummary(presence.GetPresenceSummaryRequest(conversation_id=i), metadata=c.auth)
+        )
+    ),
 }
 # What is asked for on a stream, beside what opens it.
-COMMANDS: dict[str, Row] = {"Connect: send_message": _members_only(_in_band)}
+COMMANDS: dict[str, Row] = {
+    "Connect: send_message": _members_only(_send_in_band),
+    "Connect: set_typing": _members_only(_type_in_band),
+    "Connect: mark_read": _members_only(_read_in_band),
+}
 
 
 @pytest_asyncio.fixture
@@ -290,7 +425,7 @@ async def test_every_rpc_of_the_contract_has_a_row() -> None:
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-@pytest.mark.parametrize("name", [*ROWS, "Connect: send_message"])
+@pytest.mark.parametrize("name", [*ROWS, *COMMANDS])
 async def test_who_may_call(name: str, caller: str, scene: Scene) -> None:
     """C45, C46."""
     row = (ROWS | COMMANDS)[name]
@@ -328,7 +463,7 @@ class _Recorder(RpcClient):
         super().__init__(client.channel, None)
         self.auth = client.auth
         self.answer: object = None
-        for stub in (self.conversations, self.chat, self.history):
+        for stub in (self.conversations, self.chat, self.history, self.markers, self.settings, self.presence):
             for method in list(vars(stub)):
                 setattr(stub, method, self._recording(getattr(stub, method)))
 
@@ -348,9 +483,17 @@ async def test_in_band_absent_and_foreign_answer_alike_byte_for_byte(scene: Scen
     for caller in ("non-member", "ex-member"):
         for conversation_id in (scene.group_id, ABSENT, "not an id"):
             client = scene.client(caller)
-            call = client.chat.Connect(metadata=client.auth)
-            seen.add((await _send_in_band(call, conversation_id)).SerializeToString(deterministic=True))
-            call.cancel()
+            for command in (
+                frame_pb2.Command(request_id="1", send_message=text_message(conversation_id)),
+                frame_pb2.Command(request_id="1", set_typing=_typing(conversation_id)),
+                frame_pb2.Command(
+                    request_id="1",
+                    mark_read=frame_pb2.MarkReadRequest(conversation_id=conversation_id, message_number=1),
+                ),
+            ):
+                call = client.chat.Connect(metadata=client.auth)
+                seen.add((await _command(call, command)).SerializeToString(deterministic=True))
+                call.cancel()
 
     assert len(seen) == 1
 

@@ -21,10 +21,12 @@ from hubbub.conversation.v1.conversation_service_pb2 import (
     RemoveMemberRequest,
 )
 from hubbub.history.v1 import history_service_pb2 as history
+from hubbub.presence.v1 import presence_service_pb2 as presence
 from hubbub.user.v1 import user_service_pb2 as users
 
 from hubbub_server.app.authenticate import Credentials
 from hubbub_server.domain.limits import GROUP_MAX_MEMBERS, MEMBERS_PER_CHANGE, SYNC_MAX_CURSORS, USERS_PER_GET
+from hubbub_server.domain.presence import WATCHED_MAX
 from tests.support.live_client import end_of, reason_of, status_of, status_of_error, text_message
 from tests.support.node import PASSWORD, Node, NodeCluster, RpcClient
 
@@ -240,6 +242,9 @@ WITH_CONVERSATION_ID: dict[str, Ask] = {
     "RemoveMember": lambda c, i: c.conversations.RemoveMember(
         RemoveMemberRequest(conversation_id=i, user_id="me"), metadata=c.auth
     ),
+    "GetPresenceSummary": lambda c, i: c.presence.GetPresenceSummary(
+        presence.GetPresenceSummaryRequest(conversation_id=i), metadata=c.auth
+    ),
     "SendMessage": lambda c, i: c.chat.SendMessage(text_message(i), metadata=c.auth),
     "ListMessages": lambda c, i: c.history.ListMessages(
         history.ListMessagesRequest(conversation_id=i), metadata=c.auth
@@ -256,6 +261,53 @@ async def test_only_an_empty_conversation_id_is_invalid_any_other_text_is_nobody
 
     assert await _outcome(ask(client, "")) == _invalid("conversation_id")
     assert {await _outcome(ask(client, text)) for text in texts} == {("CONVERSATION_NOT_FOUND", "")}
+
+
+# ---- presence
+
+
+async def test_presence(client: RpcClient) -> None:
+    async def get(user_id: str) -> tuple[str, str]:
+        request = presence.GetPresenceRequest(user_id=user_id)
+        return await _outcome(client.presence.GetPresence(request, metadata=client.auth))
+
+    async def list_(user_ids: Sequence[str]) -> tuple[str, str]:
+        request = presence.ListPresenceRequest(user_ids=user_ids)
+        return await _outcome(client.presence.ListPresence(request, metadata=client.auth))
+
+    async def subscribe(user_ids: Sequence[str]) -> tuple[str, str]:
+        call = client.presence.Subscribe(presence.SubscribeRequest(user_ids=user_ids), metadata=client.auth)
+        outcome = await _outcome(call.read())
+        call.cancel()
+        return outcome
+
+    assert [await get(user_id) for user_id in ("", "me", "nobody")] == [_invalid("user_id"), ("", ""), ("", "")]
+    for ask, most in ((list_, USERS_PER_GET), (subscribe, WATCHED_MAX)):
+        many = [f"u{number}" for number in range(most)]
+        assert [await ask(user_ids) for user_ids in ([], [""], many, [*many, "u"])] == [
+            _invalid("user_ids"),
+            _invalid("user_ids"),
+            ("", ""),
+            _invalid("user_ids"),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (presence.WatchRequest(added_user_ids=[f"u{number}" for number in range(WATCHED_MAX + 1)]), "INVALID_FIELD"),
+        (presence.WatchRequest(added_user_ids=[""]), "INVALID_FIELD"),
+        (presence.WatchRequest(removed_user_ids=[""]), "INVALID_FIELD"),
+        (presence.WatchRequest(own_activity=9), "INVALID_FIELD"),  # type: ignore[arg-type]  # of a newer client
+        (presence.WatchRequest(added_user_ids=["u" * 300_000]), "STREAM_PROTOCOL"),
+    ],
+    ids=["too many", "empty", "empty removed", "unknown activity", "too large"],
+)
+async def test_frames_of_watchers(client: RpcClient, frame: presence.WatchRequest, reason: str) -> None:
+    call = client.presence.Watch(metadata=client.auth)
+    await call.write(frame)
+
+    assert reason_of(await end_of(call)) == reason
 
 
 # ---- pages

@@ -125,7 +125,7 @@ async def test_a_client_that_goes_leaves_nothing_behind(
         await until(lambda: len(node.streams) == 0 and not tasks & _stream_tasks())
         node.log.__dict__.pop("read_head", None)
         assert node.hub.topic(view.conversation_id).subscribers == set()
-        assert node.hub.topic(alice.user_id).subscribers == set()
+        await until(lambda: node.hub.topic(alice.user_id).subscribers == set())  # when the leaving is told
         await _connect_when_there_is_room(client)
 
 

@@ -68,7 +68,7 @@ class Follower:
                 self._journal.write("ended", topic=topic)
                 self.mine.discard(topic)
                 self.cursors.pop(topic, None)
-            case events.Connected() | events.CaughtUp() | events.Disconnected():
+            case events.Connected() | events.CaughtUp() | events.Disconnected() | events.TypingChanged():
                 pass
             case _:
                 self._take_event(item)

@@ -7,18 +7,27 @@ from dataclasses import dataclass, field
 
 from hubbub_server.app.active_topic import ActiveTopic, Delivery
 from hubbub_server.app.committer import CommitGuard
+from hubbub_server.app.conversation_signals import ConversationSignals
+from hubbub_server.app.effects import MembershipEffects
+from hubbub_server.app.frames import Signals
+from hubbub_server.app.markers import Markers
 from hubbub_server.app.project import project
 from hubbub_server.app.read_history import ReadHistory
+from hubbub_server.app.read_states import ReadStates
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
+from hubbub_server.app.typing_signals import TypingSignals
 from hubbub_server.domain.commands import AddMembers, Command, CreateGroup, RemoveMember, SendMessage, Sent
 from hubbub_server.domain.cursor import TopicHead
 from hubbub_server.domain.events import Event, MessageSent
 from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, UserId
 from hubbub_server.domain.message import TextContent
+from hubbub_server.domain.signals import Signal
 from hubbub_server.wire.record_codec import ProtoRecordCodec
+from hubbub_server.wire.signal_codec import ProtoSignalCodec
 from tests.support.fakes.clock import FakeClock, FakeIds
+from tests.support.fakes.signal_bus import FakeSignalBus, FakeSignalServer
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import FakeLogServer, FakeTopicLog
 from tests.support.loaders import OpenGuard, fake_loader
@@ -26,6 +35,7 @@ from tests.support.loaders import OpenGuard, fake_loader
 GROUP = ConversationId(TopicId("cgroup"))
 ALICE, BOB, CAROL = (UserId(TopicId(f"u{name}")) for name in ("alice", "bob", "carol"))
 CODEC = ProtoRecordCodec()
+SIGNAL_CODEC = ProtoSignalCodec()
 ANSWER_S = 5.0
 
 
@@ -47,6 +57,12 @@ def remove(user_id: UserId) -> RemoveMember:
     return RemoveMember(actor_id=ALICE, user_id=user_id)
 
 
+async def settle() -> None:
+    """Lets what is on its way arrive."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 def add(*user_ids: UserId) -> AddMembers:
     """Returns the command by which Alice adds users to the group."""
     return AddMembers(actor_id=ALICE, user_ids=user_ids)
@@ -54,8 +70,10 @@ def add(*user_ids: UserId) -> AddMembers:
 
 @dataclass(eq=False)
 class Listener:
-    """Subscriber that keeps what it hears."""
+    """Subscriber that keeps what it hears; signals as its user, if it has one."""
 
+    user_id: UserId | None = None
+    signals: list[Signal] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     heads: list[TopicHead] = field(default_factory=list)
     reset_count: int = 0
@@ -68,6 +86,11 @@ class Listener:
     def on_reset(self, topic: ActiveTopic) -> None:
         """Counts."""
         self.reset_count += 1
+
+    def on_signal(self, frame: Signals, is_for: Callable[[UserId], bool]) -> None:
+        """Keeps a signal."""
+        if self.user_id is not None and is_for(self.user_id):
+            self.signals.append(SIGNAL_CODEC.decode(frame.body))
 
     @property
     def positions(self) -> list[int]:
@@ -83,6 +106,12 @@ class AppNode:
     hub: TopicHub
     history: ReadHistory
     sync: Sync
+    reader: TopicReader
+    read_states: ReadStates
+    markers: Markers
+    bus: FakeSignalBus
+    signals: ConversationSignals
+    typing: TypingSignals
 
     async def submit(self, command: Command, *, topic_id: TopicId = GROUP, timeout_s: float = ANSWER_S) -> object:
         """Submits a command and returns its answer."""
@@ -94,9 +123,9 @@ class AppNode:
         assert isinstance(answer, Sent)
         return answer
 
-    async def listen(self, topic_id: TopicId = GROUP) -> Listener:
+    async def listen(self, topic_id: TopicId = GROUP, *, user_id: UserId | None = None) -> Listener:
         """Subscribes a listener."""
-        listener = Listener()
+        listener = Listener(user_id=user_id)
         await self.hub.subscribe(topic_id, listener)
         return listener
 
@@ -107,6 +136,7 @@ class AppCluster:
 
     server: FakeLogServer = field(default_factory=FakeLogServer)
     store: FakeStore = field(default_factory=FakeStore)
+    signal_server: FakeSignalServer = field(default_factory=FakeSignalServer)
     clock: FakeClock = field(default_factory=FakeClock)
     ids: FakeIds = field(default_factory=FakeIds)
 
@@ -117,9 +147,11 @@ class AppCluster:
         guard: CommitGuard | None = None,
         head_check_interval_s: float = 30.0,
         window_capacity: int = 4096,
+        window_s: float = 0.0,
     ) -> AsyncIterator[AppNode]:
         """Runs one more node; without a guard nobody doubts its log."""
-        log = self.server.connect()
+        log, bus = self.server.connect(), self.signal_server.connect()
+        signals = ConversationSignals(bus=bus, codec=SIGNAL_CODEC, clock=self.clock)
         hub = TopicHub(
             log=log,
             guard=guard or OpenGuard(),
@@ -132,11 +164,31 @@ class AppCluster:
             head_check_interval_s=head_check_interval_s,
             recheck_delay_s=0.0,
             window_capacity=window_capacity,
+            interest=signals,
         )
-        reader = TopicReader(log=log, messages=self.store, events=self.store, codec=CODEC)
-        async with hub:
+        reader = TopicReader(log=log, messages=self.store, events=self.store, markers=self.store, codec=CODEC)
+        read_states = ReadStates(hub=hub, reader=reader)
+        markers = Markers(
+            hub=hub,
+            reader=reader,
+            read_states=read_states,
+            effects=MembershipEffects(hub),
+            clock=self.clock,
+            tell_read=signals.tell_read,
+            window_s=window_s,
+        )
+        async with hub, markers:
             yield AppNode(
-                log, hub, ReadHistory(hub=hub, reader=reader, directory=self.store), Sync(hub=hub, reader=reader)
+                log=log,
+                hub=hub,
+                history=ReadHistory(hub=hub, reader=reader, directory=self.store),
+                sync=Sync(hub=hub, reader=reader),
+                reader=reader,
+                read_states=read_states,
+                markers=markers,
+                bus=bus,
+                signals=signals,
+                typing=TypingSignals(hub=hub, signals=signals, clock=self.clock),
             )
 
     def events(self, topic_id: TopicId = GROUP) -> list[Event]:

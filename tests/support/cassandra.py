@@ -27,7 +27,10 @@ from tests.support.waiting import wait_until
 KEYSPACE: Final = "hubbub_test"
 _READY_TIMEOUT_S: Final = 180.0
 
-_TABLES: Final = ("events", "messages", "message_ids", "conversations", "user_topics", "applied_shards")
+_TABLES: Final = (
+    *("events", "messages", "message_ids", "conversations", "user_topics", "mentions", "readers"),
+    "applied_shards",
+)
 
 
 class CassandraServer:

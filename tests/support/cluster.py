@@ -62,7 +62,7 @@ class Cluster:
         workers: int = 1,
         nats: int = 1,
         store: Literal["sqlite", "cql"] = "sqlite",
-        with_valkey: bool = False,
+        with_valkey: bool = True,
         with_links: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -79,7 +79,7 @@ class Cluster:
         self._options = [
             *("--nodes", str(nodes), "--workers", str(workers), "--nats", str(nats), "--data", str(self.data)),
             *(("--cassandra", "1") if store == "cql" else ()),
-            *(("--valkey",) if with_valkey else ()),
+            *(() if with_valkey else ("--no-valkey",)),
         ]
         self._with_links = with_links
         self._environment = environment or {}

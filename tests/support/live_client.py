@@ -15,13 +15,14 @@ from tests.support.node import WITHIN_S, RpcClient
 
 
 class LiveClient:
-    """One stream. `events` are all that came; controls are returned by `expect`."""
+    """One stream. `events` and `signals` are all that came; controls are returned by `expect`."""
 
     def __init__(
         self, call: "grpc.aio.StreamStreamCall[chat_service_pb2.ConnectRequest, chat_service_pb2.ConnectResponse]"
     ) -> None:
         self.call = call
         self.events: list[event_pb2.Event] = []
+        self.signals: list[frame_pb2.Signal] = []
         self.controls: list[frame_pb2.ServerFrame] = []
 
     @classmethod
@@ -61,6 +62,7 @@ class LiveClient:
         if not isinstance(response, chat_service_pb2.ConnectResponse):
             return None
         self.events += response.frame.events
+        self.signals += response.frame.signals
         if response.frame.WhichOneof("control"):
             self.controls.append(response.frame)
         return response.frame

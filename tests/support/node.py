@@ -6,6 +6,7 @@ Several nodes of one `NodeCluster` share these fakes. Time stands still until a 
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,30 +16,45 @@ import grpc.aio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hubbub.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from hubbub.chat.v1.chat_service_pb2_grpc import ChatServiceStub
+from hubbub.chat.v1.marker_service_pb2_grpc import MarkerServiceStub
 from hubbub.conversation.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from hubbub.history.v1.history_service_pb2_grpc import HistoryServiceStub
+from hubbub.presence.v1.presence_service_pb2_grpc import PresenceServiceStub
+from hubbub.user.v1.settings_service_pb2_grpc import SettingsServiceStub
 from hubbub.user.v1.user_service_pb2_grpc import UserServiceStub
 
 from hubbub_server.adapters.crypto.jose_token_signer import JoseTokenSigner
 from hubbub_server.app.authenticate import Authenticate, Credentials
+from hubbub_server.app.conversation_signals import ConversationSignals
 from hubbub_server.app.conversations import Conversations
-from hubbub_server.app.effects import MembershipEffects
+from hubbub_server.app.effects import BlockEffects, MembershipEffects
+from hubbub_server.app.markers import Markers
+from hubbub_server.app.presence import Presence
 from hubbub_server.app.project import project
 from hubbub_server.app.read_history import ReadHistory
+from hubbub_server.app.read_states import ReadStates
+from hubbub_server.app.registered_node import RegisteredNode
 from hubbub_server.app.resume import ResumeTokens
+from hubbub_server.app.settings import UserSettings
 from hubbub_server.app.streams import MAX_OPENING, Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
+from hubbub_server.app.typing_signals import TypingSignals
 from hubbub_server.app.users import Users
 from hubbub_server.domain.ids import DeviceSessionId, UserId
 from hubbub_server.edge.limits import STRANGERS, EdgeLimits
 from hubbub_server.edge.server import StreamEdge
 from hubbub_server.ports.credentials import AccessClaims
 from hubbub_server.rpc.server import RpcServer, ServerLimits, UseCases
+from hubbub_server.wire.presence import encode_update
 from hubbub_server.wire.record_codec import ProtoRecordCodec
+from hubbub_server.wire.signal_codec import ProtoSignalCodec
 from tests.support.fakes.accounts import FakeAccountStore, FakeDeviceSessionStore
 from tests.support.fakes.clock import FakeClock, FakeIds
+from tests.support.fakes.node_registry import FakeNodeRegistry, FakeRegistryServer
+from tests.support.fakes.presence_registry import FakePresenceRegistry, FakePresenceServer
+from tests.support.fakes.signal_bus import FakeSignalServer
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import FakeLogServer, FakeTopicLog
 from tests.support.loaders import OpenGuard, fake_loader
@@ -46,6 +62,8 @@ from tests.support.loaders import OpenGuard, fake_loader
 PASSWORD = "correct horse"
 ID_KEY = b"k" * 32
 WITHIN_S = 10.0
+GRACE_S = 0.3
+"""So long is the grace of presence in these clusters."""
 CODEC = ProtoRecordCodec()
 
 
@@ -74,11 +92,16 @@ class RpcClient:
         self.conversations = ConversationServiceStub(channel)
         self.chat = ChatServiceStub(channel)
         self.history = HistoryServiceStub(channel)
+        self.markers = MarkerServiceStub(channel)
+        self.settings = SettingsServiceStub(channel)
+        self.presence = PresenceServiceStub(channel)
         if stream_channel is not None:
             self.chat.Connect = ChatServiceStub(stream_channel).Connect
             self.chat.Subscribe = ChatServiceStub(stream_channel).Subscribe
             self.history.Sync = HistoryServiceStub(stream_channel).Sync
             self.history.SyncOnce = HistoryServiceStub(stream_channel).SyncOnce
+            self.presence.Watch = PresenceServiceStub(stream_channel).Watch
+            self.presence.Subscribe = PresenceServiceStub(stream_channel).Subscribe
 
 
 @dataclass
@@ -92,6 +115,7 @@ class Node:
     log: FakeTopicLog
     hub: TopicHub
     streams: Streams
+    presence: Presence
     conversations: Conversations
     server: RpcServer
     edge: StreamEdge | None
@@ -117,6 +141,7 @@ class NodeCluster:
 
     transport: str = "aio"
     log_server: FakeLogServer = field(default_factory=FakeLogServer)
+    signal_server: FakeSignalServer = field(default_factory=FakeSignalServer)
     store: FakeStore = field(default_factory=FakeStore)
     accounts: FakeAccountStore = field(default_factory=FakeAccountStore)
     device_sessions: FakeDeviceSessionStore = field(default_factory=FakeDeviceSessionStore)
@@ -124,9 +149,12 @@ class NodeCluster:
     ids: FakeIds = field(default_factory=FakeIds)
     breaches: list[str] = field(default_factory=list)
     edge_limits: EdgeLimits = STRANGERS
+    lives: FakeRegistryServer = field(default_factory=lambda: FakeRegistryServer(time.monotonic))
+    _life_ids: FakeIds = field(default_factory=FakeIds)
     _node_numbers: "count[int]" = field(default_factory=lambda: count(1))
 
     def __post_init__(self) -> None:
+        self.presence = FakePresenceServer(self.lives, grace_s=GRACE_S, born_ms=-60_000)
         self.signer = JoseTokenSigner(
             signing_key=Ed25519PrivateKey.generate(),
             refresh_key=os.urandom(32),
@@ -169,7 +197,8 @@ class NodeCluster:
     @asynccontextmanager
     async def app(self, *, max_opening: int = MAX_OPENING) -> AsyncIterator[tuple[FakeTopicLog, TopicHub, UseCases]]:
         """Runs what one more node does, without transports."""
-        log = self.log_server.connect()
+        log, bus = self.log_server.connect(), self.signal_server.connect()
+        signals = ConversationSignals(bus=bus, codec=ProtoSignalCodec(), clock=self.clock)
         hub = TopicHub(
             log=log,
             guard=OpenGuard(),
@@ -180,20 +209,53 @@ class NodeCluster:
             clock=self.clock,
             ids=self.ids,
             recheck_delay_s=0.0,
+            interest=signals,
         )
-        reader = TopicReader(log=log, messages=self.store, events=self.store, codec=CODEC)
+        typing = TypingSignals(hub=hub, signals=signals, clock=self.clock)
+        reader = TopicReader(log=log, messages=self.store, events=self.store, markers=self.store, codec=CODEC)
+        read_states = ReadStates(hub=hub, reader=reader)
+        memberships = MembershipEffects(hub)
+        presence = Presence(
+            hub=hub,
+            registry=FakePresenceRegistry(self.presence),
+            bus=bus,
+            clock=self.clock,
+            encode=encode_update,
+        )
         async with (
             self._authenticate() as authenticate,
             hub,
+            Markers(
+                hub=hub,
+                reader=reader,
+                read_states=read_states,
+                effects=memberships,
+                clock=self.clock,
+                tell_read=signals.tell_read,
+                window_s=0.0,
+            ) as markers,
+            presence,
+            RegisteredNode(
+                FakeNodeRegistry(self.lives),
+                node_id="node",
+                address="127.0.0.1:1",
+                clock=self.clock,
+                ids=self._life_ids,
+                on_gone=presence.tracker.settle,
+            ) as registered,
             Streams(
                 hub=hub,
                 authenticate=authenticate,
                 clock=self.clock,
                 ids=self.ids,
                 resume_tokens=ResumeTokens(ID_KEY, self.clock),
+                markers=markers,
+                typing=typing,
                 max_opening=max_opening,
+                tracker=presence.tracker,
             ) as streams,
         ):
+            presence.tracker.node = registered
             yield (
                 log,
                 hub,
@@ -203,13 +265,25 @@ class NodeCluster:
                     conversations=Conversations(
                         hub=hub,
                         reader=reader,
-                        effects=MembershipEffects(hub),
+                        read_states=read_states,
+                        effects=memberships,
                         accounts=self.accounts,
                         id_key=ID_KEY,
                     ),
                     history=ReadHistory(hub=hub, reader=reader, directory=self.store),
                     sync=Sync(hub=hub, reader=reader),
+                    markers=markers,
+                    settings=UserSettings(
+                        hub=hub,
+                        read_states=read_states,
+                        membership_effects=memberships,
+                        block_effects=BlockEffects(hub),
+                        accounts=self.accounts,
+                        id_key=ID_KEY,
+                    ),
                     streams=streams,
+                    typing=typing,
+                    presence=presence,
                 ),
             )
 
@@ -254,6 +328,7 @@ class NodeCluster:
                 log=log,
                 hub=hub,
                 streams=use_cases.streams,
+                presence=use_cases.presence,
                 conversations=use_cases.conversations,
                 server=server,
                 edge=edge,

@@ -74,7 +74,9 @@ class RealInstance:
             core = await self._open_core(stack)
             guard = await wiring.open_guard(stack, core)
             hub = await wiring.open_hub(stack, core, guard)
-            reader = TopicReader(log=core.log, messages=core.messages, events=core.events, codec=core.codec)
+            reader = TopicReader(
+                log=core.log, messages=core.messages, events=core.events, markers=core.markers, codec=core.codec
+            )
             history = ReadHistory(hub=hub, reader=reader, directory=core.directory)
             yield RealNode(core=core, guard=guard, hub=hub, history=history)
 

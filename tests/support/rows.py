@@ -6,12 +6,17 @@ from hubbub_server.domain.events import ConversationKind, MemberRole
 from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, UserId
 from hubbub_server.ports.projection import (
     AppliedRow,
+    BlockRow,
     ConversationRow,
+    EntryRow,
     EventRow,
+    MemberMarkRow,
     MemberRow,
     MembershipRow,
+    MentionRow,
     MessageRow,
     ProjectionBatch,
+    ReaderRow,
     ShardRow,
 )
 
@@ -91,6 +96,59 @@ def membership_row(
         source_epoch=1,
         source_position=10 * position,
     )
+
+
+def mark_row(
+    topic_id: ConversationId, member_id: UserId, number: int = 0, *, counted: int | None = None, mention: int = 0
+) -> MemberMarkRow:
+    """Returns what a member need not read; its counted number is its number unless told."""
+    return MemberMarkRow(
+        conversation_id=topic_id,
+        user_id=member_id,
+        message_number=number,
+        counted_number=number if counted is None else counted,
+        mention_number=mention,
+    )
+
+
+def block_row(
+    topic_id: ConversationId, blocker_id: UserId, position: int, *, blocked: bool = True, epoch: int = 1
+) -> BlockRow:
+    """Returns news of a block; its source position is ten times its own."""
+    return BlockRow(
+        conversation_id=topic_id,
+        user_id=blocker_id,
+        epoch=epoch,
+        position=position,
+        blocked=blocked,
+        source_epoch=1,
+        source_position=10 * position,
+    )
+
+
+def mention_row(
+    topic_id: ConversationId, member_id: UserId, number: int, *, position: int | None = None, epoch: int = 1
+) -> MentionRow:
+    """Returns a mention; its position is its number unless told."""
+    return MentionRow(
+        conversation_id=topic_id,
+        user_id=member_id,
+        epoch=epoch,
+        position=number if position is None else position,
+        message_number=number,
+        sender_id=SENDER,
+    )
+
+
+def entry_row(of: UserId, entry: str, position: int, *, epoch: int = 1) -> EntryRow:
+    """Returns an entry whose bytes name its place."""
+    framed = f"{of}/{epoch}/{position}".encode()
+    return EntryRow(user_id=of, entry=entry, epoch=epoch, position=position, framed=framed)
+
+
+def reader_row(topic_id: ConversationId, member_id: UserId, position: int, number: int, *, epoch: int = 1) -> ReaderRow:
+    """Returns how far somebody has read."""
+    return ReaderRow(conversation_id=topic_id, user_id=member_id, epoch=epoch, position=position, message_number=number)
 
 
 def applied_row(

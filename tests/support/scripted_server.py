@@ -253,6 +253,7 @@ class ScriptedServer(
     # Not scripted.
     Subscribe: Any = _refuse
     SendMessage: Any = _refuse
+    SetTyping: Any = _refuse
     CreateConversation: Any = _refuse
     GetConversation: Any = _refuse
     ListMembers: Any = _refuse

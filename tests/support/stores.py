@@ -6,16 +6,19 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from hubbub_server.adapters.cql.event_store import CqlEventStore
+from hubbub_server.adapters.cql.marker_store import CqlMarkerStore
 from hubbub_server.adapters.cql.message_store import CqlMessageStore
 from hubbub_server.adapters.cql.projection import CqlProjection
 from hubbub_server.adapters.cql.store import reading_session, writing_session
 from hubbub_server.adapters.cql.topic_directory import CqlTopicDirectory
 from hubbub_server.adapters.sqlite.event_store import SqliteEventStore
+from hubbub_server.adapters.sqlite.marker_store import SqliteMarkerStore
 from hubbub_server.adapters.sqlite.message_store import SqliteMessageStore
 from hubbub_server.adapters.sqlite.projection import SqliteProjection
 from hubbub_server.adapters.sqlite.reader import open_reader
 from hubbub_server.adapters.sqlite.topic_directory import SqliteTopicDirectory
 from hubbub_server.ports.event_store import EventStore
+from hubbub_server.ports.marker_store import MarkerStore
 from hubbub_server.ports.message_store import MessageStore
 from hubbub_server.ports.projection import Projection
 from hubbub_server.ports.topic_directory import TopicDirectory
@@ -25,19 +28,20 @@ from tests.support.services import Services
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenStore:
-    """The four ports of one store, open and empty."""
+    """The five ports of one store, open and empty."""
 
     projection: Projection
     messages: MessageStore
     events: EventStore
     directory: TopicDirectory
+    markers: MarkerStore
 
 
 @asynccontextmanager
 async def open_fake_store(services: Services) -> AsyncIterator[OpenStore]:
     """Opens the store in memory."""
     store = FakeStore()
-    yield OpenStore(projection=store, messages=store, events=store, directory=store)
+    yield OpenStore(projection=store, messages=store, events=store, directory=store, markers=store)
 
 
 @asynccontextmanager
@@ -50,6 +54,7 @@ async def open_sqlite_store(services: Services) -> AsyncIterator[OpenStore]:
             messages=SqliteMessageStore(reader),
             events=SqliteEventStore(reader),
             directory=SqliteTopicDirectory(reader),
+            markers=SqliteMarkerStore(reader),
         )
 
 
@@ -64,6 +69,7 @@ async def open_cql_store(services: Services) -> AsyncIterator[OpenStore]:
             messages=CqlMessageStore(reader),
             events=CqlEventStore(reader),
             directory=CqlTopicDirectory(reader),
+            markers=CqlMarkerStore(reader),
         )
 
 

@@ -43,6 +43,7 @@ from hubbub_client.events import (
     TopicEnded,
     TopicEvent,
     TopicReset,
+    TypingChanged,
     UnknownEvent,
 )
 from hubbub_client.model import (
@@ -60,6 +61,7 @@ from hubbub_client.model import (
     Sent,
     SignIn,
     TopicHead,
+    TypingKind,
     User,
 )
 
@@ -113,6 +115,8 @@ __all__ = [
     "TopicEvent",
     "TopicHead",
     "TopicReset",
+    "TypingChanged",
+    "TypingKind",
     "Unavailable",
     "UnknownEvent",
     "User",

@@ -1,11 +1,12 @@
 """The client: what an application uses."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import grpc
 import uuid_utils
@@ -22,13 +23,11 @@ from hubbub_client.connection import Connection
 from hubbub_client.cursor_store import CursorStore
 from hubbub_client.errors import ClientClosed, HubbubError, InvalidCredentials, SendTimedOut, SignedOut
 from hubbub_client.events import Event
+from hubbub_client.live_progress import Delivery
 from hubbub_client.outbox import Outbox
 from hubbub_client.sync_engine import SyncEngine
 from hubbub_client.tokens import Tokens
 from hubbub_client.transport import Transport
-
-if TYPE_CHECKING:
-    from hubbub_client.live_progress import Delivery
 
 OUTBOX_MAX_MESSAGES: Final = 1_000
 _Request = TypeVar("_Request")
@@ -228,19 +227,54 @@ class HubbubClient:
             if self._unprocessed is not None:
                 self._engine.mark_processed(self._unprocessed)
                 self._connection.note_processed()
-            while (delivery := self._engine.take()) is None:
+            while (delivery := self._take()) is None:
                 if isinstance(self._stopped, ClientClosed):
                     raise StopAsyncIteration
                 if self._stopped is not None:
                     raise self._stopped
                 self._news.clear()
-                await self._news.wait()
+                await self._wait_for_news()
         finally:
             self._is_read = False
         self._unprocessed = delivery
         if self._engine.has_room and self._engine.is_behind:
             self._catch_up.wake()
         return delivery.item
+
+    def _take(self) -> Delivery | None:
+        change = self._engine.typing.take(time.monotonic())
+        return Delivery(change, {}) if change is not None else self._engine.take()
+
+    async def _wait_for_news(self) -> None:
+        """Waits until something comes, or somebody's typing runs out."""
+        end_s = self._engine.typing.next_end_s()
+        try:
+            async with asyncio.timeout(None if end_s is None else end_s - time.monotonic()):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+
+    def start_typing(
+        self, conversation_id: str, kind: model.TypingKind = model.TypingKind.TEXT, *, for_s: float = 5.0
+    ) -> None:
+        """Shows to the other members that the user types: call it at each keystroke, it is told every 3 s at most.
+
+        It ends `for_s` after the last call, with `stop_typing`, with `send` into the conversation, or with the client.
+        While the client is not connected, nobody is told. Refusals are ignored: members alone are heard, and in large
+        conversations nobody is.
+
+        Args:
+            conversation_id: where.
+            kind: what is made.
+            for_s: how long it goes on without another call; as long as it takes, for an upload.
+        """
+        self._outbox.typing.start(conversation_id, kind, for_s, time.monotonic())
+        self._connection.wake()
+
+    def stop_typing(self, conversation_id: str) -> None:
+        """Shows to the other members that the user stopped, if they were shown anything."""
+        self._outbox.typing.stop(conversation_id)
+        self._connection.wake()
 
     async def send(
         self, conversation_id: str, text: str, *, client_message_id: str | None = None, timeout_s: float | None = 60.0

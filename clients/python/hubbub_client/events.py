@@ -6,7 +6,7 @@ TopicReset say where that order jumps. Between topics no order is promised.
 
 from dataclasses import dataclass
 
-from hubbub_client.model import ConversationKind, Cursor, Member, Message, TopicHead
+from hubbub_client.model import ConversationKind, Cursor, Member, Message, TopicHead, TypingKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,4 +127,13 @@ class Disconnected:
     retry_in_s: float
 
 
-Event = TopicEvent | GapSkipped | TopicReset | TopicEnded | Connected | CaughtUp | Disconnected
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypingChanged:
+    """Another member makes a message, or (None) stopped. Always ended: by word, by their message, or by time."""
+
+    conversation_id: str
+    user_id: str
+    kind: TypingKind | None
+
+
+Event = TopicEvent | GapSkipped | TopicReset | TopicEnded | Connected | CaughtUp | Disconnected | TypingChanged

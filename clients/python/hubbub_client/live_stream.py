@@ -126,6 +126,8 @@ class LiveStream:
             return None  # the call was cancelled here, by the watchdog or for its token
 
     def _receive(self, frame: frame_pb2.ServerFrame) -> None:
+        for signal in frame.signals:
+            self._engine.typing.receive(signal, time.monotonic())
         match frame.WhichOneof("control"):
             case "welcome":
                 interval = frame.welcome.heartbeat_interval

@@ -115,6 +115,14 @@ class MessagePage:
     head_unconfirmed: bool = False
 
 
+class TypingKind(Enum):
+    """What a user makes; kinds newer than this client read as TEXT."""
+
+    TEXT = "text"
+    RECORDING = "recording"
+    UPLOADING = "uploading"
+
+
 class PageSide(Enum):
     """On which side of the anchor to read."""
 

@@ -25,6 +25,7 @@ from hubbub_client import wire
 from hubbub_client.backoff import Backoff
 from hubbub_client.errors import HubbubError, SendOrder, Unavailable, error_of_status
 from hubbub_client.model import Sent
+from hubbub_client.typing_notices import TypingNotices
 
 IN_FLIGHT_MAX: Final = 128
 _ORDER_TRIES: Final = 3  # refusals of SEND_ORDER that a cut or a failure explains; from then on it waits between them
@@ -63,6 +64,7 @@ class Outbox:
         self._in_flight: dict[str, _Entry] = {}
         self._sendable: deque[str] = deque()  # conversations that may have a waiting entry
         self._requests = 0
+        self.typing = TypingNotices()
 
     def __len__(self) -> int:
         return sum(len(queue.entries) for queue in self._queues.values())
@@ -80,6 +82,7 @@ class Outbox:
             queue = self._queues[conversation_id] = _Queue([], self._new_backoff())
         if any(entry.client_message_id == client_message_id for entry in queue.entries):
             raise ValueError(f"{client_message_id} is being sent already")
+        self.typing.forget(conversation_id)
         queue.entries.append(_Entry(conversation_id, client_message_id, text, client_time, settle))
         self._offer(conversation_id)
 
@@ -98,7 +101,13 @@ class Outbox:
                 entry.settle(error)
 
     def next_command(self, now_s: float) -> frame_pb2.Command | None:
-        """Returns the next command to write, or None: everything is in flight, paused, or the window is full."""
+        """Returns the next command to write, or None: everything is in flight, paused, or the window is full.
+
+        Messages come first: what is typed after one is told after it.
+        """
+        return self._next_send(now_s) or self.typing.next_command(now_s)
+
+    def _next_send(self, now_s: float) -> frame_pb2.Command | None:
         if len(self._in_flight) >= IN_FLIGHT_MAX:
             return None
         for _ in range(len(self._sendable)):
@@ -114,12 +123,16 @@ class Outbox:
         return None
 
     def next_wake_s(self, now_s: float) -> float | None:
-        """Returns when the first paused conversation goes on; None when none is paused."""
+        """Returns when the first paused conversation goes on, or typing is to be told; None: neither."""
         pauses = (queue.paused_until_s for queue in self._queues.values() if self._first_waiting(queue) is not None)
-        return min((until for until in pauses if until > now_s), default=None)
+        typing_s = self.typing.next_wake_s()
+        return min((until for until in (*pauses, typing_s) if until is not None and until > now_s), default=None)
 
     def receive_reply(self, reply: frame_pb2.Reply) -> None:
         """Takes the answer to a command; one that is not ours or was withdrawn is ignored."""
+        if self.typing.is_ours(reply.request_id):
+            self.typing.receive_reply(reply.request_id)
+            return
         entry = self._in_flight.pop(reply.request_id, None)
         if entry is None:
             return
@@ -130,6 +143,9 @@ class Outbox:
 
     def receive_rejected(self, rejected: frame_pb2.Rejected, now_s: float) -> None:
         """Takes the refusal of a command; one that is not ours or was withdrawn is ignored."""
+        if self.typing.is_ours(rejected.request_id):
+            self.typing.receive_rejected(rejected)
+            return
         entry = self._in_flight.pop(rejected.request_id, None)
         if entry is None:
             return
@@ -151,6 +167,7 @@ class Outbox:
     def close_stream(self) -> None:
         """Notes that no answer comes any more on the present stream: everything in flight waits again, unpaused."""
         self._in_flight.clear()
+        self.typing.close_stream()
         for conversation_id, queue in self._queues.items():
             queue.paused_until_s = 0.0
             for entry in queue.entries:

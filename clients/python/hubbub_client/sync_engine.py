@@ -38,6 +38,7 @@ from hubbub_client import events, wire
 from hubbub_client.errors import ConversationNotFound, error_of_status
 from hubbub_client.live_progress import Delivery, LiveProgress
 from hubbub_client.model import Cursor
+from hubbub_client.typing_board import TypingBoard
 
 REQUEST_MAX_CURSORS: Final = 500
 # The own topic had no event when this client was new, so Heads did not name it: its first event will tell the epoch.
@@ -103,6 +104,7 @@ class SyncEngine:
         self._caught_up_told = False
         self._resume_token = ""
         self.progress = LiveProgress()
+        self.typing = TypingBoard()
         self.relist_needed = False
 
     # ---- what the application takes
@@ -224,8 +226,8 @@ class SyncEngine:
         """Notes that a topic has an event at this position; returns the topic when the position is comparable."""
         topic = self._topics.get(topic_id)
         if topic is None:
-            known_epoch, known = self._unclaimed.get(topic_id, (epoch, 0))
-            self._unclaimed[topic_id] = (epoch, max(position, known if known_epoch == epoch else 0))
+            # Epochs only grow: an event of an older one is late, and must not hide that there is a newer one.
+            self._unclaimed[topic_id] = max((epoch, position), self._unclaimed.get(topic_id, (epoch, 0)))
             return None
         if topic.cursor.epoch == _NO_EPOCH:
             topic.cursor = Cursor(topic_id, epoch, 0)
@@ -290,6 +292,7 @@ class SyncEngine:
 
     def _apply(self, topic: _Topic, event: event_pb2.Event) -> None:
         topic.cursor = Cursor(event.topic_id, event.epoch, event.position)
+        self.typing.receive_event(event)
         cursors: dict[str, Cursor | None] = {event.topic_id: topic.cursor}
         if event.topic_id == self._user_id:
             cursors.update(self._follow_own(event))
@@ -347,6 +350,7 @@ class SyncEngine:
     def _end(self, topic: _Topic) -> None:
         """Ends a topic, or lets it jump to the later join that is known already."""
         topic_id = topic.cursor.topic_id
+        self.typing.forget(topic_id)
         if self._request is not None:
             self._request.pop(topic_id, None)  # what the rest of the answer says is about the ended membership
         del self._topics[topic_id]

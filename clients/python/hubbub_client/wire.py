@@ -22,6 +22,24 @@ _ROLES = {
 }
 
 
+_TYPING = {
+    frame_pb2.TYPING_KIND_TEXT: model.TypingKind.TEXT,
+    frame_pb2.TYPING_KIND_RECORDING: model.TypingKind.RECORDING,
+    frame_pb2.TYPING_KIND_UPLOADING: model.TypingKind.UPLOADING,
+}
+_TYPING_TO_PB = {kind: pb for pb, kind in _TYPING.items()}
+
+
+def read_typing_kind(pb: frame_pb2.TypingKind.ValueType) -> model.TypingKind:
+    """Returns what a user makes; an unknown kind reads as TEXT."""
+    return _TYPING.get(pb, model.TypingKind.TEXT)
+
+
+def write_typing_kind(kind: model.TypingKind) -> frame_pb2.TypingKind.ValueType:
+    """Returns the message for what a user makes."""
+    return _TYPING_TO_PB[kind]
+
+
 def read_time(stamp: timestamp_pb2.Timestamp) -> datetime:
     """Returns an aware UTC time."""
     return stamp.ToDatetime(tzinfo=UTC)

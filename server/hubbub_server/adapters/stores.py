@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hubbub_server.adapters.sqlite.event_store import SqliteEventStore
+from hubbub_server.adapters.sqlite.marker_store import SqliteMarkerStore
 from hubbub_server.adapters.sqlite.message_store import SqliteMessageStore
 from hubbub_server.adapters.sqlite.projection import SqliteProjection
 from hubbub_server.adapters.sqlite.reader import open_reader
 from hubbub_server.adapters.sqlite.topic_directory import SqliteTopicDirectory
 from hubbub_server.ports.event_store import EventStore
+from hubbub_server.ports.marker_store import MarkerStore
 from hubbub_server.ports.message_store import MessageStore
 from hubbub_server.ports.projection import Projection
 from hubbub_server.ports.topic_directory import TopicDirectory
@@ -25,6 +27,7 @@ class Stores(NamedTuple):
     messages: MessageStore
     events: EventStore
     directory: TopicDirectory
+    markers: MarkerStore
 
 
 @asynccontextmanager
@@ -32,7 +35,12 @@ async def open_stores(path: Path, cql: Mapping[str, Any] | None) -> AsyncIterato
     """Opens the reading ports. The store need not be there yet: until it is, calls raise StoreUnavailable."""
     if cql is None:
         async with open_reader(path) as reader:
-            yield Stores(SqliteMessageStore(reader), SqliteEventStore(reader), SqliteTopicDirectory(reader))
+            yield Stores(
+                SqliteMessageStore(reader),
+                SqliteEventStore(reader),
+                SqliteTopicDirectory(reader),
+                SqliteMarkerStore(reader),
+            )
         return
     from hubbub_server.adapters.cql import store  # noqa: PLC0415
     from hubbub_server.adapters.cql.cluster import CqlEndpoint  # noqa: PLC0415

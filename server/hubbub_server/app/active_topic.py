@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
-from hubbub_server.app.frames import Events
+from hubbub_server.app.frames import Events, Signals
 from hubbub_server.app.topic_fold import TAIL_MAX_RECORDS, LoadedTopic, TopicDamaged, decode_events, fold
 from hubbub_server.app.topic_loader import READ_MAX_BYTES, TopicLoader
 from hubbub_server.domain import topic as domain
@@ -22,13 +22,13 @@ from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable, Unavailable
 from hubbub_server.domain.events import ConversationJoined, Event, MemberRemoved
 from hubbub_server.domain.frozen import dataclass
-from hubbub_server.domain.ids import TopicId, shard_of
+from hubbub_server.domain.ids import TopicId, UserId, shard_of
 from hubbub_server.domain.topic import TopicState
 from hubbub_server.obs import metrics
 from hubbub_server.ports.clock import Clock
 from hubbub_server.ports.record_codec import RecordCodec
 from hubbub_server.ports.topic_directory import TopicDirectory
-from hubbub_server.ports.topic_log import LogRecord, TopicLog
+from hubbub_server.ports.topic_log import LogRecord, RecordHead, TopicLog
 
 _TAIL_MAX_BYTES: Final = 256 * 1024
 _CONFIRMED_FOR_S: Final = 60.0
@@ -77,11 +77,24 @@ class Subscriber(Protocol):
     def on_reset(self, topic: "ActiveTopic") -> None:
         """The topic's log was recreated: what was heard before is of another epoch."""
 
+    def on_signal(self, frame: Signals, is_for: Callable[[UserId], bool]) -> None:
+        """A signal of the topic, for the users of whom `is_for` says so."""
+
+
+class Interest(Protocol):
+    """Hears which topics this node hears live. Called synchronously, must not block and must not raise."""
+
+    def topic_heard(self, topic: "ActiveTopic") -> None:
+        """From now on."""
+
+    def topic_unheard(self, topic: "ActiveTopic") -> None:
+        """No more."""
+
 
 class ActiveTopic:
     """A topic in memory. Implements TopicListener."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the ports, and who hears of its interest
         self,
         topic_id: TopicId,
         *,
@@ -92,6 +105,7 @@ class ActiveTopic:
         clock: Clock,
         spawn: Spawn,
         window_capacity: int = _WINDOW_CAPACITY,
+        interest: Interest | None = None,
     ) -> None:
         """Makes an empty shell; `load` fills it."""
         self.topic_id = topic_id
@@ -111,6 +125,7 @@ class ActiveTopic:
         self._clock = clock
         self._spawn = spawn
         self._window_capacity = window_capacity
+        self._interest = interest
         self._tail: deque[LogRecord] = deque()
         self._tail_bytes = 0
         self._confirmed_at_s = float("-inf")
@@ -181,6 +196,14 @@ class ActiveTopic:
         head = await self._log.read_head(self.topic_id)
         await self._catch_up(head, known_sequence)
         await self.load()  # somebody else may be loading it again just now
+
+    def confirm(self, head: RecordHead | None) -> bool:
+        """Tells whether the state is at a head that was read from the leader just now; False: `refresh` finds out."""
+        is_same_log = self.is_loaded and self._log.epoch(self.shard) == self.state.epoch
+        is_at_head = self.sequence == head.sequence if head else self.sequence == 0 and self._is_confirmed()
+        if is_same_log and is_at_head:
+            self._confirmed_at_s = self._clock.monotonic_s()
+        return is_same_log and is_at_head
 
     async def reach(self, position: int) -> None:
         """Brings the state to `position` at least, if the log has it. Raises LogUnavailable or StoreUnavailable."""
@@ -408,6 +431,8 @@ class ActiveTopic:
                     await asyncio.shield(self._log.unfollow(self.topic_id))
                     raise
                 self._is_followed = True
+                if self._interest is not None:
+                    self._interest.topic_heard(self)
             else:
                 await self.load()  # somebody else may be loading it again just now
             self.subscribers.add(subscriber)
@@ -430,6 +455,8 @@ class ActiveTopic:
         async with self._following:
             if self._is_followed and not self.subscribers:
                 self._is_followed = False
+                if self._interest is not None:
+                    self._interest.topic_unheard(self)
                 await self._log.unfollow(self.topic_id)
 
     def on_record(self, record: LogRecord) -> None:

@@ -3,7 +3,6 @@
 Every answer is authorised on the state at the log's head; who is no member hears the same as for what does not exist.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +10,8 @@ from typing import Final
 from hubbub_server.app.active_topic import ActiveTopic
 from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.page_tokens import PageTokens, size_of_page
+from hubbub_server.app.read_states import ReadState, ReadStates
+from hubbub_server.app.side_by_side import side_by_side
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
 from hubbub_server.domain.commands import (
@@ -37,6 +38,7 @@ from hubbub_server.domain.ids import (
     is_user_id,
 )
 from hubbub_server.domain.limits import LIST_MAX_BYTES, MEMBERS_PER_CHANGE, clean_name
+from hubbub_server.domain.preferences import ConversationPreferences
 from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.ports.accounts import AccountStore
 from hubbub_server.ports.message_store import StoredMessage
@@ -55,6 +57,8 @@ class ConversationView:
     membership: Member
     head: TopicHead
     last_message: StoredMessage | None
+    read_state: ReadState
+    preferences: ConversationPreferences
 
 
 class Conversations:
@@ -65,6 +69,7 @@ class Conversations:
         *,
         hub: TopicHub,
         reader: TopicReader,
+        read_states: ReadStates,
         effects: MembershipEffects,
         accounts: AccountStore,
         id_key: bytes,
@@ -73,6 +78,7 @@ class Conversations:
         """`id_key` derives conversation ids and signs page tokens: the same on all nodes, for ever."""
         self._hub = hub
         self._reader = reader
+        self._read_states = read_states
         self._effects = effects
         self._accounts = accounts
         self._id_key = id_key
@@ -113,12 +119,12 @@ class Conversations:
         await self._hub.submit(conversation_id, command, timeout_s=self._timeout_s)
         topic, state = await self._as_member(caller_id, conversation_id)
         await self._effects.spread(state, state.members)
-        return await self._view(topic, state, caller_id)
+        return await self._view(topic, state, await self._read_states.own(caller_id))
 
     async def get(self, caller_id: UserId, conversation_id: str) -> ConversationView:
         """Returns a conversation. Raises ConversationNotFound, Unavailable."""
         topic, state = await self._as_member(caller_id, conversation_id)
-        return await self._view(topic, state, caller_id)
+        return await self._view(topic, state, await self._read_states.own(caller_id))
 
     async def list(
         self, caller_id: UserId, *, page_size: int, page_token: str
@@ -130,25 +136,17 @@ class Conversations:
         size = size_of_page(page_size, default=50, maximum=200)
         scope = f"conversations {caller_id}"
         before = self._page_tokens.read(scope, page_token)
-        topic = await self._hub.at_head(caller_id)
-        state = topic.state
-        assert isinstance(state, UserTopicState)  # noqa: S101  # by the form of the id
-        joined = [m for m in state.joined() if before is None or m.user_position < before]
-        at_once = asyncio.Semaphore(_VIEWS_AT_ONCE)
+        own = await self._read_states.own(caller_id)
+        joined = [m for m in own.joined() if before is None or m.user_position < before]
 
-        async def view(conversation_id: ConversationId) -> ConversationView | None:
-            async with at_once:
-                try:
-                    return await self.get(caller_id, conversation_id)
-                except ConversationNotFound:
-                    return None  # removed, and the user's own topic does not say so yet
+        async def view(topic: ActiveTopic) -> ConversationView | None:
+            state = topic.state
+            if not isinstance(state, ConversationState) or caller_id not in state.members:
+                return None  # removed, and the user's own topic does not say so yet
+            return await self._view(topic, state, own)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(view(m.conversation_id)) for m in joined[:size]]
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from errors  # the caller knows HubbubErrors, not groups of them
-        found = [task.result() for task in tasks]
+        topics = await self._hub.all_at_head([m.conversation_id for m in joined[:size]])
+        found = await side_by_side(view, topics, at_once=_VIEWS_AT_ONCE)
         size = min(size, _count_that_fit(found))
         next_token = self._page_tokens.make(scope, joined[size - 1].user_position) if len(joined) > size else ""
         return [view for view in found[:size] if view is not None], next_token
@@ -218,7 +216,7 @@ class Conversations:
     async def _as_member(self, caller_id: UserId, conversation_id: str) -> tuple[ActiveTopic, ConversationState]:
         return await member_at_head(self._hub, caller_id, conversation_id)
 
-    async def _view(self, topic: ActiveTopic, state: ConversationState, caller_id: UserId) -> ConversationView:
+    async def _view(self, topic: ActiveTopic, state: ConversationState, own: UserTopicState) -> ConversationView:
         last = state.last_message_number
         messages = await self._reader.messages(topic, last, last) if last else []
         assert state.kind is not None  # noqa: S101  # it has members, so it was created
@@ -227,9 +225,11 @@ class Conversations:
             kind=state.kind,
             title=state.title,
             member_count=len(state.members),
-            membership=state.members[caller_id],
+            membership=state.members[own.user_id],
             head=state.head,
             last_message=messages[0] if messages else None,
+            read_state=await self._read_states.of(topic, state, own),
+            preferences=own.kept_of(state.conversation_id).preferences,
         )
 
     async def _existing_users(self, field: str, user_ids: Sequence[str]) -> Sequence[UserId]:

@@ -1,4 +1,4 @@
-"""Effects of membership events on the topics of the users they concern.
+"""Effects of events on other topics: of memberships on users' topics, of blocks on direct conversations.
 
 The committing node writes them at once, so that a user sees a new conversation before the answer is out; the relay
 worker makes sure of those that this node could not write. Both are idempotent (domain/user_topic.py).
@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from hubbub_server.app.topic_hub import TopicHub
-from hubbub_server.domain.commands import RecordMembership
+from hubbub_server.domain.commands import RecordBlock, RecordMembership
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.errors import HubbubError
-from hubbub_server.domain.ids import UserId
+from hubbub_server.domain.ids import ConversationId, UserId
 
 _AT_ONCE: Final = 64
 
@@ -54,3 +54,19 @@ def _standing(state: ConversationState, user_id: UserId) -> RecordMembership | N
     return RecordMembership(
         conversation_id=state.conversation_id, epoch=state.epoch, position=position, joined=member is not None
     )
+
+
+class BlockEffects:
+    """Tells direct conversations who refuses whom."""
+
+    def __init__(self, hub: TopicHub, *, timeout_s: float = 2.0) -> None:
+        """`timeout_s` bounds `spread`."""
+        self._hub = hub
+        self._timeout_s = timeout_s
+
+    async def spread(self, conversation_id: ConversationId, command: RecordBlock) -> None:
+        """Writes a block, if it can in the time. Never raises a HubbubError."""
+        try:
+            await self._hub.submit(conversation_id, command, timeout_s=self._timeout_s)
+        except (HubbubError, ValueError):  # ValueError: as above
+            return  # the relay worker will do it

@@ -2,11 +2,12 @@
 
 from enum import Enum
 
-from hubbub_server.domain.commands import SendMessage, Sent
+from hubbub_server.domain.commands import Marked, SendMessage, Sent
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import HubbubError
 from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
+from hubbub_server.domain.signals import Typing
 from hubbub_server.ports.message_store import StoredMessage
 
 # ---- from the client
@@ -30,6 +31,15 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadUpTo:
+    """The payload of a mark_read command."""
+
+    conversation_id: ConversationId
+    message_number: int
+    unread_mark_position: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reauthenticate:
     """The payload of a reauthenticate command."""
 
@@ -37,11 +47,22 @@ class Reauthenticate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetTyping:
+    """The payload of a set_typing command."""
+
+    conversation_id: ConversationId
+    typing: Typing
+
+
+CommandPayload = Send | ReadUpTo | Reauthenticate | SetTyping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamCommand:
     """A command; its payload is the error (InvalidField, ConversationNotFound) that reading it raised."""
 
     request_id: str
-    payload: Send | Reauthenticate | HubbubError
+    payload: CommandPayload | HubbubError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +88,13 @@ class Events:
 
     body: bytes
     count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signals:
+    """Passing news: `body` is a frame of one signal. Passes held events, counts as none, is dropped if it must wait."""
+
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +134,19 @@ class Reauthenticated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TypingSet:
+    """The typing was heard."""
+
+
+Done = Sent | Marked | Reauthenticated | TypingSet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """Answers a command that was done."""
 
     request_id: str
-    answer: Sent | Reauthenticated
+    answer: Done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,4 +216,4 @@ class Goodbye:
 
 
 Control = Welcome | Heads | Heartbeat | Reply | Rejected | CaughtUp | Gap | Reset | TopicEnded | Lagging | Goodbye
-Outgoing = Events | Control
+Outgoing = Events | Signals | Control

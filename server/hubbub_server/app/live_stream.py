@@ -15,10 +15,12 @@ import structlog
 
 from hubbub_server.app.active_topic import ActiveTopic, Delivery
 from hubbub_server.app.authenticate import Authenticate, Caller
-from hubbub_server.app.frames import ClientFrame, Events, Outgoing
+from hubbub_server.app.frames import ClientFrame, Events, Outgoing, Signals, TypingSet
+from hubbub_server.app.markers import Markers
 from hubbub_server.app.resume import StreamResume
-from hubbub_server.app.session import Action, CheckToken, OpenTopics, Session, Submit
+from hubbub_server.app.session import Action, CheckToken, OpenTopics, Read, Session, Submit, TellTyping
 from hubbub_server.app.topic_hub import TopicHub
+from hubbub_server.app.typing_signals import TypingSignals
 from hubbub_server.domain.commands import Answer, Sent
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.cursor import TopicHead
@@ -46,6 +48,8 @@ class Owner(Protocol):
     hub: TopicHub
     authenticate: Authenticate
     clock: Clock
+    markers: Markers
+    typing: TypingSignals
     command_timeout_s: float
     turns: asyncio.Semaphore
     """Of streams that load their topics."""
@@ -77,6 +81,7 @@ class LiveStream:
         "_streams",
         "_tasks",
         "_topics",
+        "_typing",
         "_waiting",
         "_wake",
     )
@@ -96,6 +101,8 @@ class LiveStream:
         self._waiting: list[tuple[float, Pending]] = []
         """Commands without an answer and when they are given up, in order; answered ones may be among them."""
         self._expiry: asyncio.TimerHandle | None = None
+        self._typing: asyncio.Lock | None = None
+        """Keeps the order of what is told of typing; there is none before the first."""
 
     @property
     def caller(self) -> Caller:
@@ -182,6 +189,7 @@ class LiveStream:
             topic.unsubscribe(self)
         self._topics.clear()
         self._let_expiry_go()
+        self._streams.typing.session_ended(self.session_id)
         self._streams.forget(self)
         if self._session.goodbye_reason is not None:
             metrics.goodbyes.labels(reason=self._session.goodbye_reason.value).inc()
@@ -196,6 +204,11 @@ class LiveStream:
                 self._spawn(self._open_topics())
             case Submit():
                 self._submit(action)
+            case TellTyping():
+                said_at = self._streams.typing.said(self.caller.user_id, action.command.conversation_id)
+                self._spawn(self._tell_typing(action, said_at))
+            case Read():
+                self._spawn(self._mark_read(action))
             case CheckToken(request_id=request_id, access_token=access_token):
                 try:
                     caller = self._streams.authenticate.authenticate(access_token)
@@ -205,7 +218,45 @@ class LiveStream:
                     clock = self._streams.clock
                     self._session.reauthenticated(request_id, caller, clock.monotonic_s(), clock.now_ms())
 
+    async def _tell_typing(self, action: TellTyping, said_at: int) -> None:
+        command = action.command
+        self._typing = self._typing or asyncio.Lock()
+        try:
+            async with asyncio.timeout(self._streams.command_timeout_s), self._typing:  # one after the other
+                await self._streams.typing.set(
+                    self.caller.user_id,
+                    command.conversation_id,
+                    command.typing,
+                    session_id=self.session_id,
+                    said_at=said_at,
+                )
+        except TimeoutError:
+            self._session.answer(action.request_id, LogUnavailable("it cannot be told in time who is a member"))
+        except HubbubError as error:
+            self._session.answer(action.request_id, error)
+        except Exception:
+            self._session.answer(action.request_id, HubbubError("internal"))
+            raise
+        else:
+            self._session.answer(action.request_id, TypingSet())
+        finally:
+            self._wake()
+
+    async def _mark_read(self, action: Read) -> None:
+        try:
+            marked = await self._streams.markers.mark_read(self.caller.user_id, action.read)
+        except HubbubError as error:
+            self._session.answer(action.request_id, error)
+        except Exception:
+            self._session.answer(action.request_id, HubbubError("internal"))
+            raise
+        else:
+            self._session.answer(action.request_id, marked)
+        finally:
+            self._wake()
+
     def _submit(self, action: Submit) -> None:
+        self._streams.typing.message_submitted(self.caller.user_id, action.send.conversation_id)
         try:
             pending = self._streams.hub.enqueue(
                 action.send.conversation_id, action.send.command, session_id=self._session.session_id
@@ -360,6 +411,14 @@ class LiveStream:
                     pass
         if is_queued or delivery.turns:
             self._wake()
+
+    def on_signal(self, frame: Signals, is_for: Callable[[UserId], bool]) -> None:
+        """Queues a signal that is for this user, unless the stream is read too slowly."""
+        if is_for(self._session.caller.user_id):
+            if self._session.signal(frame):
+                self._wake()
+            else:
+                metrics.dropped_signals.labels(reason="slow").inc()
 
     def on_reset(self, topic: ActiveTopic) -> None:
         """Tells that the log was recreated, or that the user is no member in the new one."""

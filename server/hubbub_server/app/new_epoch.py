@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from hubbub_server.app.stored_topic import whole_state
 from hubbub_server.app.take_snapshots import UnknownEvents
 from hubbub_server.app.topic_fold import decode_events, fold
 from hubbub_server.domain import topic as domain
@@ -134,7 +135,8 @@ class NewEpoch:
         """Puts together what there is of a topic and writes it as its snapshot in the new epoch."""
         stored = await self._directory.load(topic_id)
         snapshot = await self._states.read(topic_id)
-        known = [each.state for each in (stored, snapshot) if each is not None]
+        known = [whole_state(stored, self._codec)] if stored else []
+        known += [snapshot.state] if snapshot else []
         empty = domain.empty_state(topic_id, epoch)
         state = max(known, key=lambda each: (each.epoch, each.position), default=empty)
         head = await self._log.read_head(topic_id)

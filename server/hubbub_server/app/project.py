@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hubbub_server.domain.events import (
+    BlockChanged,
     ConversationCreated,
     ConversationJoined,
     ConversationLeft,
@@ -16,23 +17,33 @@ from hubbub_server.domain.events import (
     MemberRole,
     MembersAdded,
     MessageSent,
+    ReadMarkerMoved,
+    SourcePlace,
     UnknownKind,
 )
 from hubbub_server.domain.id_window import entry_time_ms
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id, is_user_id
+from hubbub_server.domain.message import Message, mentions_of
+from hubbub_server.domain.user_topic import entry_of
 from hubbub_server.ports.projection import (
+    EVERYBODY,
     AppliedRow,
+    BlockRow,
     ConversationRow,
+    EntryRow,
     EventRow,
+    MemberMarkRow,
     MemberRow,
     MembershipRow,
+    MentionRow,
     MessageRow,
     ProjectionBatch,
+    ReaderRow,
     ShardRow,
 )
 from hubbub_server.ports.record_codec import DecodedEvent, RecordCodec, RecordUndecodable
 from hubbub_server.ports.record_consumer import PoisonRecord
-from hubbub_server.ports.topic_log import LogRecord
+from hubbub_server.ports.topic_log import LogRecord, RecordFacts
 
 
 def decode_record(codec: RecordCodec, shard: int, record: LogRecord) -> Sequence[DecodedEvent]:
@@ -67,7 +78,7 @@ def project(codec: RecordCodec, shard: int, records: Sequence[LogRecord]) -> Pro
         hashes = record.facts.request_hashes or ("",) * len(decoded)
         for each, request_hash in zip(decoded, hashes, strict=True):
             try:
-                rows.add(each, request_hash)
+                rows.add(each, request_hash, record.facts)
             except _Misplaced as exc:
                 raise PoisonRecord(shard=shard, sequence=record.sequence, reason=str(exc)) from exc
         rows.add_applied(record, decoded)
@@ -77,9 +88,21 @@ def project(codec: RecordCodec, shard: int, records: Sequence[LogRecord]) -> Pro
         conversations=rows.conversations,
         members=rows.members,
         memberships=rows.memberships,
+        marks=[MemberMarkRow(conversation_id=c, user_id=u, **numbers) for (c, u), numbers in rows.marks.items()],
+        blocks=rows.blocks,
+        mentions=rows.mentions,
+        entries=list(rows.entries.values()),
+        readers=list(rows.readers.values()),
         applied=list(rows.applied.values()),
         shard=ShardRow(shard=shard, epoch=records[-1].facts.epoch, sequence=records[-1].sequence),
     )
+
+
+def _source_of(request_hash: str) -> SourcePlace:
+    try:
+        return SourcePlace.of(request_hash)
+    except ValueError as exc:
+        raise _Misplaced("a block without the place of its cause") from exc
 
 
 class _Misplaced(ValueError):
@@ -93,9 +116,14 @@ class _Rows:
     conversations: list[ConversationRow] = field(default_factory=list)
     members: list[MemberRow] = field(default_factory=list)
     memberships: list[MembershipRow] = field(default_factory=list)
+    marks: dict[tuple[ConversationId, UserId], dict[str, int]] = field(default_factory=dict)
+    blocks: list[BlockRow] = field(default_factory=list)
+    mentions: list[MentionRow] = field(default_factory=list)
+    entries: dict[tuple[UserId, str], EntryRow] = field(default_factory=dict)
+    readers: dict[tuple[ConversationId, UserId], ReaderRow] = field(default_factory=dict)
     applied: dict[TopicId, AppliedRow] = field(default_factory=dict)
 
-    def add(self, decoded: DecodedEvent, request_hash: str) -> None:
+    def add(self, decoded: DecodedEvent, request_hash: str, facts: RecordFacts) -> None:
         event = decoded.event
         self.events.append(
             EventRow(topic_id=event.topic_id, epoch=event.epoch, position=event.position, framed=decoded.framed)
@@ -105,8 +133,9 @@ class _Rows:
         topic_id = event.topic_id
         if is_conversation_id(topic_id):
             self._add_to_conversation(topic_id, event, decoded.message_body, request_hash)
+            self._add_marks(topic_id, event, facts)
         elif is_user_id(topic_id):
-            self._add_to_user(topic_id, event)
+            self._add_to_user(topic_id, event, decoded.framed)
         else:
             raise _Misplaced(f"{topic_id!r} is no topic id")
 
@@ -147,6 +176,19 @@ class _Rows:
                     self._add_member(conversation_id, member.user_id, event, member.role)
             case MemberRemoved(user_id=user_id):
                 self._add_member(conversation_id, user_id, event, None)
+            case BlockChanged(blocked=blocked) if event.actor_id is not None:
+                source = _source_of(request_hash)
+                self.blocks.append(
+                    BlockRow(
+                        conversation_id=conversation_id,
+                        user_id=event.actor_id,
+                        epoch=epoch,
+                        position=position,
+                        blocked=blocked,
+                        source_epoch=source.epoch,
+                        source_position=source.position,
+                    )
+                )
             case _:
                 raise _Misplaced(f"{type(event.kind).__name__} does not belong to a conversation, or not like this")
 
@@ -159,14 +201,49 @@ class _Rows:
             )
         )
 
-    def _add_to_user(self, user_id: UserId, event: Event) -> None:
+    def _add_marks(self, conversation_id: ConversationId, event: Event, facts: RecordFacts) -> None:
+        """Adds what counts as read by itself, and mentions."""
+        match event.kind:
+            case MessageSent(message=message):
+                number = message.message_number
+                self._mark(conversation_id, message.sender_id, message_number=number)
+                self._mark(conversation_id, message.sender_id, counted_number=message.counted_number)
+                self._add_mentions(conversation_id, event, message)
+            case MembersAdded(members=members):  # alone in its record, or before every message
+                for member in members:
+                    self._mark(conversation_id, member.user_id, message_number=facts.last_message_number)
+                    self._mark(conversation_id, member.user_id, counted_number=facts.last_counted_number)
+            case _:
+                pass
+
+    def _add_mentions(self, conversation_id: ConversationId, event: Event, message: Message) -> None:
+        mentions = mentions_of(message)
+        for user_id in [EVERYBODY] if mentions.everybody else sorted(mentions.user_ids):
+            self._mark(conversation_id, user_id, mention_number=message.message_number)
+            self.mentions.append(
+                MentionRow(
+                    conversation_id=conversation_id,
+                    user_id=user_id,
+                    epoch=event.epoch,
+                    position=event.position,
+                    message_number=message.message_number,
+                    sender_id=message.sender_id,
+                )
+            )
+
+    def _mark(self, conversation_id: ConversationId, user_id: UserId, **numbers: int) -> None:
+        row = self.marks.setdefault((conversation_id, user_id), {})
+        row.update({name: number for name, number in numbers.items() if number > row.get(name, 0)})
+
+    def _add_to_user(self, user_id: UserId, event: Event, framed: bytes) -> None:
         match event.kind:
             case ConversationJoined(conversation_id=conversation_id, epoch=source_epoch, join_position=source_position):
                 joined = True
             case ConversationLeft(conversation_id=conversation_id, epoch=source_epoch, leave_position=source_position):
                 joined = False
             case _:
-                raise _Misplaced(f"{type(event.kind).__name__} does not belong to a user's topic")
+                self._add_entry(user_id, event, framed)
+                return
         self.memberships.append(
             MembershipRow(
                 user_id=user_id,
@@ -178,6 +255,26 @@ class _Rows:
                 source_position=source_position,
             )
         )
+
+    def _add_entry(self, user_id: UserId, event: Event, framed: bytes) -> None:
+        entry = entry_of(event.kind)
+        if entry is None:
+            raise _Misplaced(f"{type(event.kind).__name__} does not belong to a user's topic")
+        epoch, position = event.epoch, event.position
+        self.entries[user_id, entry] = EntryRow(
+            user_id=user_id, entry=entry, epoch=epoch, position=position, framed=framed
+        )
+        match event.kind:
+            case ReadMarkerMoved(conversation_id=conversation_id, marker=marker, hidden=False):
+                self.readers[conversation_id, user_id] = ReaderRow(
+                    conversation_id=conversation_id,
+                    user_id=user_id,
+                    epoch=epoch,
+                    position=position,
+                    message_number=marker.message_number,
+                )
+            case _:
+                pass
 
     def add_applied(self, record: LogRecord, decoded: Sequence[DecodedEvent]) -> None:
         """Replaces the topic's row by one that stands after `record`."""

@@ -9,6 +9,9 @@ thrown away and Goodbye(SLOW_READER) is the last frame (G6). After ENDED nothing
 A client may ask for a window: events beyond that many unacknowledged ones are *held* in the queue, and with them what
 comes after. Answers and signs of life pass held events; they say nothing then about what is held. A stream that ends
 does not wait for its client: what is held is thrown away, and Goodbye has no resume token.
+
+Signals take their place in the queue, pass held events, and count as nothing. Few of them may wait, none on a stream
+that lags, and none from one tick to the one after the next: rather lost than late.
 """
 
 import random
@@ -30,18 +33,22 @@ from hubbub_server.app.frames import (
     Hello,
     Lagging,
     Outgoing,
+    ReadUpTo,
     Reauthenticate,
     Reauthenticated,
     Rejected,
     Reply,
     Reset,
     Send,
+    SetTyping,
+    Signals,
     StreamCommand,
     TopicEnded,
+    TypingSet,
     UnknownFrame,
     Welcome,
 )
-from hubbub_server.domain.commands import Sent
+from hubbub_server.domain.commands import Marked, Sent
 from hubbub_server.domain.cursor import TopicHead
 from hubbub_server.domain.errors import (
     BadCredentials,
@@ -66,12 +73,15 @@ LOG_LOST_FOR_S: Final = 60.0
 MAX_UNANSWERED: Final = 1_024
 BUFFER_MAX_EVENTS: Final = 1_024
 BUFFER_MAX_BYTES: Final = 1024 * 1024
+SIGNALS_MAX_WAITING: Final = 64
 CONNECT_MAX_AGE_S: Final = 3_600.0
 SUBSCRIBE_MAX_AGE_S: Final = 900.0
 _CONTROL_BYTES: Final = 64  # what a control without heads is counted as
 _HEAD_BYTES: Final = 64
-_PASSES: Final = Reply | Rejected | Heartbeat | Lagging
+_PASSES: Final = Reply | Rejected | Heartbeat | Lagging | Signals
 """What need not wait for events before it."""
+_NOT_COUNTED: Final = Goodbye | Lagging | Signals
+"""What is no part of `buffered_bytes`."""
 
 
 class SessionState(Enum):
@@ -109,7 +119,23 @@ class CheckToken:
     access_token: str
 
 
-Action = OpenTopics | Submit | CheckToken
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TellTyping:
+    """To do: tell the members, in the order of these actions, then `answer`."""
+
+    request_id: str
+    command: SetTyping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """To do: mark as read, in any order, then `answer`."""
+
+    request_id: str
+    read: ReadUpTo
+
+
+Action = OpenTopics | Submit | CheckToken | TellTyping | Read
 
 
 class Resume(Protocol):
@@ -138,6 +164,7 @@ class Session:
         "_is_half_closed",
         "_is_holding",
         "_is_lagging",
+        "_old_signals",
         "_passing",
         "_pending_heads",
         "_queue",
@@ -146,6 +173,7 @@ class Session:
         "_takes_commands",
         "_token_ends_s",
         "_unanswered",
+        "_waiting_signals",
         "_window_events",
         "buffered_bytes",
         "caller",
@@ -188,6 +216,9 @@ class Session:
         """Events that may be unacknowledged; 0: any number."""
         self._buffered_events = 0
         self._is_lagging = False
+        self._waiting_signals = 0
+        self._old_signals = 0
+        """How many of those that wait were there at the last tick."""
         self._pending_heads: list[TopicHead] = []
         self._changed_heads: dict[TopicId, TopicHead] = {}
         self._unanswered: set[str] = set()
@@ -277,6 +308,10 @@ class Session:
                 return (CheckToken(request_id=request_id, access_token=access_token),)
             case Send() as send:
                 return (Submit(request_id=request_id, send=send),)
+            case SetTyping() as typing:
+                return (TellTyping(request_id=request_id, command=typing),)
+            case ReadUpTo() as read:
+                return (Read(request_id=request_id, read=read),)
             case _:
                 return ()
 
@@ -337,6 +372,14 @@ class Session:
         """Sets what takes events for the client at once, or answers False."""
         self._hand_over = hand_over
 
+    def signal(self, frame: Signals) -> bool:
+        """Queues a signal, or drops it: the stream is not live, or is read too slowly. Tells whether it is queued."""
+        if self.state is not SessionState.LIVE or self._is_lagging or self._waiting_signals >= SIGNALS_MAX_WAITING:
+            return False
+        self._waiting_signals += 1
+        self._append(frame)
+        return True
+
     def topic_reset(self, head: TopicHead) -> None:
         """The topic's log was recreated."""
         self._flush_heads(complete=False)
@@ -350,7 +393,7 @@ class Session:
 
     # ---- answers
 
-    def answer(self, request_id: str, answer: Sent | HubbubError) -> None:
+    def answer(self, request_id: str, answer: Sent | Marked | TypingSet | HubbubError) -> None:
         """Answers a command."""
         if isinstance(answer, HubbubError):
             self._push(Rejected(request_id=request_id, error=answer))
@@ -378,6 +421,8 @@ class Session:
 
     def tick(self, now_s: float, *, is_live: bool) -> None:
         """Does what is due. Called about once a second."""
+        if self._waiting_signals:
+            self._drop_old_signals()
         if self.is_ended:
             self._ended_s = now_s if self._ended_s is None else self._ended_s
             self.must_reset = now_s - self._ended_s > RESET_AFTER_S
@@ -393,6 +438,18 @@ class Session:
         elif now_s >= self._heartbeat_due_s:
             self._heartbeat_due_s = now_s + HEARTBEAT_INTERVAL_S
             self._heartbeat(is_live)
+
+    def _drop_old_signals(self) -> None:
+        """Drops what waits, if some of it was there at the last tick: the newest of a slow stream come too late too."""
+        if self._old_signals:
+            for frames in (self._passing, self._queue):
+                kept = [frame for frame in frames if not isinstance(frame, Signals)]
+                frames.clear()
+                frames.extend(kept)
+            self._waiting_signals = 0
+            if self._window_events:
+                self._judge_window()
+        self._old_signals = self._waiting_signals
 
     def _heartbeat(self, is_live: bool) -> None:
         if self._is_holding:
@@ -474,6 +531,7 @@ class Session:
         self._is_holding = False
         self._buffered_events = 0
         self.buffered_bytes = 0
+        self._waiting_signals = self._old_signals = 0
 
     def _judge_window(self) -> None:
         """Begins or ends to hold: does the window allow the events at the front of the queue?"""
@@ -505,7 +563,7 @@ class Session:
             self._is_holding = False
         self._buffered_events = sum(frame.count for frame in self._queue if isinstance(frame, Events))
         self.buffered_bytes = sum(
-            _size_bytes(frame) for frame in (*self._queue, *self._passing) if not isinstance(frame, Goodbye | Lagging)
+            _size_bytes(frame) for frame in (*self._queue, *self._passing) if not isinstance(frame, _NOT_COUNTED)
         )
 
     def take(self, max_bytes: int) -> Sequence[Outgoing]:
@@ -521,7 +579,10 @@ class Session:
             if isinstance(frame, Events):
                 self._buffered_events -= frame.count
                 self._events_sent += frame.count
-            if not isinstance(frame, Goodbye | Lagging):
+            elif isinstance(frame, Signals):
+                self._waiting_signals -= 1
+                self._old_signals = max(0, self._old_signals - 1)
+            if not isinstance(frame, _NOT_COUNTED):
                 self.buffered_bytes -= size_bytes
             left_bytes -= size_bytes
             taken.append(frame)
@@ -538,7 +599,7 @@ def _takes_nothing(_: Events) -> bool:
 
 def _size_bytes(frame: Outgoing) -> int:
     match frame:
-        case Events(body=body):
+        case Events(body=body) | Signals(body=body):
             return len(body)
         case Heads(heads=heads) | Heartbeat(heads=heads):
             return _CONTROL_BYTES + _HEAD_BYTES * len(heads)

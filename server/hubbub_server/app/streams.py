@@ -14,9 +14,12 @@ import structlog
 
 from hubbub_server.app.authenticate import Authenticate, Caller
 from hubbub_server.app.live_stream import LiveStream
+from hubbub_server.app.markers import Markers
 from hubbub_server.app.resume import ResumeTokens, StreamResume
 from hubbub_server.app.session import LOG_LOST_FOR_S, Session
 from hubbub_server.app.topic_hub import TopicHub
+from hubbub_server.app.track_presence import TrackedSession, TrackPresence
+from hubbub_server.app.typing_signals import TypingSignals
 from hubbub_server.domain.errors import LogUnavailable, NodeDraining, Unavailable
 from hubbub_server.obs import metrics
 from hubbub_server.ports.clock import Clock, IdSource
@@ -41,7 +44,7 @@ log = structlog.get_logger()
 class Streams:
     """All open streams of this node. Use as `async with`; the block owns the tasks of streams."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the use cases and ports, and what tests make small
         self,
         *,
         hub: TopicHub,
@@ -49,17 +52,23 @@ class Streams:
         clock: Clock,
         ids: IdSource,
         resume_tokens: ResumeTokens,
+        markers: Markers,
+        typing: TypingSignals,
         command_timeout_s: float = 8.0,
         drain_timeout_s: float = 15.0,
         max_opening: int = MAX_OPENING,
+        tracker: TrackPresence | None = None,
     ) -> None:
         """`command_timeout_s` bounds the answer to a command; `drain_timeout_s` the end of all streams in `drain`.
 
         `max_opening` bounds the streams that are being opened or wait for their turn, inclusive.
+        With a `tracker`, each is a session of its user from Hello on.
         """
         self.hub = hub
         self.authenticate = authenticate
         self.clock = clock
+        self.markers = markers
+        self.typing = typing
         self.command_timeout_s = command_timeout_s
         self.turns = asyncio.Semaphore(_TURNS)
         self._ids = ids
@@ -70,6 +79,8 @@ class Streams:
         self._opening: set[LiveStream] = set()
         self._instances: dict[tuple[UserId, str], LiveStream] = {}
         self._instance_of: dict[LiveStream, tuple[UserId, str]] = {}
+        self._tracker = tracker
+        self._sessions: dict[LiveStream, TrackedSession] = {}
         self._group = asyncio.TaskGroup()
         self._ticker: asyncio.Task[None] | None = None
         self._is_draining = False
@@ -153,6 +164,8 @@ class Streams:
             before.displace()
         self._instances[key] = stream
         self._instance_of[stream] = key
+        if self._tracker is not None:
+            self._sessions[stream] = self._tracker.open(stream.caller.user_id)
 
     def forget(self, stream: LiveStream) -> None:
         """The stream is closed."""
@@ -161,6 +174,8 @@ class Streams:
         key = self._instance_of.pop(stream, None)
         if key is not None and self._instances.get(key) is stream:
             del self._instances[key]
+        if (session := self._sessions.pop(stream, None)) is not None:
+            session.close()
         metrics.streams.set(len(self._streams))
         if not self._streams:
             self._is_empty.set()

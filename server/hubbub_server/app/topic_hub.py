@@ -5,15 +5,16 @@ Any node can hold any topic; none owns one. A topic with local listeners is hear
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Self
 
 import structlog
 
-from hubbub_server.app.active_topic import ActiveTopic, Subscriber
+from hubbub_server.app.active_topic import ActiveTopic, Interest, Subscriber
 from hubbub_server.app.committer import CommitGuard, Committer, Pending
+from hubbub_server.app.side_by_side import side_by_side
 from hubbub_server.app.topic_fold import TopicDamaged
 from hubbub_server.app.topic_loader import TopicLoader
 from hubbub_server.domain.commands import Answer, Command
@@ -33,6 +34,7 @@ _CHECK_AGAIN_S: Final = 1.0
 _MAX_KEPT_BYTES: Final = 256 * 1024 * 1024
 _BOUND_MEMORY_S: Final = 10.0
 _TOPICS_A_TURN: Final = 1_000
+_LOADS_AT_ONCE: Final = 16
 
 log = structlog.get_logger()
 
@@ -56,6 +58,7 @@ class TopicHub:
         window_capacity: int = 4096,
         max_idle_topics: int = _MAX_IDLE_TOPICS,
         max_kept_bytes: int = _MAX_KEPT_BYTES,
+        interest: Interest | None = None,
     ) -> None:
         """Takes the ports.
 
@@ -75,6 +78,7 @@ class TopicHub:
         self._window_capacity = window_capacity
         self._max_idle_topics = max_idle_topics
         self._max_kept_bytes = max_kept_bytes
+        self._interest = interest
         self._topics: OrderedDict[TopicId, tuple[ActiveTopic, Committer]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._group = asyncio.TaskGroup()
@@ -145,6 +149,7 @@ class TopicHub:
                 clock=self._clock,
                 spawn=self._spawn,
                 window_capacity=self._window_capacity,
+                interest=self._interest,
             )
             committer = Committer(
                 topic,
@@ -212,6 +217,20 @@ class TopicHub:
             log.error("topic damaged", topic_id=topic_id, reason=str(error))
             raise TopicDamaged("a record of this topic cannot be read") from error
         return topic
+
+    async def all_at_head(self, topic_ids: Sequence[TopicId]) -> list[ActiveTopic]:
+        """Returns topics as `at_head` does, in this order; what is in memory is compared in one request a shard.
+
+        Raises:
+            LogUnavailable, StoreUnavailable, TopicDamaged: as `at_head`, for any of them.
+        """
+        heads = await self._log.read_heads(topic_ids)
+
+        async def bring(topic_id: TopicId) -> ActiveTopic:
+            topic = self.topic(topic_id)
+            return topic if topic.confirm(heads.get(topic_id)) else await self.at_head(topic_id)
+
+        return await side_by_side(bring, topic_ids, at_once=_LOADS_AT_ONCE)
 
     def loaded(self, topic_id: TopicId) -> ActiveTopic | None:
         """Returns the topic as this node has it in memory, as of whenever; None when it has not."""

@@ -8,6 +8,7 @@ record finds the snapshot. A state that cannot be had whole is refused, it is ne
 from dataclasses import dataclass, replace
 from typing import Final
 
+from hubbub_server.app.stored_topic import whole_state
 from hubbub_server.app.topic_fold import LoadedTopic, Place, TopicDamaged, TopicFold
 from hubbub_server.domain import topic as domain
 from hubbub_server.domain.conversation import ConversationState
@@ -139,8 +140,11 @@ class TopicLoader:
         if stored is not None and stored.applied.epoch == epoch:
             if (head.sequence if head else 0) < stored.applied.sequence:
                 raise TopicDamaged("the log ends before what the store has applied")
-            return _Base(state=stored.state, begin=Place(stored.applied.position, stored.applied.sequence))
-        known = [each.state for each in (stored, snapshot) if each is not None]
+            return _Base(
+                state=whole_state(stored, self._codec), begin=Place(stored.applied.position, stored.applied.sequence)
+            )
+        known = [whole_state(stored, self._codec)] if stored else []
+        known += [snapshot.state] if snapshot else []
         if not known:
             return empty
         state = max(known, key=lambda each: (each.epoch, each.position))

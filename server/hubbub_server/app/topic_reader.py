@@ -4,16 +4,18 @@ The caller brings the topic to the head first (`TopicHub.at_head`), so an answer
 before. Numbers and positions are dense, so completeness is checked by counting.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Final
 
 from hubbub_server.app.active_topic import ActiveTopic
 from hubbub_server.app.frames import Events
 from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable
 from hubbub_server.domain.events import MessageSent
-from hubbub_server.domain.ids import ConversationId, TopicId
+from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.limits import SYNC_MAX_EVENTS
+from hubbub_server.domain.message import Message, mentions_of
 from hubbub_server.ports.event_store import EventStore
+from hubbub_server.ports.marker_store import MarkerStore, Mention
 from hubbub_server.ports.message_store import MessageStore, StoredMessage
 from hubbub_server.ports.record_codec import RecordCodec
 from hubbub_server.ports.topic_log import LogRecord, RecordFacts, TopicLog
@@ -25,8 +27,17 @@ _JOIN_MAX_BYTES: Final = 128 * 1024
 class TopicReader:
     """Reads ranges of a topic that is at its head."""
 
-    def __init__(self, *, log: TopicLog, messages: MessageStore, events: EventStore, codec: RecordCodec) -> None:
+    def __init__(
+        self,
+        *,
+        log: TopicLog,
+        messages: MessageStore,
+        events: EventStore,
+        markers: MarkerStore,
+        codec: RecordCodec,
+    ) -> None:
         """Takes the ports."""
+        self._markers = markers
         self._log = log
         self._messages = messages
         self._events = events
@@ -83,11 +94,61 @@ class TopicReader:
                 if isinstance(event.kind, MessageSent) and first <= event.message_number <= last:
                     found[event.message_number] = StoredMessage(
                         message_number=event.message_number,
+                        counted_number=event.kind.message.counted_number,
+                        sender_id=event.kind.message.sender_id,
                         change_position=event.position,
                         commit_time_ms=event.commit_time_ms,
                         body=decoded.message_body,
                     )
         return found
+
+    async def mentions(
+        self, topic: ActiveTopic, user_id: UserId, *, after_number: int, before_number: int, limit: int
+    ) -> list[Mention]:
+        """Reads the newest mentions of a user, or of everybody, between two numbers, both exclusive; newest first.
+
+        `limit` is 1 to 1,000. All up to the head are known: what the store does not have yet comes from the log.
+
+        Raises:
+            LogUnavailable, StoreUnavailable: they cannot be had now.
+        """
+        sequence, tail = topic.sequence, list(topic.tail())
+        page = await self._markers.read_mentions(
+            ConversationId(topic.topic_id),
+            user_id,
+            after_number=after_number,
+            before_number=before_number,
+            limit=limit,
+        )
+        found = {mention.message_number: mention for mention in page.mentions}
+        after_number = max(after_number, page.applied_number)
+        if after_number + 1 < before_number:
+            async for message in self._sent_after(topic, sequence, tail, after_number):
+                mentions = mentions_of(message)
+                if message.message_number < before_number and (mentions.everybody or user_id in mentions.user_ids):
+                    found[message.message_number] = Mention(
+                        message_number=message.message_number, sender_id=message.sender_id
+                    )
+        return [found[number] for number in sorted(found, reverse=True)][:limit]
+
+    async def _sent_after(
+        self, topic: ActiveTopic, sequence: int, tail: list[LogRecord], number: int
+    ) -> AsyncIterator[Message]:
+        """Iterates over all messages after a number, up to the head."""
+        if tail and tail[0].facts.last_message_number <= number:
+            records = _iterate(tail)
+        else:
+            records = self._log_from(topic, sequence, lambda facts: facts.last_message_number > number)
+        async for record in records:
+            if record.facts.last_message_number > number and MessageSent.__name__ in record.facts.kinds:
+                for decoded in self._codec.decode(record.body):
+                    kind = decoded.event.kind
+                    if isinstance(kind, MessageSent) and kind.message.message_number > number:
+                        yield kind.message
+
+    async def readers(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
+        """Reads how far users have read, as of what the store knows. Raises StoreUnavailable."""
+        return await self._markers.read_readers(conversation_id)
 
     async def events(self, topic: ActiveTopic, after_position: int, last_position: int) -> AsyncIterator[Events]:
         """Reads events in order: `after_position` < position <= `last_position`, complete; at most 1,000.

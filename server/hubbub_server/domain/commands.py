@@ -1,12 +1,15 @@
 """What callers ask of a topic, and how a decision comes out."""
 
+from collections.abc import Collection
+
 from hubbub_server.domain.cursor import Cursor
 from hubbub_server.domain.errors import HubbubError
-from hubbub_server.domain.events import Event
+from hubbub_server.domain.events import Event, ReadMarker, SourcePlace
 from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.id_window import IdKey
 from hubbub_server.domain.ids import ClientMessageId, ConversationId, UserId
 from hubbub_server.domain.message import Content
+from hubbub_server.domain.preferences import ConversationPreferences, Preferences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,78 @@ class RecordMembership:
     joined: bool
 
 
-Command = SendMessage | CreateDirect | CreateGroup | AddMembers | RemoveMember | RecordMembership
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordBlock:
+    """Writes in a direct conversation that one side refuses what the other sends, or takes it again.
+
+    The effect of an event at `source` of the blocker's own topic; idempotent, and an older one never undoes a newer
+    one. Answered by Changed.
+    """
+
+    blocker_id: UserId
+    user_id: UserId
+    blocked: bool
+    source: SourcePlace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkRead:
+    """Moves the read marker of a conversation forward; a marker behind the stored one changes nothing.
+
+    A mark-as-unread ends when the marker moves, or when it is not after `unread_mark_position`. Answered by Marked.
+    """
+
+    conversation_id: ConversationId
+    marker: ReadMarker
+    unread_mark_position: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkUnread:
+    """Marks a conversation as unread. Answered by Marked."""
+
+    conversation_id: ConversationId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeConversationPreferences:
+    """Takes the named fields over. Answered by Changed."""
+
+    conversation_id: ConversationId
+    preferences: ConversationPreferences
+    names: Collection[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetDraft:
+    """Keeps a draft; an empty one is forgotten. Answered by Changed."""
+
+    conversation_id: ConversationId
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetBlock:
+    """Blocks a user, or does no longer. `conversation_id` is that of the direct conversation. Answered by Changed."""
+
+    user_id: UserId
+    conversation_id: ConversationId
+    blocked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangePreferences:
+    """Takes the named fields over. Answered by Changed."""
+
+    preferences: Preferences
+    names: Collection[str]
+
+
+ConversationCommand = SendMessage | CreateDirect | CreateGroup | AddMembers | RemoveMember | RecordBlock
+UserTopicCommand = (
+    RecordMembership | MarkRead | MarkUnread | ChangeConversationPreferences | SetDraft | SetBlock | ChangePreferences
+)
+Command = ConversationCommand | UserTopicCommand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +159,16 @@ class Changed:
     cursor: Cursor
 
 
-Answer = Sent | Changed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marked:
+    """What is read of a conversation now; `unread_mark_position` is 0 when no mark-as-unread stands."""
+
+    marker: ReadMarker
+    unread_mark_position: int
+    cursor: Cursor
+
+
+Answer = Sent | Changed | Marked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

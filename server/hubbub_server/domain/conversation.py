@@ -13,11 +13,13 @@ from hubbub_server.domain.commands import (
     Accepted,
     AddMembers,
     Changed,
+    ConversationCommand,
     CreateDirect,
     CreateGroup,
     Decision,
     Done,
     LookupNeeded,
+    RecordBlock,
     Refused,
     RemoveMember,
     SendMessage,
@@ -34,6 +36,7 @@ from hubbub_server.domain.errors import (
     WrongState,
 )
 from hubbub_server.domain.events import (
+    BlockChanged,
     ConversationCreated,
     ConversationKind,
     Event,
@@ -43,17 +46,33 @@ from hubbub_server.domain.events import (
     MemberRole,
     MembersAdded,
     MessageSent,
+    SourcePlace,
     UnknownKind,
 )
 from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.id_window import IdEntry, IdKey, IdLookup, IdWindow
 from hubbub_server.domain.ids import ConversationId, UserId
-from hubbub_server.domain.limits import GROUP_MAX_MEMBERS, MEMBERS_PER_CHANGE
-from hubbub_server.domain.message import Message, content_hash, request_hash
+from hubbub_server.domain.limits import BROADCAST_FREE_MEMBERS, GROUP_MAX_MEMBERS, MEMBERS_PER_CHANGE
+from hubbub_server.domain.member_marks import MemberMark, MemberMarks
+from hubbub_server.domain.message import (
+    Content,
+    Message,
+    content_hash,
+    is_broadcast,
+    mentions_of,
+    only_mentions_of,
+    request_hash,
+)
 
 _DAY_MS = 24 * 60 * 60 * 1000
 
-ConversationCommand = SendMessage | CreateDirect | CreateGroup | AddMembers | RemoveMember
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Whether one side of a direct conversation refuses what the other sends, since `source` in its own topic."""
+
+    blocked: bool
+    source: SourcePlace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +91,12 @@ class ConversationState:
     former_members: Mapping[UserId, int] = field(default_factory=lambda: MappingProxyType({}))
     last_message_number: int = 0
     last_counted_number: int = 0
+    last_broadcast_number: int = 0
+    """The newest message that mentions all members."""
+    marks: MemberMarks = field(default_factory=MemberMarks)
+    """Of every member."""
+    blocks: Mapping[UserId, Block] = field(default_factory=lambda: MappingProxyType({}))
+    """By who refuses the other side's messages."""
     window: IdWindow = field(default_factory=IdWindow)
     has_unknown_event: bool = False
 
@@ -83,6 +108,11 @@ class ConversationState:
             last_message_number=self.last_message_number,
             last_counted_number=self.last_counted_number,
         )
+
+    @property
+    def has_block(self) -> bool:
+        """Tells whether one side of a direct conversation refuses what the other sends."""
+        return bool(self.blocks) and any(block.blocked for block in self.blocks.values())
 
     def members_in_order(self) -> list[Member]:
         """Returns the members, owners first, then in the order of joining."""
@@ -107,6 +137,8 @@ def decide(
                 return _decide_add_members(state, command, now_ms)
             case RemoveMember():
                 return _decide_remove_member(state, command, now_ms)
+            case RecordBlock():
+                return _decide_block(state, command, now_ms)
     except HubbubError as error:
         return Refused(error=error)
 
@@ -125,13 +157,18 @@ def evolve(state: ConversationState, event: Event, hash_of_request: str = "") ->
                 state,
                 members={**state.members, **{m.user_id: m for m in added}},
                 former_members={u: p for u, p in state.former_members.items() if u not in added_ids},
+                marks=state.marks.with_all(dict.fromkeys(added_ids, _mark_at_head(state))),
             )
         case MemberRemoved(user_id=user_id):
             return replace(
                 state,
                 members={u: m for u, m in state.members.items() if u != user_id},
                 former_members={**state.former_members, user_id: event.position},
+                marks=state.marks.without(user_id),
             )
+        case BlockChanged(blocked=blocked) if event.actor_id is not None:
+            block = Block(blocked=blocked, source=SourcePlace.of(hash_of_request))
+            return replace(state, blocks={**state.blocks, event.actor_id: block})
         case UnknownKind():
             return replace(state, has_unknown_event=True)
         case _:
@@ -148,6 +185,7 @@ def remember_id(state: ConversationState, event: Event, hash_of_request: str) ->
 def _evolve_message(
     state: ConversationState, event: Event, message: Message, hash_of_request: str
 ) -> ConversationState:
+    mentions, number = mentions_of(message), message.message_number
     return ConversationState(  # all fields by hand: `replace` takes twice as long, for each message that is sent
         conversation_id=state.conversation_id,
         epoch=event.epoch,
@@ -159,11 +197,32 @@ def _evolve_message(
         creation_hash=state.creation_hash,
         members=state.members,
         former_members=state.former_members,
-        last_message_number=message.message_number,
+        last_message_number=number,
         last_counted_number=message.counted_number,
+        last_broadcast_number=number if mentions.everybody else state.last_broadcast_number,
+        marks=_marks_with(state.marks, message, mentions.user_ids),
+        blocks=state.blocks,
         window=_window_with(state, event, message, hash_of_request),
         has_unknown_event=state.has_unknown_event,
     )
+
+
+def _mark_at_head(state: ConversationState) -> MemberMark:
+    return MemberMark(message_number=state.last_message_number, counted_number=state.last_counted_number)
+
+
+def _marks_with(marks: MemberMarks, message: Message, mentioned: frozenset[UserId]) -> MemberMarks:
+    """Sending is reading: the sender's mark moves up to the message. Who is mentioned in it is marked so."""
+    changes: dict[UserId, MemberMark] = {}
+    if marks.get(message.sender_id) is not None:
+        changes[message.sender_id] = MemberMark(
+            message_number=message.message_number, counted_number=message.counted_number
+        )
+    for user_id in mentioned:
+        mark = marks.get(user_id)
+        if mark is not None:
+            changes[user_id] = replace(mark, mention_number=message.message_number)
+    return marks.with_all(changes)
 
 
 def _window_with(state: ConversationState, event: Event, message: Message, hash_of_request: str) -> IdWindow:
@@ -209,13 +268,14 @@ def _decide_send(state: ConversationState, command: SendMessage, now_ms: int, lo
         )
     if previous is not None and entries[previous] is None:
         raise SendOrder
+    content = _permitted_content(state, command)
     commit_time_ms = max(now_ms, state.commit_time_ms)
     message = Message(
         message_number=state.last_message_number + 1,
         counted_number=state.last_counted_number + 1,
         sender_id=command.sender_id,
         client_message_id=command.client_message_id,
-        content=command.content,
+        content=content,
         client_time_ms=_clamp_client_time(command.client_time_ms, commit_time_ms),
     )
     event = Event(
@@ -233,6 +293,36 @@ def _decide_send(state: ConversationState, command: SendMessage, now_ms: int, lo
         request_hashes=(hash_of_content,),
         answer=Sent(message_number=message.message_number, cursor=cursor, commit_time_ms=commit_time_ms),
     )
+
+
+def _permitted_content(state: ConversationState, command: SendMessage) -> Content:
+    """Returns what may be said: mentions of users who are no members are plain words.
+
+    They may have left a moment ago, and a send must not be refused for ever because of that.
+
+    Raises:
+        NotPermitted: the other side refuses the sender's messages, or all members are meant and may not be.
+    """
+    if _is_refused(state, command.sender_id):
+        raise NotPermitted("this user does not take your messages")
+    content = command.content
+    role = state.members[command.sender_id].role
+    if is_broadcast(content) and len(state.members) > BROADCAST_FREE_MEMBERS and role is MemberRole.MEMBER:
+        raise NotPermitted(f"in groups of more than {BROADCAST_FREE_MEMBERS} only owners and admins mention everybody")
+    return only_mentions_of(content, state.members)
+
+
+def _is_refused(state: ConversationState, sender_id: UserId) -> bool:
+    return any(block.blocked for blocker_id, block in state.blocks.items() if blocker_id != sender_id)
+
+
+def _decide_block(state: ConversationState, command: RecordBlock, now_ms: int) -> Decision:
+    """Takes news of a block, also before the conversation was made: then it refuses the making."""
+    known = state.blocks.get(command.blocker_id)
+    if known is not None and known.source >= command.source:
+        return Done(answer=Changed(cursor=state.head.cursor))
+    kind = BlockChanged(user_id=command.user_id, blocked=command.blocked)
+    return _change(state, command.blocker_id, [kind], now_ms, (command.source.text,))
 
 
 def _find_id(state: ConversationState, key: IdKey, now_ms: int, lookup: IdLookup | None) -> tuple[IdEntry | None, bool]:
@@ -256,6 +346,8 @@ def _decide_create_direct(state: ConversationState, command: CreateDirect, now_m
     if state.kind is not None:
         _member(state, command.creator_id)
         return Done(answer=Changed(cursor=state.head.cursor))
+    if _is_refused(state, command.creator_id):
+        raise NotPermitted("this user does not take your messages")
     members = tuple(sorted((command.creator_id, command.other_id)))
     return _create(
         state,

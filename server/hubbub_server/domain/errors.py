@@ -14,6 +14,7 @@
     ├── NameTaken
     ├── SendOrder               the message before it is not committed
     ├── WrongState              full, direct, last owner …
+    ├── LimitReached            as many as one may have
     ├── RateLimited
     └── Unavailable             not now; nothing was half-done, or the outcome is unknown and a retry settles it
         ├── LogUnavailable
@@ -116,6 +117,10 @@ class SendOrder(HubbubError):
 
 class WrongState(HubbubError):
     """The conversation is full, direct, or otherwise in a state that refuses this."""
+
+
+class LimitReached(HubbubError):
+    """The caller has as many of these as one may have."""
 
 
 class RateLimited(HubbubError):

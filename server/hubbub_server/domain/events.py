@@ -8,6 +8,7 @@ from enum import Enum
 from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.message import Message
+from hubbub_server.domain.preferences import ConversationPreferences, Preferences
 
 
 class ConversationKind(Enum):
@@ -64,6 +65,37 @@ class MemberRemoved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlockChanged:
+    """Direct conversation: one side, the actor, refuses what `user_id` sends, or takes it again.
+
+    The effect of an event of the actor's own topic. Its place there is nobody's business, so it is in the facts alone,
+    as the request's hash (`SourcePlace.text`).
+    """
+
+    user_id: UserId
+    blocked: bool
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SourcePlace:
+    """Where in another topic the cause of an event is; a later one counts."""
+
+    epoch: int
+    position: int
+
+    @property
+    def text(self) -> str:
+        """The place as the hash of a request."""
+        return f"{self.epoch}.{self.position}"
+
+    @classmethod
+    def of(cls, text: str) -> "SourcePlace":
+        """Reads `text`. Raises ValueError when it is none."""
+        epoch, _, position = text.partition(".")
+        return cls(int(epoch), int(position))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationJoined:
     """User topic: the user belongs to a conversation since (`epoch`, `join_position`) of its log."""
 
@@ -82,6 +114,74 @@ class ConversationLeft:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadMarker:
+    """How far a user has read a conversation: later is a later epoch, then a larger number."""
+
+    epoch: int = 0
+    message_number: int = 0
+    counted_number: int = 0
+
+    def is_behind(self, other: "ReadMarker") -> bool:
+        """Tells whether `other` is later."""
+        return (self.epoch, self.message_number) < (other.epoch, other.message_number)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadMarkerMoved:
+    """User topic: the user has read further, or again, which ends a mark-as-unread. `hidden`: nobody else learns it."""
+
+    conversation_id: ConversationId
+    marker: ReadMarker
+    hidden: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationMarkedUnread:
+    """User topic: the user wants to see a conversation as unread, until the next ReadMarkerMoved of it."""
+
+    conversation_id: ConversationId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationPreferencesChanged:
+    """User topic: how the user wants to hear of a conversation, all of it."""
+
+    conversation_id: ConversationId
+    preferences: ConversationPreferences
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftChanged:
+    """User topic: what the user has begun to write; empty: nothing."""
+
+    conversation_id: ConversationId
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserBlocked:
+    """User topic: the user blocked somebody. `conversation_id` is that of the direct conversation, there or not."""
+
+    user_id: UserId
+    conversation_id: ConversationId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserUnblocked:
+    """User topic: the user blocks somebody no longer. `conversation_id` as in UserBlocked."""
+
+    user_id: UserId
+    conversation_id: ConversationId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferencesChanged:
+    """User topic: what the user wants everywhere, all of it."""
+
+    preferences: Preferences
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownKind:
     """An event of a newer version: its bytes travel on, its topic takes no commands until this node is upgraded."""
 
@@ -91,8 +191,16 @@ EventKind = (
     | ConversationCreated
     | MembersAdded
     | MemberRemoved
+    | BlockChanged
     | ConversationJoined
     | ConversationLeft
+    | ReadMarkerMoved
+    | ConversationMarkedUnread
+    | ConversationPreferencesChanged
+    | DraftChanged
+    | UserBlocked
+    | UserUnblocked
+    | PreferencesChanged
     | UnknownKind
 )
 

@@ -24,10 +24,29 @@ GAP_MAX_BYTES: Final = 128 * 1024
 PAGE_MAX_BYTES: Final = 256 * 1024
 LIST_MAX_BYTES: Final = 1024 * 1024
 HEADS_PER_FRAME: Final = 1_000
+TYPING_INTERVAL_S: Final = 3.0
+TYPING_EXPIRES_S: Final = 7.0
+TYPING_MAX_MEMBERS: Final = 100
 FUTURE_ID_TOLERANCE_MS: Final = 5 * 60 * 1000
 PASSWORD_MIN_CODE_POINTS: Final = 8
 PASSWORD_MAX_CODE_POINTS: Final = 256
 USERS_PER_GET: Final = 200
+ENTITIES_MAX: Final = 100
+LINK_MAX_BYTES: Final = 2_048
+LINKS_MAX_BYTES: Final = 8 * 1024
+BROADCAST_FREE_MEMBERS: Final = 100
+"""Groups of more members leave @here and @all to owners and admins."""
+RECEIPTS_FULL_MEMBERS: Final = 100
+RECEIPTS_COUNT_MEMBERS: Final = 1_000
+READERS_MAX: Final = 100
+MENTION_COUNT_MAX: Final = 1_000
+PINNED_MAX: Final = 20
+DRAFTS_MAX: Final = 50
+DRAFTS_MAX_BYTES: Final = 128 * 1024
+BLOCKED_MAX: Final = 5_000
+QUIET_HOURS_MAX: Final = 14
+STATUS_TEXT_MAX_CODE_POINTS: Final = 100
+STATUS_EMOJI_MAX_CODE_POINTS: Final = 16
 
 # Letters and symbols that draw nothing: Hangul fillers, the braille blank, the null notehead.
 _BLANKS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800\U0001d159")
@@ -60,6 +79,12 @@ def check_text(field: str, text: str) -> None:
         raise InvalidField(field, f"at most {TEXT_MAX_BYTES} bytes of UTF-8")
     if not any(map(_is_visible, text)):
         raise InvalidField(field, "at least one visible character")
+
+
+def check_draft(field: str, text: str) -> None:
+    """Checks a draft: as a message text, but it may be empty, or invisible. Raises InvalidField."""
+    if len(text) > TEXT_MAX_CODE_POINTS or len(text.encode()) > TEXT_MAX_BYTES:
+        raise InvalidField(field, f"at most {TEXT_MAX_CODE_POINTS} code points and {TEXT_MAX_BYTES} bytes of UTF-8")
 
 
 def clean_name(field: str, name: str) -> str:

@@ -3,7 +3,7 @@
 from typing import assert_never
 
 from hubbub_server.domain import conversation, user_topic
-from hubbub_server.domain.commands import Command, Decision, RecordMembership
+from hubbub_server.domain.commands import Command, ConversationCommand, Decision, UserTopicCommand
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.events import Event
 from hubbub_server.domain.id_window import IdLookup
@@ -26,11 +26,11 @@ def decide(state: TopicState, command: Command, now_ms: int, lookup: IdLookup | 
     """Decides a command on the state at the head. Raises ValueError for a command of the other kind of topic."""
     match state:
         case ConversationState():
-            if isinstance(command, RecordMembership):
-                raise ValueError("RecordMembership belongs to a user's topic")
+            if not isinstance(command, ConversationCommand):
+                raise ValueError(f"{type(command).__name__} belongs to a user's topic")
             return conversation.decide(state, command, now_ms, lookup)
         case UserTopicState():
-            if not isinstance(command, RecordMembership):
+            if not isinstance(command, UserTopicCommand):
                 raise ValueError(f"{type(command).__name__} belongs to a conversation")
             return user_topic.decide(state, command, now_ms)
         case _:

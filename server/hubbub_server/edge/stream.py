@@ -25,7 +25,6 @@ import grpc.aio
 import structlog
 
 from hubbub_server.app.frames import Events
-from hubbub_server.app.live_stream import LiveStream
 from hubbub_server.domain.errors import HubbubError, ProtocolBreach
 from hubbub_server.domain.ids import UserId
 from hubbub_server.edge.grpc_messages import (
@@ -39,6 +38,7 @@ from hubbub_server.edge.grpc_messages import (
 from hubbub_server.edge.http2 import ErrorCode, Http2
 from hubbub_server.edge.limits import EdgeLimits
 from hubbub_server.rpc.call import Call
+from hubbub_server.rpc.pumped import PumpedStream, ReadFrame
 from hubbub_server.rpc.stream_pump import raise_end_error
 from hubbub_server.wire.frames import encode_frame, encode_messages, read_connect_request
 
@@ -133,7 +133,7 @@ class EdgeStream:
         self._inbox: list[bytes] = []
         self._unread_bytes = 0
         self._take_message: Callable[[bytes], None] | None = None
-        self._live: LiveStream | None = None
+        self._live: PumpedStream | None = None
         self._unsent: list[bytes] = []
         self._credit_bytes = 0
         self._live_ended: asyncio.Future[None] | None = None
@@ -410,14 +410,16 @@ class EdgeStream:
 
     # ---- Pump
 
-    async def pump(self, call: Call, live: LiveStream, *, takes_frames: bool) -> None:
+    async def pump(
+        self, call: Call, live: PumpedStream, *, takes_frames: bool, read: ReadFrame = read_connect_request
+    ) -> None:
         """See Pump. Frames pass without this task, which waits for the end."""
         ended = self._live_ended = self._loop.create_future()
         self._live = live
         try:
             live.on_abort(self._give_up)
             if takes_frames:
-                self._hear(live, call.authenticated.user_id)
+                self._hear(live, call.authenticated.user_id, read)
             live.on_output(self._note_output, self._hand_over_now)
             await ended
         finally:
@@ -425,10 +427,10 @@ class EdgeStream:
             await live.aclose()
         raise_end_error(live)
 
-    def _hear(self, live: LiveStream, user_id: UserId) -> None:
+    def _hear(self, live: PumpedStream, user_id: UserId, read: ReadFrame) -> None:
         def take(message: bytes) -> None:
             try:
-                frame = read_connect_request(message, user_id)
+                frame = read(message, user_id)
             except HubbubError as error:
                 live.break_off(error)
             else:

@@ -24,6 +24,12 @@ streams = Gauge("hubbub_streams", "Open streams.")
 stream_buffer_bytes = Gauge("hubbub_stream_buffer_bytes", "Bytes that wait in buffers of streams.")
 active_topics = Gauge("hubbub_active_topics", "Topics in memory.")
 delivered_events = Counter("hubbub_delivered_events", "Events put into buffers of streams.")
+signals = Counter("hubbub_signals", "Signals put into buffers of streams.")
+dropped_signals = Counter(
+    "hubbub_dropped_signals",
+    "Signals dropped by this node: lost (no NATS), full, busy (a conversation has too many), slow (a stream).",
+    ["reason"],
+)
 rpcs = Counter("hubbub_rpcs", "Finished RPCs.", ["method", "code"])
 worker_lag_records = Gauge("hubbub_worker_lag_records", "Records that a worker has not applied yet.", ["role", "shard"])
 worker_applied_records = Counter("hubbub_worker_applied_records", "Records applied by a worker.", ["role"])
@@ -38,6 +44,12 @@ refused_shards = Gauge(
 )
 registered_nodes = Gauge("hubbub_registered_nodes", "Nodes that live, as this one sees it; 0 while it cannot see.")
 registry_failures = Counter("hubbub_registry_failures", "Renewals of the lease and looks at the registry that failed.")
+presence_users = Gauge("hubbub_presence_users", "Users with a session on this node.")
+presence_watched = Gauge("hubbub_presence_watched", "Users whose presence somebody watches on this node.")
+presence_reports = Counter("hubbub_presence_reports", "Presences put into frames of watchers.")
+presence_known = Gauge(
+    "hubbub_presence_known", "1 while this node knows who is there: the registry answers, and has for 10 s."
+)
 edge_connections = Gauge("hubbub_edge_connections", "Open connections of the stream edge.")
 edge_writes = Counter("hubbub_edge_writes", "Writes to sockets of the stream edge.")
 edge_ended_connections = Counter(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hubbub_server.domain.id_window import IdKey, IdLookup
-from hubbub_server.domain.ids import ConversationId
+from hubbub_server.domain.ids import ConversationId, UserId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,6 +13,8 @@ class StoredMessage:
     """A message as of `change_position`. `body` as in projection.MessageRow."""
 
     message_number: int
+    counted_number: int
+    sender_id: UserId
     change_position: int
     commit_time_ms: int
     body: bytes

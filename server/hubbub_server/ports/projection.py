@@ -5,11 +5,14 @@ again, or batches in any order, ends in the same rows. Only the worker writes.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from hubbub_server.domain.events import ConversationKind, MemberRole
 from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, UserId
+
+EVERYBODY: Final = UserId(TopicId("*"))
+"""In the place of a user: all members of a conversation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,67 @@ class MembershipRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemberMarkRow:
+    """What a member need not read, and their newest mention (domain/member_marks.py). Each number is merged by maximum.
+
+    `user_id` is EVERYBODY for the newest message that mentions all members.
+    """
+
+    conversation_id: ConversationId
+    user_id: UserId
+    message_number: int = 0
+    counted_number: int = 0
+    mention_number: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockRow:
+    """Whether one side of a direct conversation, `user_id`, refuses what the other sends. Place as in MembershipRow."""
+
+    conversation_id: ConversationId
+    user_id: UserId
+    epoch: int
+    position: int
+    blocked: bool
+    source_epoch: int
+    source_position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MentionRow:
+    """A message that mentions a user, or EVERYBODY."""
+
+    conversation_id: ConversationId
+    user_id: UserId
+    epoch: int
+    position: int
+    message_number: int
+    sender_id: UserId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryRow:
+    """The newest event of a user's topic that sets an entry (`app.project.entry_of`). `framed` as in RecordCodec."""
+
+    user_id: UserId
+    entry: str
+    epoch: int
+    position: int
+    framed: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReaderRow:
+    """How far a user has read a conversation, as others may know it. Place in the user's own topic."""
+
+    conversation_id: ConversationId
+    user_id: UserId
+    epoch: int
+    position: int
+    message_number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedRow:
     """How far a topic is applied: everything up to `position` is in the store. Written last.
 
@@ -117,6 +181,11 @@ class ProjectionBatch:
     conversations: Sequence[ConversationRow] = ()
     members: Sequence[MemberRow] = ()
     memberships: Sequence[MembershipRow] = ()
+    marks: Sequence[MemberMarkRow] = ()
+    blocks: Sequence[BlockRow] = ()
+    mentions: Sequence[MentionRow] = ()
+    entries: Sequence[EntryRow] = ()
+    readers: Sequence[ReaderRow] = ()
     applied: Sequence[AppliedRow] = ()
     shard: ShardRow
 

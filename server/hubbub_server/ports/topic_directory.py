@@ -6,7 +6,7 @@ from typing import Protocol
 
 from hubbub_server.domain.ids import TopicId
 from hubbub_server.domain.topic import TopicState
-from hubbub_server.ports.projection import AppliedRow, ShardRow
+from hubbub_server.ports.projection import AppliedRow, EntryRow, ShardRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,10 +14,12 @@ class StoredTopic:
     """A topic as the store has it: `state.position == applied.position`, with an empty id window.
 
     The window's `evicted_position` is `applied.position`, its `floor_ms` is `applied.id_floor_ms`.
+    `entries` of a user's topic are not in its state yet: they are bytes (app/stored_topic.py: `whole_state`).
     """
 
     state: TopicState
     applied: AppliedRow
+    entries: Sequence[EntryRow] = ()
 
 
 class TopicDirectory(Protocol):

@@ -11,7 +11,8 @@ import grpc.aio
 from google.rpc import status_pb2
 
 from hubbub_server.app.authenticate import Caller
-from hubbub_server.app.live_stream import LiveStream
+from hubbub_server.rpc.pumped import PumpedStream, ReadFrame
+from hubbub_server.wire.frames import read_connect_request
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
@@ -45,9 +46,11 @@ class CallContext(Protocol):
 
 
 class Pump(Protocol):
-    """How a transport moves frames between an RPC and its LiveStream."""
+    """How a transport moves frames between an RPC and what is behind it."""
 
-    async def __call__(self, call: "Call", live: LiveStream, *, takes_frames: bool) -> None:
+    async def __call__(
+        self, call: "Call", live: PumpedStream, *, takes_frames: bool, read: ReadFrame = read_connect_request
+    ) -> None:
         """Returns at the end of the stream or raises the error that it ends with; closes it in any case."""
 
 

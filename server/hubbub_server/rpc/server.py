@@ -12,17 +12,32 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from hubbub.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
-from hubbub.chat.v1 import chat_service_pb2, chat_service_pb2_grpc
+from hubbub.chat.v1 import (
+    chat_service_pb2,
+    chat_service_pb2_grpc,
+    marker_service_pb2,
+    marker_service_pb2_grpc,
+)
 from hubbub.conversation.v1 import conversation_service_pb2, conversation_service_pb2_grpc
 from hubbub.history.v1 import history_service_pb2, history_service_pb2_grpc
-from hubbub.user.v1 import user_service_pb2, user_service_pb2_grpc
+from hubbub.presence.v1 import presence_service_pb2, presence_service_pb2_grpc
+from hubbub.user.v1 import (
+    settings_service_pb2,
+    settings_service_pb2_grpc,
+    user_service_pb2,
+    user_service_pb2_grpc,
+)
 
 from hubbub_server.app.authenticate import Authenticate
 from hubbub_server.app.conversations import Conversations
+from hubbub_server.app.markers import Markers
+from hubbub_server.app.presence import Presence
 from hubbub_server.app.read_history import ReadHistory
 from hubbub_server.app.session import CLIENT_SILENCE_S
+from hubbub_server.app.settings import UserSettings
 from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
+from hubbub_server.app.typing_signals import TypingSignals
 from hubbub_server.app.users import Users
 from hubbub_server.ports.clock import Clock, IdSource
 from hubbub_server.rpc.interceptors.auth import Authentication
@@ -36,6 +51,9 @@ from hubbub_server.rpc.servicers.auth_servicer import AuthServicer
 from hubbub_server.rpc.servicers.chat_servicer import ChatServicer
 from hubbub_server.rpc.servicers.conversation_servicer import ConversationServicer
 from hubbub_server.rpc.servicers.history_servicer import HistoryServicer
+from hubbub_server.rpc.servicers.marker_servicer import MarkerServicer
+from hubbub_server.rpc.servicers.presence_servicer import PresenceServicer
+from hubbub_server.rpc.servicers.settings_servicer import SettingsServicer
 from hubbub_server.rpc.servicers.user_servicer import UserServicer
 from hubbub_server.rpc.streaming_calls import StreamingCalls
 
@@ -70,6 +88,9 @@ _SERVICES: Final = tuple(
         (conversation_service_pb2, "ConversationService"),
         (chat_service_pb2, "ChatService"),
         (history_service_pb2, "HistoryService"),
+        (marker_service_pb2, "MarkerService"),
+        (settings_service_pb2, "SettingsService"),
+        (presence_service_pb2, "PresenceService"),
     )
 )
 
@@ -83,7 +104,11 @@ class UseCases:
     conversations: Conversations
     history: ReadHistory
     sync: Sync
+    markers: Markers
+    settings: UserSettings
     streams: Streams
+    typing: TypingSignals
+    presence: Presence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,9 +191,13 @@ class RpcServer:
     def streaming_calls(self) -> StreamingCalls:
         """Returns the streaming methods, with the same layers and limits, for another transport."""
         cases = self._use_cases
-        chat = ChatServicer(cases.conversations, cases.streams)
+        chat = ChatServicer(cases.conversations, cases.streams, cases.typing)
         history = self._history_servicer()
-        by_name = (chat_service_pb2, "ChatService", chat), (history_service_pb2, "HistoryService", history)
+        by_name = (
+            (chat_service_pb2, "ChatService", chat),
+            (history_service_pb2, "HistoryService", history),
+            (presence_service_pb2, "PresenceService", PresenceServicer(cases.presence)),
+        )
         return StreamingCalls(
             {module.DESCRIPTOR.services_by_name[name]: servicer for module, name, servicer in by_name}, self._layers
         )
@@ -185,9 +214,12 @@ class RpcServer:
             ConversationServicer(cases.conversations), server
         )
         chat_service_pb2_grpc.add_ChatServiceServicer_to_server(
-            ChatServicer(cases.conversations, cases.streams), server
+            ChatServicer(cases.conversations, cases.streams, cases.typing), server
         )
         history_service_pb2_grpc.add_HistoryServiceServicer_to_server(self._history_servicer(), server)
+        marker_service_pb2_grpc.add_MarkerServiceServicer_to_server(MarkerServicer(cases.markers), server)
+        settings_service_pb2_grpc.add_SettingsServiceServicer_to_server(SettingsServicer(cases.settings), server)
+        presence_service_pb2_grpc.add_PresenceServiceServicer_to_server(PresenceServicer(cases.presence), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._with_reflection:
             names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)

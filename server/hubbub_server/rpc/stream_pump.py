@@ -12,22 +12,22 @@ once; what is left is one message and the status, which the client gets when it 
 
 import asyncio
 
-from hubbub_server.app.live_stream import LiveStream
 from hubbub_server.domain.errors import HubbubError
 from hubbub_server.rpc.call import Call
+from hubbub_server.rpc.pumped import PumpedStream, ReadFrame
 from hubbub_server.wire.frames import encode_messages, read_connect_request
 
 
-async def pump(call: Call, live: LiveStream, *, takes_frames: bool) -> None:
+async def pump(call: Call, live: PumpedStream, *, takes_frames: bool, read: ReadFrame = read_connect_request) -> None:
     """Implements Pump."""
-    await (pump_both_ways if takes_frames else pump_down)(call, live)
+    await (pump_both_ways(call, live, read) if takes_frames else pump_down(call, live))
 
 
-async def pump_both_ways(call: Call, live: LiveStream) -> None:
+async def pump_both_ways(call: Call, live: PumpedStream, read: ReadFrame = read_connect_request) -> None:
     """Serves a stream on which the client sends frames. Returns at its end, raises the error that it ends with."""
     try:
         async with asyncio.TaskGroup() as tasks:
-            reader = tasks.create_task(_read_frames(call, live), name="stream reader")
+            reader = tasks.create_task(_read_frames(call, live, read), name="stream reader")
             await _write_frames(call, live)
             reader.cancel()
     finally:
@@ -35,7 +35,7 @@ async def pump_both_ways(call: Call, live: LiveStream) -> None:
     raise_end_error(live)
 
 
-async def pump_down(call: Call, live: LiveStream) -> None:
+async def pump_down(call: Call, live: PumpedStream) -> None:
     """Serves a stream on which only the server sends."""
     try:
         await _write_frames(call, live)
@@ -44,11 +44,11 @@ async def pump_down(call: Call, live: LiveStream) -> None:
     raise_end_error(live)
 
 
-async def _read_frames(call: Call, live: LiveStream) -> None:
+async def _read_frames(call: Call, live: PumpedStream, read: ReadFrame) -> None:
     user_id = call.authenticated.user_id
     while (message := await call.read()) is not None:
         try:
-            frame = read_connect_request(message, user_id)
+            frame = read(message, user_id)
         except HubbubError as error:
             live.break_off(error)
         else:
@@ -56,7 +56,7 @@ async def _read_frames(call: Call, live: LiveStream) -> None:
     live.half_close()
 
 
-async def _write_frames(call: Call, live: LiveStream) -> None:
+async def _write_frames(call: Call, live: PumpedStream) -> None:
     """Writes until the stream ends or must be given up."""
     task = asyncio.current_task()
     assert task is not None  # noqa: S101  # coroutines run in tasks
@@ -78,7 +78,7 @@ async def _write_frames(call: Call, live: LiveStream) -> None:
             raise
 
 
-def raise_end_error(live: LiveStream) -> None:
+def raise_end_error(live: PumpedStream) -> None:
     """Raises what the stream ends with, if that is not OK."""
     if live.end_error is not None:
         raise live.end_error

@@ -6,17 +6,21 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2, status_pb2
 from hubbub.auth.v1 import auth_service_pb2
-from hubbub.chat.v1 import chat_service_pb2
+from hubbub.chat.v1 import chat_service_pb2, marker_service_pb2
 from hubbub.conversation.v1 import conversation_service_pb2
 from hubbub.errors.v1 import error_reason_pb2
 from hubbub.history.v1 import history_service_pb2
-from hubbub.user.v1 import user_service_pb2
+from hubbub.presence.v1 import presence_service_pb2
+from hubbub.user.v1 import settings_service_pb2, user_service_pb2
 
 _SERVICES = (
     auth_service_pb2.DESCRIPTOR,
     chat_service_pb2.DESCRIPTOR,
     conversation_service_pb2.DESCRIPTOR,
     history_service_pb2.DESCRIPTOR,
+    marker_service_pb2.DESCRIPTOR,
+    presence_service_pb2.DESCRIPTOR,
+    settings_service_pb2.DESCRIPTOR,
     user_service_pb2.DESCRIPTOR,
 )
 # Without these the details of an error have no JSON form, and the whole error no body.

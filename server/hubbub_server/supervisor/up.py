@@ -1,6 +1,6 @@
 """`hubbub up`: starts everything in order, keeps it running, stops it in order.
 
-Order: the servers (NATS, and if asked for Valkey and Cassandra), the tables, the workers (they make streams, and the
+Order: the servers (NATS, Valkey, and if asked for Cassandra), the tables, the workers (they make streams, and the
 schema of SQLite), the nodes, Envoy; then one message from end to end, and only then "ready". Backwards at the end: the
 nodes first, so that streams hear Goodbye through Envoy.
 """

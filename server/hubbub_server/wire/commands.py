@@ -4,16 +4,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hubbub.chat.v1 import frame_pb2
 from hubbub.conversation.v1 import message_pb2
 
-from hubbub_server.app.frames import Reauthenticate, Send
+from hubbub_server.app.frames import ReadUpTo, Reauthenticate, Send, SetTyping
 from hubbub_server.domain.commands import SendMessage
 from hubbub_server.domain.errors import ConversationNotFound, InvalidField
 from hubbub_server.domain.ids import ClientMessageId, UserId, canonical_uuid, is_conversation_id
 from hubbub_server.domain.limits import FALLBACK_MAX_CODE_POINTS
-from hubbub_server.domain.message import Content, TextContent, UnknownContent, check_content
-from hubbub_server.wire.times import milliseconds
-
-_SECONDS_MIN = -62_135_596_800  # 0001-01-01, the bounds of a Timestamp
-_SECONDS_MAX = 253_402_300_799  # 9999-12-31
+from hubbub_server.domain.message import Content, check_content
+from hubbub_server.domain.signals import Typing
+from hubbub_server.wire.content import content_from_pb
+from hubbub_server.wire.times import check_time, milliseconds
 
 
 def read_send_message(pb: frame_pb2.SendMessageRequest, sender_id: UserId, *, prefix: str = "") -> Send:
@@ -40,11 +39,48 @@ def read_send_message(pb: frame_pb2.SendMessageRequest, sender_id: UserId, *, pr
     return Send(conversation_id=pb.conversation_id, command=command)
 
 
+def read_mark_read(pb: frame_pb2.MarkReadRequest, *, prefix: str = "") -> ReadUpTo:
+    """Reads how far somebody has read.
+
+    Raises:
+        InvalidField: a field breaks its rule.
+        ConversationNotFound: the conversation_id is none of ours, so it is nobody's.
+    """
+    if not pb.conversation_id:
+        raise InvalidField(f"{prefix}conversation_id", "required")
+    if pb.message_number < 1:
+        raise InvalidField(f"{prefix}message_number", "1 or more")
+    if pb.unread_mark_position < 0:
+        raise InvalidField(f"{prefix}unread_mark_position", "0 or more")
+    if not is_conversation_id(pb.conversation_id):
+        raise ConversationNotFound
+    return ReadUpTo(
+        conversation_id=pb.conversation_id,
+        message_number=pb.message_number,
+        unread_mark_position=pb.unread_mark_position,
+    )
+
+
 def read_reauthenticate(pb: frame_pb2.ReauthenticateRequest, *, prefix: str = "") -> Reauthenticate:
     """Reads a newer token. Raises InvalidField when there is none."""
     if not pb.access_token:
         raise InvalidField(f"{prefix}access_token", "required")
     return Reauthenticate(access_token=pb.access_token)
+
+
+def read_set_typing(pb: frame_pb2.SetTypingRequest, *, prefix: str = "") -> SetTyping:
+    """Reads what the caller does in a conversation.
+
+    Raises:
+        InvalidField: there is no conversation_id.
+        ConversationNotFound: it is none of ours.
+    """
+    if not pb.conversation_id:
+        raise InvalidField(f"{prefix}conversation_id", "required")
+    if not is_conversation_id(pb.conversation_id):
+        raise ConversationNotFound
+    making = pb.kind or frame_pb2.TYPING_KIND_TEXT
+    return SetTyping(conversation_id=pb.conversation_id, typing=Typing(making=making, active=pb.active))
 
 
 def _read_uuid(field: str, text: str) -> ClientMessageId:
@@ -57,13 +93,11 @@ def _read_uuid(field: str, text: str) -> ClientMessageId:
 def _read_content(field: str, pb: message_pb2.Content) -> Content:
     if len(pb.fallback_text) > FALLBACK_MAX_CODE_POINTS:
         raise InvalidField(f"{field}.fallback_text", f"at most {FALLBACK_MAX_CODE_POINTS} code points")
-    is_text = pb.WhichOneof("kind") == "text"
-    content = TextContent(text=pb.text.text) if is_text else UnknownContent()
+    content = content_from_pb(pb)
     check_content(field, content)
     return content
 
 
 def _read_time(field: str, pb: Timestamp) -> int:
-    if not (_SECONDS_MIN <= pb.seconds <= _SECONDS_MAX and 0 <= pb.nanos < 1_000_000_000):
-        raise InvalidField(field, "a time from year 1 to 9999")
+    check_time(field, pb)
     return milliseconds(pb)

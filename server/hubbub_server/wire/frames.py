@@ -12,18 +12,20 @@ from google.protobuf.message import DecodeError
 from hubbub.chat.v1 import chat_service_pb2, frame_pb2
 
 from hubbub_server.app import frames
-from hubbub_server.app.frames import ClientFrame, Events, Outgoing, StreamCommand, UnknownFrame
-from hubbub_server.domain.commands import Sent
+from hubbub_server.app.frames import ClientFrame, Events, Outgoing, Signals, StreamCommand, UnknownFrame
+from hubbub_server.domain.commands import Marked, Sent
 from hubbub_server.domain.errors import HubbubError, InvalidField, ProtocolBreach
 from hubbub_server.domain.ids import UserId, canonical_uuid
 from hubbub_server.domain.limits import FRAME_MAX_BYTES, REQUEST_ID_MAX_CHARACTERS, RESUME_TOKEN_MAX_BYTES
-from hubbub_server.wire.commands import read_reauthenticate, read_send_message
+from hubbub_server.wire.commands import read_mark_read, read_reauthenticate, read_send_message, read_set_typing
 from hubbub_server.wire.status import status_of
 from hubbub_server.wire.times import duration, timestamp
-from hubbub_server.wire.values import cursor_to_pb, head_to_pb, sent_to_pb, stored_message_to_pb
+from hubbub_server.wire.values import cursor_to_pb, head_to_pb, marked_to_pb, sent_to_pb, stored_message_to_pb
 from hubbub_server.wire.varint import encode_varint
 
 _FRAME_TAG: Final = b"\x0a"  # field 1, length-delimited
+
+_JOINED: Final = (Events, Signals)
 
 _REASON_TO_PB: Final = {
     frames.GoodbyeReason.DRAINING: frame_pb2.GOODBYE_REASON_DRAINING,
@@ -74,7 +76,7 @@ def read_hello(pb: chat_service_pb2.Hello) -> frames.Hello:
     return frames.Hello(instance_id=instance_id, resume_token=pb.resume_token, ack_window_events=pb.ack_window_events)
 
 
-def _read_payload(pb: frame_pb2.Command, user_id: UserId) -> frames.Send | frames.Reauthenticate | HubbubError:
+def _read_payload(pb: frame_pb2.Command, user_id: UserId) -> frames.CommandPayload | HubbubError:
     try:
         if not 1 <= len(pb.request_id) <= REQUEST_ID_MAX_CHARACTERS:
             raise InvalidField("command.request_id", f"1 to {REQUEST_ID_MAX_CHARACTERS} characters")
@@ -83,6 +85,10 @@ def _read_payload(pb: frame_pb2.Command, user_id: UserId) -> frames.Send | frame
                 return read_send_message(pb.send_message, user_id, prefix="command.send_message.")
             case "reauthenticate":
                 return read_reauthenticate(pb.reauthenticate, prefix="command.reauthenticate.")
+            case "set_typing":
+                return read_set_typing(pb.set_typing, prefix="command.set_typing.")
+            case "mark_read":
+                return read_mark_read(pb.mark_read, prefix="command.mark_read.")
             case None:
                 raise InvalidField("command.payload", "one of the known commands")
     except HubbubError as error:
@@ -95,17 +101,17 @@ def _read_payload(pb: frame_pb2.Command, user_id: UserId) -> frames.Send | frame
 def encode_messages(outgoing: Sequence[Outgoing]) -> list[bytes]:
     """Turns frames that are ready together into as few messages of the stream as the contract allows.
 
-    Neighbouring events are joined, up to 256 KiB of frame; a control is alone in its message. Order is kept.
+    Neighbouring events and signals are joined, up to 256 KiB of frame; a control is alone in its message; in order.
     """
     messages: list[bytes] = []
     bodies: list[bytes] = []
     size_bytes = 0
     for each in outgoing:
-        body = each.body if isinstance(each, Events) else b""
+        body = each.body if isinstance(each, _JOINED) else b""
         if bodies and (not body or size_bytes + len(body) > FRAME_MAX_BYTES):
             messages.append(_encode_bodies(bodies))
             bodies, size_bytes = [], 0
-        if isinstance(each, Events):
+        if isinstance(each, _JOINED):
             bodies.append(body)
             size_bytes += len(body)
         else:
@@ -175,11 +181,15 @@ def _reply_to_pb(reply: frames.Reply) -> frame_pb2.Reply:
     match reply.answer:
         case Sent():
             return frame_pb2.Reply(request_id=reply.request_id, send_message=sent_to_pb(reply.answer))
+        case Marked():
+            return frame_pb2.Reply(request_id=reply.request_id, mark_read=marked_to_pb(reply.answer))
         case frames.Reauthenticated(token_expire_time_ms=expire_time_ms):
             return frame_pb2.Reply(
                 request_id=reply.request_id,
                 reauthenticate=frame_pb2.ReauthenticateResponse(token_expire_time=timestamp(expire_time_ms)),
             )
+        case frames.TypingSet():
+            return frame_pb2.Reply(request_id=reply.request_id, set_typing=frame_pb2.SetTypingResponse())
 
 
 def _gap_to_pb(gap: frames.Gap) -> frame_pb2.Gap:

@@ -14,8 +14,17 @@ from hubbub.conversation.v1 import conversation_pb2, message_pb2
 from hubbub_server.domain import events
 from hubbub_server.domain.events import ConversationKind, Event, EventKind, Member, MemberRole
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, canonical_uuid, is_conversation_id, is_user_id
-from hubbub_server.domain.message import Content, Message, TextContent, UnknownContent
+from hubbub_server.domain.message import Message
 from hubbub_server.ports.record_codec import DecodedEvent, RecordUndecodable
+from hubbub_server.wire.content import content_from_pb, fill_content
+from hubbub_server.wire.preferences import (
+    conversation_preferences_from_pb,
+    conversation_preferences_to_pb,
+    marker_from_pb,
+    marker_to_pb,
+    preferences_from_pb,
+    preferences_to_pb,
+)
 from hubbub_server.wire.times import fill_timestamp, milliseconds
 from hubbub_server.wire.varint import encode_varint, read_varint
 
@@ -92,7 +101,7 @@ def _decode(framed: bytes, payload: bytes) -> DecodedEvent:
 # ---- to protobuf
 
 
-def _event_to_pb(event: Event) -> event_pb2.Event:
+def _event_to_pb(event: Event) -> event_pb2.Event:  # noqa: C901, PLR0912  # one case a kind
     pb = event_pb2.Event(
         topic_id=event.topic_id,
         epoch=event.epoch,
@@ -112,6 +121,8 @@ def _event_to_pb(event: Event) -> event_pb2.Event:
             pb.members_added.members.extend(map(member_to_pb, members))
         case events.MemberRemoved(user_id=user_id):
             pb.member_removed.user_id = user_id
+        case events.BlockChanged(user_id=user_id, blocked=blocked):
+            pb.block_changed.CopyFrom(event_pb2.BlockChanged(user_id=user_id, blocked=blocked))
         case events.ConversationJoined(conversation_id=conversation_id, epoch=epoch, join_position=position):
             pb.conversation_joined.CopyFrom(
                 event_pb2.ConversationJoined(conversation_id=conversation_id, epoch=epoch, join_position=position)
@@ -120,6 +131,26 @@ def _event_to_pb(event: Event) -> event_pb2.Event:
             pb.conversation_left.CopyFrom(
                 event_pb2.ConversationLeft(conversation_id=conversation_id, epoch=epoch, leave_position=position)
             )
+        case events.ReadMarkerMoved(conversation_id=conversation_id, marker=marker, hidden=hidden):
+            pb.read_marker_moved.CopyFrom(
+                event_pb2.ReadMarkerMoved(conversation_id=conversation_id, marker=marker_to_pb(marker), hidden=hidden)
+            )
+        case events.ConversationMarkedUnread(conversation_id=conversation_id):
+            pb.conversation_marked_unread.conversation_id = conversation_id
+        case events.ConversationPreferencesChanged(conversation_id=conversation_id, preferences=preferences):
+            pb.conversation_preferences_changed.CopyFrom(
+                event_pb2.ConversationPreferencesChanged(
+                    conversation_id=conversation_id, preferences=conversation_preferences_to_pb(preferences)
+                )
+            )
+        case events.DraftChanged(conversation_id=conversation_id, text=text):
+            pb.draft_changed.CopyFrom(event_pb2.DraftChanged(conversation_id=conversation_id, text=text))
+        case events.UserBlocked(user_id=user_id, conversation_id=conversation_id):
+            pb.user_blocked.CopyFrom(event_pb2.UserBlocked(user_id=user_id, conversation_id=conversation_id))
+        case events.UserUnblocked(user_id=user_id, conversation_id=conversation_id):
+            pb.user_unblocked.CopyFrom(event_pb2.UserUnblocked(user_id=user_id, conversation_id=conversation_id))
+        case events.PreferencesChanged(preferences=wanted):
+            pb.preferences_changed.preferences.CopyFrom(preferences_to_pb(wanted))
         case events.UnknownKind():
             raise ValueError("an unknown kind cannot be encoded again")
         case _:
@@ -133,11 +164,7 @@ def _fill_message(pb: message_pb2.Message, message: Message) -> None:
     pb.counted_number = message.counted_number
     pb.sender_id = message.sender_id
     pb.client_message_id = message.client_message_id
-    match message.content:
-        case TextContent(text=text):
-            pb.content.text.text = text
-        case UnknownContent():
-            raise ValueError("unknown content cannot be encoded again")
+    fill_content(pb.content, message.content)
     if message.client_time_ms is not None:
         fill_timestamp(pb.client_time, message.client_time_ms)
 
@@ -152,7 +179,7 @@ def member_to_pb(member: Member) -> conversation_pb2.Member:
 # ---- from protobuf
 
 
-def _kind_from_pb(pb: event_pb2.Event) -> EventKind:
+def _kind_from_pb(pb: event_pb2.Event) -> EventKind:  # noqa: C901, PLR0911, PLR0912  # one case a kind
     match pb.WhichOneof("kind"):
         case "message_sent":
             return events.MessageSent(message=_message_from_pb(pb.message_sent.message))
@@ -166,6 +193,8 @@ def _kind_from_pb(pb: event_pb2.Event) -> EventKind:
             return events.MembersAdded(members=tuple(map(_member_from_pb, pb.members_added.members)))
         case "member_removed":
             return events.MemberRemoved(user_id=_user_id(pb.member_removed.user_id))
+        case "block_changed":
+            return events.BlockChanged(user_id=_user_id(pb.block_changed.user_id), blocked=pb.block_changed.blocked)
         case "conversation_joined":
             joined = pb.conversation_joined
             return events.ConversationJoined(
@@ -180,6 +209,38 @@ def _kind_from_pb(pb: event_pb2.Event) -> EventKind:
                 epoch=left.epoch,
                 leave_position=left.leave_position,
             )
+        case "read_marker_moved":
+            moved = pb.read_marker_moved
+            return events.ReadMarkerMoved(
+                conversation_id=_conversation_id(moved.conversation_id),
+                marker=marker_from_pb(moved.marker),
+                hidden=moved.hidden,
+            )
+        case "conversation_marked_unread":
+            return events.ConversationMarkedUnread(
+                conversation_id=_conversation_id(pb.conversation_marked_unread.conversation_id)
+            )
+        case "conversation_preferences_changed":
+            changed = pb.conversation_preferences_changed
+            return events.ConversationPreferencesChanged(
+                conversation_id=_conversation_id(changed.conversation_id),
+                preferences=conversation_preferences_from_pb(changed.preferences),
+            )
+        case "draft_changed":
+            draft = pb.draft_changed
+            return events.DraftChanged(conversation_id=_conversation_id(draft.conversation_id), text=draft.text)
+        case "user_blocked":
+            blocked = pb.user_blocked
+            return events.UserBlocked(
+                user_id=_user_id(blocked.user_id), conversation_id=_conversation_id(blocked.conversation_id)
+            )
+        case "user_unblocked":
+            unblocked = pb.user_unblocked
+            return events.UserUnblocked(
+                user_id=_user_id(unblocked.user_id), conversation_id=_conversation_id(unblocked.conversation_id)
+            )
+        case "preferences_changed":
+            return events.PreferencesChanged(preferences=preferences_from_pb(pb.preferences_changed.preferences))
         case None:
             return events.UnknownKind()
 
@@ -193,15 +254,9 @@ def _message_from_pb(pb: message_pb2.Message) -> Message:
         counted_number=pb.counted_number,
         sender_id=_user_id(pb.sender_id),
         client_message_id=client_message_id,
-        content=_content_from_pb(pb.content),
+        content=content_from_pb(pb.content),
         client_time_ms=milliseconds(pb.client_time) if pb.HasField("client_time") else None,
     )
-
-
-def _content_from_pb(pb: message_pb2.Content) -> Content:
-    if pb.WhichOneof("kind") == "text":
-        return TextContent(text=pb.text.text)
-    return UnknownContent()
 
 
 def _member_from_pb(pb: conversation_pb2.Member) -> Member:

@@ -10,16 +10,28 @@ from google.protobuf.message import DecodeError
 from hubbub.bus.v1alpha1 import topic_state_pb2
 from hubbub.conversation.v1 import conversation_pb2
 
-from hubbub_server.domain.conversation import ConversationState
-from hubbub_server.domain.events import ConversationKind, Member
+from hubbub_server.domain.conversation import Block, ConversationState
+from hubbub_server.domain.events import ConversationKind, Member, SourcePlace
 from hubbub_server.domain.id_window import IdWindow
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id, is_user_id
-from hubbub_server.domain.user_topic import Membership, UserTopicState
+from hubbub_server.domain.member_marks import MemberMark, MemberMarks
+from hubbub_server.domain.preferences import ConversationPreferences, Preferences
+from hubbub_server.domain.user_topic import Draft, Kept, Membership, UserTopicState
 from hubbub_server.ports.topic_states import RecentIds, Snapshot, SnapshotUndecodable
+from hubbub_server.wire.preferences import (
+    conversation_preferences_from_pb,
+    conversation_preferences_to_pb,
+    marker_from_pb,
+    marker_to_pb,
+    preferences_from_pb,
+    preferences_to_pb,
+)
 from hubbub_server.wire.record_codec import KIND_FROM_PB, KIND_TO_PB, ROLE_FROM_PB, member_to_pb
 from hubbub_server.wire.times import milliseconds, timestamp
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+_OLDEST_FORMAT: Final = 1
+"""Without marks of members: they count as having read nothing by themselves until they send again."""
 
 
 class ProtoSnapshotCodec:
@@ -44,7 +56,7 @@ class ProtoSnapshotCodec:
                 if snapshot.recent_ids is not None:
                     pb.conversation.recent_ids.CopyFrom(_recent_ids_to_pb(snapshot.recent_ids))
             case UserTopicState():
-                pb.user.memberships.extend(map(_membership_to_pb, state.memberships.values()))
+                pb.user.CopyFrom(_user_to_pb(state))
             case _:
                 assert_never(state)
         return pb.SerializeToString(deterministic=True)
@@ -55,8 +67,8 @@ class ProtoSnapshotCodec:
             pb = topic_state_pb2.TopicState.FromString(encoded)
         except DecodeError as exc:
             raise SnapshotUndecodable("not a state") from exc
-        if pb.format != _FORMAT:
-            raise SnapshotUndecodable(f"format {pb.format}, this version knows {_FORMAT}")
+        if not _OLDEST_FORMAT <= pb.format <= _FORMAT:
+            raise SnapshotUndecodable(f"format {pb.format}, this version knows {_OLDEST_FORMAT} to {_FORMAT}")
         topic_id = TopicId(pb.topic_id)
         which = pb.WhichOneof("state")
         state: ConversationState | UserTopicState
@@ -84,6 +96,25 @@ def _conversation_to_pb(state: ConversationState) -> topic_state_pb2.Conversatio
         last_message_number=state.last_message_number,
         last_counted_number=state.last_counted_number,
         id_floor_time=timestamp(state.window.floor_at(state.position)),
+        member_marks=[
+            topic_state_pb2.MemberMark(
+                user_id=user_id,
+                message_number=mark.message_number,
+                counted_number=mark.counted_number,
+                mention_number=mark.mention_number,
+            )
+            for user_id, mark in state.marks.items()
+        ],
+        last_broadcast_number=state.last_broadcast_number,
+        blocks=[
+            topic_state_pb2.Block(
+                user_id=user_id,
+                blocked=block.blocked,
+                source_epoch=block.source.epoch,
+                source_position=block.source.position,
+            )
+            for user_id, block in state.blocks.items()
+        ],
     )
 
 
@@ -102,8 +133,30 @@ def _conversation_from_pb(conversation_id: ConversationId, pb: topic_state_pb2.T
         former_members={UserId(TopicId(each.user_id)): each.leave_position for each in conversation.former_members},
         last_message_number=conversation.last_message_number,
         last_counted_number=conversation.last_counted_number,
+        last_broadcast_number=conversation.last_broadcast_number,
+        marks=_marks_from_pb(pb),
+        blocks={_user_id(each.user_id): _block_from_pb(each) for each in conversation.blocks},
         window=IdWindow(milliseconds(conversation.id_floor_time), pb.position),
     )
+
+
+def _marks_from_pb(pb: topic_state_pb2.TopicState) -> MemberMarks:
+    marks = {_user_id(member.user_id): MemberMark() for member in pb.conversation.members if pb.format < _FORMAT}
+    for each in pb.conversation.member_marks:
+        marks[_user_id(each.user_id)] = MemberMark(
+            message_number=each.message_number,
+            counted_number=each.counted_number,
+            mention_number=each.mention_number,
+        )
+    return MemberMarks(marks)
+
+
+def _block_from_pb(pb: topic_state_pb2.Block) -> Block:
+    return Block(blocked=pb.blocked, source=SourcePlace(pb.source_epoch, pb.source_position))
+
+
+def _user_id(text: str) -> UserId:
+    return UserId(TopicId(text))
 
 
 def _recent_ids_to_pb(recent: RecentIds) -> topic_state_pb2.RecentIds:
@@ -142,6 +195,39 @@ def _membership_to_pb(membership: Membership) -> topic_state_pb2.Membership:
     )
 
 
+def _user_to_pb(state: UserTopicState) -> topic_state_pb2.UserState:
+    return topic_state_pb2.UserState(
+        memberships=map(_membership_to_pb, state.memberships.values()),
+        conversations=[_kept_to_pb(conversation_id, kept) for conversation_id, kept in state.kept.items()],
+        blocked_users=[
+            topic_state_pb2.BlockedUser(user_id=user_id, epoch=place.epoch, position=place.position)
+            for user_id, place in state.blocked.items()
+        ],
+        preferences=None if state.preferences == Preferences() else preferences_to_pb(state.preferences),
+    )
+
+
+def _kept_to_pb(conversation_id: ConversationId, kept: Kept) -> topic_state_pb2.KeptConversation:
+    is_usual = kept.preferences == ConversationPreferences()
+    return topic_state_pb2.KeptConversation(
+        conversation_id=conversation_id,
+        marker=marker_to_pb(kept.marker),
+        unread_mark_position=kept.unread_mark_position,
+        preferences=None if is_usual else conversation_preferences_to_pb(kept.preferences),
+        draft=kept.draft.text if kept.draft else "",
+        draft_time=timestamp(kept.draft.change_time_ms) if kept.draft else None,
+    )
+
+
+def _kept_from_pb(pb: topic_state_pb2.KeptConversation) -> Kept:
+    return Kept(
+        marker=marker_from_pb(pb.marker),
+        unread_mark_position=pb.unread_mark_position,
+        preferences=conversation_preferences_from_pb(pb.preferences),
+        draft=Draft(text=pb.draft, change_time_ms=milliseconds(pb.draft_time)) if pb.draft else None,
+    )
+
+
 def _user_from_pb(user_id: UserId, pb: topic_state_pb2.TopicState) -> UserTopicState:
     memberships = [
         Membership(
@@ -159,4 +245,7 @@ def _user_from_pb(user_id: UserId, pb: topic_state_pb2.TopicState) -> UserTopicS
         position=pb.position,
         commit_time_ms=milliseconds(pb.commit_time),
         memberships={membership.conversation_id: membership for membership in memberships},
+        kept={ConversationId(TopicId(each.conversation_id)): _kept_from_pb(each) for each in pb.user.conversations},
+        blocked={_user_id(each.user_id): SourcePlace(each.epoch, each.position) for each in pb.user.blocked_users},
+        preferences=preferences_from_pb(pb.user.preferences) if pb.user.HasField("preferences") else Preferences(),
     )

@@ -38,6 +38,7 @@ _RULES: Final[dict[type[errors.HubbubError], _Rule]] = {
     errors.NameTaken: _Rule(code_pb2.ALREADY_EXISTS, reasons.ERROR_REASON_NAME_TAKEN),
     errors.SendOrder: _Rule(code_pb2.FAILED_PRECONDITION, reasons.ERROR_REASON_SEND_ORDER),
     errors.WrongState: _Rule(code_pb2.FAILED_PRECONDITION, reasons.ERROR_REASON_CONVERSATION_STATE),
+    errors.LimitReached: _Rule(code_pb2.FAILED_PRECONDITION, reasons.ERROR_REASON_LIMIT_REACHED),
     errors.RateLimited: _Rule(code_pb2.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_RATE_LIMITED),
     LogFull: _Rule(code_pb2.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_RATE_LIMITED),
     errors.Unavailable: _Rule(code_pb2.UNAVAILABLE, reasons.ERROR_REASON_BACKEND_UNAVAILABLE),

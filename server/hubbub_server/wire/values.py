@@ -1,19 +1,30 @@
 """Values to protobuf messages and back: what answers and frames are made of."""
 
+from typing import Final
+
 from hubbub.auth.v1 import auth_service_pb2
 from hubbub.chat.v1 import frame_pb2
-from hubbub.conversation.v1 import conversation_pb2, conversation_service_pb2, message_pb2
+from hubbub.conversation.v1 import conversation_pb2, conversation_service_pb2, message_pb2, read_state_pb2
 from hubbub.user.v1 import user_service_pb2
 
 from hubbub_server.app.authenticate import Credentials
 from hubbub_server.app.conversations import ConversationView
-from hubbub_server.domain.commands import Sent
+from hubbub_server.app.markers import ReceiptsMode, receipts_mode
+from hubbub_server.app.read_states import ReadState
+from hubbub_server.domain.commands import Marked, Sent
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.ids import TopicId
 from hubbub_server.ports.accounts import Profile
 from hubbub_server.ports.message_store import StoredMessage
+from hubbub_server.wire.preferences import conversation_preferences_to_pb, marker_to_pb
 from hubbub_server.wire.record_codec import KIND_TO_PB, member_to_pb
 from hubbub_server.wire.times import timestamp
+
+MODE_TO_PB: Final = {
+    ReceiptsMode.FULL: read_state_pb2.RECEIPTS_MODE_FULL,
+    ReceiptsMode.COUNT_ONLY: read_state_pb2.RECEIPTS_MODE_COUNT_ONLY,
+    ReceiptsMode.OFF: read_state_pb2.RECEIPTS_MODE_OFF,
+}
 
 
 def cursor_to_pb(cursor: Cursor) -> conversation_pb2.Cursor:
@@ -44,6 +55,15 @@ def sent_to_pb(sent: Sent) -> frame_pb2.SendMessageResponse:
     )
 
 
+def marked_to_pb(marked: Marked) -> frame_pb2.MarkReadResponse:
+    """Returns the answer to MarkRead, the same unary and in-band."""
+    return frame_pb2.MarkReadResponse(
+        marker=marker_to_pb(marked.marker),
+        unread_mark_position=marked.unread_mark_position,
+        cursor=cursor_to_pb(marked.cursor),
+    )
+
+
 def stored_message_to_pb(stored: StoredMessage) -> message_pb2.Message:
     """Returns a message of a page: the bytes that were stored, with the "state" fields joined on."""
     state = message_pb2.Message(commit_time=timestamp(stored.commit_time_ms), change_position=stored.change_position)
@@ -58,10 +78,23 @@ def view_to_pb(view: ConversationView) -> conversation_service_pb2.ConversationV
             kind=KIND_TO_PB[view.kind],
             title=view.title,
             member_count=view.member_count,
+            receipts_mode=MODE_TO_PB[receipts_mode(view.member_count)],
         ),
         membership=member_to_pb(view.membership),
         head=head_to_pb(view.head),
         last_message=stored_message_to_pb(view.last_message) if view.last_message else None,
+        read_state=read_state_to_pb(view.read_state),
+        preferences=conversation_preferences_to_pb(view.preferences),
+    )
+
+
+def read_state_to_pb(read_state: ReadState) -> read_state_pb2.ReadState:
+    """Returns what is unread for the caller."""
+    return read_state_pb2.ReadState(
+        marker=marker_to_pb(read_state.marker),
+        unread_count=read_state.unread_count,
+        mention_count=read_state.mention_count,
+        unread_mark_position=read_state.unread_mark_position,
     )
 
 

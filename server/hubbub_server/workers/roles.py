@@ -12,7 +12,7 @@ from hubbub_server.ports.record_consumer import RecordConsumers
 from hubbub_server.workers.backoff import Backoff
 from hubbub_server.workers.handled_records import HandledRecords
 from hubbub_server.workers.projector import Projector
-from hubbub_server.workers.relay import Relay, UserTopics
+from hubbub_server.workers.relay import Relay, Topics
 from hubbub_server.workers.shard_loop import ShardLoop
 from hubbub_server.workers.shard_role import ShardRole
 from hubbub_server.workers.state_keeper import StateKeeper
@@ -48,7 +48,7 @@ class Pace:
 
 
 def worker_roles(
-    *, projection: Projection, codec: RecordCodec, hub: UserTopics, snapshots: TakeSnapshots
+    *, projection: Projection, codec: RecordCodec, hub: Topics, snapshots: TakeSnapshots
 ) -> dict[str, NewRole]:
     """Returns how to make each role for a shard, by its name."""
 

@@ -37,6 +37,10 @@ class FakeRegistryServer:
         """Tells whether a life is good, by the last time reached."""
         return self._ends_s.get(life_id, float("-inf")) > self._reached_s
 
+    def knows(self, life_id: str) -> bool:
+        """Tells whether a life is in the table, good or over."""
+        return life_id in self._lives
+
     def begin(self, life: NodeLife) -> None:
         """Adds a life."""
         if life.life_id not in self._lives:

@@ -1,25 +1,32 @@
-"""The store in memory: Projection, MessageStore, EventStore and TopicDirectory in one.
+"""The store in memory: Projection, MessageStore, EventStore, TopicDirectory and MarkerStore in one.
 
 Two switches: `is_unavailable` (the store is down: everything raises StoreUnavailable) and `is_frozen` (the projector is
 stopped: writes raise it, reads go on with what is applied). Both may be turned at any time.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from hubbub_server.app.stored_topic import stored_conversation, stored_user_topic
 from hubbub_server.domain.errors import StoreUnavailable
 from hubbub_server.domain.id_window import IdEntry, IdKey, IdLookup
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id, is_user_id
+from hubbub_server.ports.marker_store import Mention, MentionPage
 from hubbub_server.ports.message_store import StoredMessage
 from hubbub_server.ports.projection import (
+    EVERYBODY,
     AppliedRow,
+    BlockRow,
     ConversationRow,
+    EntryRow,
     EventRow,
+    MemberMarkRow,
     MemberRow,
     MembershipRow,
+    MentionRow,
     MessageRow,
     ProjectionBatch,
+    ReaderRow,
     ShardRow,
 )
 from hubbub_server.ports.topic_directory import StoredTopic
@@ -37,7 +44,7 @@ R = TypeVar("R", bound=_Placed)
 
 
 class FakeStore:
-    """All four store ports. Counts `applies` (batches), `lookups` and calls `refused`; the next `fail_applies` fail."""
+    """All five store ports. Counts `applies` (batches), `lookups` and calls `refused`; the next `fail_applies` fail."""
 
     def __init__(self) -> None:
         self.is_unavailable = False
@@ -52,6 +59,11 @@ class FakeStore:
         self._conversations: dict[ConversationId, ConversationRow] = {}
         self._members: dict[ConversationId, dict[UserId, MemberRow]] = {}
         self._memberships: dict[UserId, dict[ConversationId, MembershipRow]] = {}
+        self._marks: dict[ConversationId, dict[UserId, MemberMarkRow]] = {}
+        self._blocks: dict[ConversationId, dict[UserId, BlockRow]] = {}
+        self._mentions: dict[tuple[ConversationId, UserId], dict[int, MentionRow]] = {}
+        self._entries: dict[UserId, dict[str, EntryRow]] = {}
+        self._readers: dict[ConversationId, dict[UserId, ReaderRow]] = {}
         self._applied: dict[TopicId, AppliedRow] = {}
         self._shards: dict[int, ShardRow] = {}
 
@@ -73,12 +85,34 @@ class FakeStore:
             _put(self._members.setdefault(member.conversation_id, {}), member.user_id, member)
         for membership in batch.memberships:
             _put(self._memberships.setdefault(membership.user_id, {}), membership.conversation_id, membership)
+        for mark in batch.marks:
+            self._merge_mark(mark)
+        for block in batch.blocks:
+            _put(self._blocks.setdefault(block.conversation_id, {}), block.user_id, block)
+        for mention in batch.mentions:
+            key = mention.conversation_id, mention.user_id
+            _put(self._mentions.setdefault(key, {}), mention.message_number, mention)
+        for entry in batch.entries:
+            _put(self._entries.setdefault(entry.user_id, {}), entry.entry, entry)
+        for reader in batch.readers:
+            _put(self._readers.setdefault(reader.conversation_id, {}), reader.user_id, reader)
         for applied in batch.applied:
             self._put_applied(applied)
         shard = self._shards.get(batch.shard.shard)
         if shard is None or (batch.shard.epoch, batch.shard.sequence) > (shard.epoch, shard.sequence):
             self._shards[batch.shard.shard] = batch.shard
         self.applies += 1
+
+    def _merge_mark(self, row: MemberMarkRow) -> None:
+        marks = self._marks.setdefault(row.conversation_id, {})
+        old = marks.get(row.user_id, row)
+        marks[row.user_id] = MemberMarkRow(
+            conversation_id=row.conversation_id,
+            user_id=row.user_id,
+            message_number=max(row.message_number, old.message_number),
+            counted_number=max(row.counted_number, old.counted_number),
+            mention_number=max(row.mention_number, old.mention_number),
+        )
 
     def _put_applied(self, row: AppliedRow) -> None:
         old = self._applied.get(row.topic_id)
@@ -125,6 +159,8 @@ class FakeStore:
         return [
             StoredMessage(
                 message_number=row.message_number,
+                counted_number=row.counted_number,
+                sender_id=row.sender_id,
                 change_position=row.position,
                 commit_time_ms=row.commit_time_ms,
                 body=row.body,
@@ -151,16 +187,40 @@ class FakeStore:
         }
         return IdLookup(applied_position=applied.position if applied else 0, keys=wanted, found=found)
 
+    async def read_mentions(
+        self, conversation_id: ConversationId, user_id: UserId, *, after_number: int, before_number: int, limit: int
+    ) -> MentionPage:
+        self._check_available()
+        if not 1 <= limit <= 1_000:
+            raise ValueError(f"limit {limit} is not in 1 to 1,000")
+        applied = self._applied.get(conversation_id)
+        rows = {
+            **self._mentions.get((conversation_id, user_id), {}),
+            **self._mentions.get((conversation_id, EVERYBODY), {}),
+        }
+        mentions = [
+            Mention(message_number=number, sender_id=rows[number].sender_id)
+            for number in sorted(rows, reverse=True)
+            if after_number < number < before_number
+        ]
+        return MentionPage(applied_number=applied.last_message_number if applied else 0, mentions=mentions[:limit])
+
+    async def read_readers(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
+        self._check_available()
+        return {row.user_id: row.message_number for row in self._readers.get(conversation_id, {}).values()}
+
     async def load(self, topic_id: TopicId) -> StoredTopic | None:
         self._check_available()
         applied = self._applied.get(topic_id)
         if applied is None:
             return None
         if is_user_id(topic_id):
-            return stored_user_topic(topic_id, applied, self._memberships.get(topic_id, {}).values())
+            memberships = self._memberships.get(topic_id, {}).values()
+            return stored_user_topic(topic_id, applied, memberships, self._entries.get(topic_id, {}).values())
         if is_conversation_id(topic_id):
             members = self._members.get(topic_id, {}).values()
-            return stored_conversation(topic_id, applied, self._conversations.get(topic_id), members)
+            marks, blocks = self._marks.get(topic_id, {}).values(), self._blocks.get(topic_id, {}).values()
+            return stored_conversation(topic_id, applied, self._conversations.get(topic_id), members, marks, blocks)
         raise ValueError(f"{topic_id!r} is no topic id")
 
     async def read_applied(self, topic_id: TopicId) -> AppliedRow | None:

@@ -8,12 +8,11 @@ import pytest
 from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.read_history import PageSide
-from hubbub_server.app.topic_reader import TopicReader
 from hubbub_server.domain.errors import ConversationNotFound, InvalidField, StoreUnavailable, UserNotFound
 from hubbub_server.domain.events import ConversationKind
 from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.ports.accounts import Account
-from tests.support.app_node import ALICE, BOB, CAROL, CODEC, GROUP, AppCluster, AppNode, create_group, message_id, send
+from tests.support.app_node import ALICE, BOB, CAROL, GROUP, AppCluster, AppNode, create_group, message_id, send
 from tests.support.fakes.accounts import FakeAccountStore
 from tests.unit.app.test_streams import poison
 
@@ -35,7 +34,8 @@ async def conversations_on(cluster: AppCluster) -> AsyncIterator[tuple[AppNode, 
             node,
             Conversations(
                 hub=node.hub,
-                reader=TopicReader(log=node.log, messages=cluster.store, events=cluster.store, codec=CODEC),
+                reader=node.reader,
+                read_states=node.read_states,
                 effects=MembershipEffects(node.hub),
                 accounts=await known_users(),
                 id_key=b"k" * 32,

@@ -19,6 +19,7 @@ from typing import Protocol
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hubbub_server.app.conversation_signals import ConversationSignals
 from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.frames import (
     Ack,
@@ -34,18 +35,21 @@ from hubbub_server.app.frames import (
     Welcome,
 )
 from hubbub_server.app.live_stream import LiveStream
+from hubbub_server.app.markers import Markers
+from hubbub_server.app.read_states import ReadStates
 from hubbub_server.app.resume import ResumeTokens
 from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
+from hubbub_server.app.typing_signals import TypingSignals
 from hubbub_server.domain.commands import AddMembers, CreateGroup, RecordMembership, RemoveMember
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import HubbubError, Unavailable
 from hubbub_server.domain.events import ConversationLeft, Event, MemberRemoved, MembersAdded
 from hubbub_server.domain.ids import TopicId, UserId
-from tests.support.app_node import ALICE, BOB, CAROL, CODEC, GROUP, AppCluster, message_id, send
+from tests.support.app_node import ALICE, BOB, CAROL, CODEC, GROUP, SIGNAL_CODEC, AppCluster, message_id, send
 from tests.support.fakes.topic_log import FakeTopicLog, LiveFault
 from tests.support.loaders import OpenGuard, fake_loader
 from tests.support.virtual_time import run_in_virtual_time
@@ -259,6 +263,7 @@ class Cluster:
 
     async def start_node(self) -> Node:
         log, store, clock = self.parts.server.connect(), self.parts.store, LoopClock(0)
+        signals = ConversationSignals(bus=self.parts.signal_server.connect(), codec=SIGNAL_CODEC, clock=clock)
         hub = TopicHub(
             log=log,
             guard=OpenGuard(),
@@ -268,10 +273,18 @@ class Cluster:
             codec=CODEC,
             clock=clock,
             ids=self.parts.ids,
+            interest=signals,
         )
-        reader = TopicReader(log=log, messages=store, events=store, codec=CODEC)
+        reader = TopicReader(log=log, messages=store, events=store, markers=store, codec=CODEC)
         stack = AsyncExitStack()
         await stack.enter_async_context(hub)
+        markers = Markers(
+            hub=hub,
+            reader=reader,
+            read_states=ReadStates(hub=hub, reader=reader),
+            effects=MembershipEffects(hub),
+            clock=clock,
+        )
         authenticate = None  # no token is checked here
         streams = Streams(
             hub=hub,
@@ -279,6 +292,8 @@ class Cluster:
             clock=clock,
             ids=self.parts.ids,
             resume_tokens=ResumeTokens(b"k" * 16, clock),
+            markers=await stack.enter_async_context(markers),
+            typing=TypingSignals(hub=hub, signals=signals, clock=clock),
         )
         await stack.enter_async_context(streams)
         return Node(log, hub, streams, Sync(hub=hub, reader=reader), stack)

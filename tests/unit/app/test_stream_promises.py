@@ -157,6 +157,8 @@ async def streams_of(node: AppNode, cluster: AppCluster, *, max_opening: int = M
         clock=cluster.clock,
         ids=cluster.ids,
         resume_tokens=ResumeTokens(b"k" * 16, cluster.clock),
+        markers=node.markers,
+        typing=node.typing,
         max_opening=max_opening,
     ) as streams:
         yield streams

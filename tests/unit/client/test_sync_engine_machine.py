@@ -30,7 +30,7 @@ class Application:
 
     def read(self, delivery: Delivery) -> None:
         match delivery.item:
-            case events.Connected() | events.CaughtUp() | events.Disconnected():
+            case events.Connected() | events.CaughtUp() | events.Disconnected() | events.TypingChanged():
                 return
             case events.GapSkipped(start=start, head=head):
                 if start.topic_id in self.last:

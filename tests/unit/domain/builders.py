@@ -4,6 +4,7 @@ from hubbub_server.domain.commands import (
     Accepted,
     AddMembers,
     Changed,
+    ConversationCommand,
     CreateDirect,
     CreateGroup,
     Done,
@@ -12,7 +13,7 @@ from hubbub_server.domain.commands import (
     SendMessage,
     Sent,
 )
-from hubbub_server.domain.conversation import ConversationCommand, ConversationState, decide, evolve
+from hubbub_server.domain.conversation import ConversationState, decide, evolve
 from hubbub_server.domain.errors import HubbubError
 from hubbub_server.domain.events import Event, Member, MemberRole, MembersAdded
 from hubbub_server.domain.id_window import IdKey, IdLookup

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from hubbub_server.domain.commands import Accepted, Answer, Done, LookupNeeded, Refused
-from hubbub_server.domain.conversation import ConversationCommand, ConversationState, decide, evolve
+from hubbub_server.domain.commands import Accepted, Answer, ConversationCommand, Done, LookupNeeded, Refused
+from hubbub_server.domain.conversation import ConversationState, decide, evolve
 from hubbub_server.domain.errors import HubbubError, StoreUnavailable
 from hubbub_server.domain.events import Event, MessageSent, changes_access
 from hubbub_server.domain.id_window import IdKey, IdLookup, IdWindow, entry_time_ms

@@ -12,8 +12,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hubbub_server.domain.commands import AddMembers, Changed, CreateGroup, RemoveMember, SendMessage, Sent
-from hubbub_server.domain.conversation import ConversationCommand
+from hubbub_server.domain.commands import (
+    AddMembers,
+    Changed,
+    ConversationCommand,
+    CreateGroup,
+    RemoveMember,
+    SendMessage,
+    Sent,
+)
 from hubbub_server.domain.errors import (
     ConversationNotFound,
     IdReused,

@@ -4,8 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from hubbub_server.domain.commands import Accepted, AddMembers, CreateDirect, CreateGroup, Done, RemoveMember
-from hubbub_server.domain.conversation import ConversationCommand, ConversationState, decide, evolve
+from hubbub_server.domain.commands import (
+    Accepted,
+    AddMembers,
+    ConversationCommand,
+    CreateDirect,
+    CreateGroup,
+    Done,
+    RemoveMember,
+)
+from hubbub_server.domain.conversation import ConversationState, decide, evolve
 from hubbub_server.domain.errors import (
     ConversationNotFound,
     HubbubError,

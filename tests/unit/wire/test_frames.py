@@ -134,6 +134,8 @@ def test_a_stored_message_is_its_bytes_with_its_state(message: Message, position
     pb = stored_message_to_pb(
         StoredMessage(
             message_number=message.message_number,
+            counted_number=message.counted_number,
+            sender_id=message.sender_id,
             change_position=position,
             commit_time_ms=time_ms,
             body=decoded.message_body,

@@ -7,11 +7,12 @@ from hubbub.bus.v1alpha1 import topic_state_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubbub_server.domain.conversation import ConversationState
-from hubbub_server.domain.events import ConversationKind
+from hubbub_server.domain.conversation import Block, ConversationState
+from hubbub_server.domain.events import ConversationKind, SourcePlace
 from hubbub_server.domain.id_window import IdEntry, IdWindow
 from hubbub_server.domain.ids import TopicId
-from hubbub_server.domain.user_topic import Membership, UserTopicState
+from hubbub_server.domain.member_marks import MemberMark, MemberMarks
+from hubbub_server.domain.user_topic import Draft, Kept, Membership, UserTopicState
 from hubbub_server.ports.topic_states import RecentIds, Snapshot, SnapshotCodec, SnapshotUndecodable
 from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
 from tests.support.snapshots import OWNER, conversation_snapshot
@@ -19,9 +20,12 @@ from tests.unit.domain.builders import uuid4, uuid7
 from tests.unit.wire.strategies import (
     FEWER,
     conversation_ids,
+    conversation_preferences,
     epochs,
+    markers,
     members,
     numbers,
+    preferences,
     texts,
     times_ms,
     user_ids,
@@ -30,6 +34,7 @@ from tests.unit.wire.strategies import (
 CODEC: SnapshotCodec = ProtoSnapshotCodec()
 
 _counts = st.integers(0, 2**63 - 1)
+places = st.builds(SourcePlace, epochs, numbers)
 conversations = st.builds(
     lambda state, floor_ms: replace(state, window=IdWindow(floor_ms, state.position)),
     st.builds(
@@ -46,6 +51,13 @@ conversations = st.builds(
         former_members=st.dictionaries(user_ids, numbers, max_size=3),
         last_message_number=_counts,
         last_counted_number=_counts,
+        last_broadcast_number=_counts,
+        marks=st.dictionaries(
+            user_ids,
+            st.builds(MemberMark, message_number=_counts, counted_number=_counts, mention_number=_counts),
+            max_size=3,
+        ).map(MemberMarks),
+        blocks=st.dictionaries(user_ids, st.builds(Block, blocked=st.booleans(), source=places), max_size=2),
     ),
     times_ms,
 )
@@ -64,6 +76,19 @@ users = st.builds(
     position=numbers,
     commit_time_ms=times_ms,
     memberships=st.lists(memberships, max_size=4).map(lambda found: {m.conversation_id: m for m in found}),
+    kept=st.dictionaries(
+        conversation_ids,
+        st.builds(
+            Kept,
+            marker=markers,
+            unread_mark_position=_counts,
+            preferences=conversation_preferences,
+            draft=st.none() | st.builds(Draft, text=texts.filter(bool), change_time_ms=times_ms),
+        ),
+        max_size=3,
+    ),
+    blocked=st.dictionaries(user_ids, places, max_size=3),
+    preferences=preferences,
 )
 recent_ids = st.none() | st.builds(RecentIds, position=_counts, sequence=_counts, floor_ms=times_ms)
 snapshots = st.builds(

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from itertools import count
 
 from hubbub_server.app.take_snapshots import TakeSnapshots
-from hubbub_server.domain.commands import Answer, CreateGroup, RecordMembership
+from hubbub_server.domain.commands import Answer, CreateGroup, RecordBlock, RecordMembership
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, shard_of
 from hubbub_server.obs import metrics
 from hubbub_server.wire.record_codec import ProtoRecordCodec
@@ -35,12 +35,12 @@ class FakeHub:
 
     def __init__(self, writer: LogWriter) -> None:
         self.failures: list[Exception] = []
-        self.submitted: list[tuple[UserId, RecordMembership]] = []
+        self.submitted: list[tuple[TopicId, RecordMembership | RecordBlock]] = []
         self.most_at_once = 0
         self._writer = writer
         self._at_once = 0
 
-    async def submit(self, topic_id: UserId, command: RecordMembership, *, timeout_s: float) -> Answer:
+    async def submit(self, topic_id: TopicId, command: RecordMembership | RecordBlock, *, timeout_s: float) -> Answer:
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:

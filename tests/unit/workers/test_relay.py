@@ -4,9 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from hubbub_server.domain.commands import AddMembers, RecordMembership, RemoveMember
+from hubbub_server.domain.commands import (
+    AddMembers,
+    CreateDirect,
+    RecordBlock,
+    RecordMembership,
+    RemoveMember,
+    SetBlock,
+)
+from hubbub_server.domain.conversation import Block, ConversationState
 from hubbub_server.domain.errors import OutcomeUnknown, RateLimited, StoreUnavailable
-from hubbub_server.domain.ids import ConversationId, UserId
+from hubbub_server.domain.events import SourcePlace
+from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.ports.record_codec import RecordUndecodable
 from hubbub_server.workers.replay import Replay
@@ -184,3 +193,46 @@ async def test_large_group_is_told_a_few_users_at_a_time(stage: Stage) -> None:
 
     assert all(standing(stage, user_id, room) == (True, 3) for user_id in many)
     assert 1 < stage.hub.most_at_once <= 16
+
+
+# ---- blocks
+
+
+def block_of(stage: Stage, room: ConversationId) -> Block | None:
+    """Returns what the conversation knows of Alice's blocking."""
+    state = stage.writer.states.get(room)
+    if state is None:
+        return None
+    assert isinstance(state, ConversationState)
+    return state.blocks.get(ALICE)
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+async def test_direct_conversation_hears_of_a_block_whatever_happened_before(stage: Stage, is_made: bool) -> None:
+    """The node that committed it died before it could tell; the conversation may not be there yet."""
+    direct = ConversationId(TopicId("cdirect"))
+    if is_made:
+        stage.writer.run(direct, CreateDirect(creator_id=ALICE, other_id=BOB))
+    stage.writer.run(ALICE, SetBlock(user_id=BOB, conversation_id=direct, blocked=True))
+
+    async with stage.working():
+        await until(lambda: block_of(stage, direct))
+
+    assert block_of(stage, direct) == Block(blocked=True, source=SourcePlace(1, 1))
+
+
+async def test_old_block_never_undoes_a_newer_unblock(stage: Stage) -> None:
+    direct = ConversationId(TopicId("cdirect"))
+    stage.writer.run(direct, CreateDirect(creator_id=ALICE, other_id=BOB))
+    for blocked in (True, False):
+        stage.writer.run(ALICE, SetBlock(user_id=BOB, conversation_id=direct, blocked=blocked))
+    news = RecordBlock(blocker_id=ALICE, user_id=BOB, blocked=False, source=SourcePlace(1, 2))
+    stage.writer.run(direct, news)
+    commits = stage.server.commits
+
+    async with stage.working():
+        await stage.until_caught_up(*range(SHARDS))
+
+    assert block_of(stage, direct) == Block(blocked=False, source=SourcePlace(1, 2))
+    assert {topic_id for topic_id, _ in stage.hub.submitted} == {direct, ALICE, BOB}
+    assert stage.server.commits == commits + 2  # the two memberships

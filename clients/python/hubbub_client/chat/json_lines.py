@@ -9,7 +9,7 @@ from typing import Final, TextIO
 import uuid_utils
 
 from hubbub_client import events
-from hubbub_client.chat.room import Line, Ready, Room, State
+from hubbub_client.chat.room import Line, Ready, Room, State, Typing
 from hubbub_client.client import HubbubClient
 from hubbub_client.errors import CallFailed, HubbubError, first_error
 
@@ -41,7 +41,7 @@ class JsonLines:
         async for item in self._room.read():
             self._show_item(item)
 
-    def _show_item(self, item: Line | Ready | State) -> None:
+    def _show_item(self, item: Line | Ready | Typing | State) -> None:
         match item:
             case Line(message=message, sender=sender, is_history=is_history):
                 self._write(
@@ -63,6 +63,8 @@ class JsonLines:
                     last_message_number=last,
                 )
                 self._ready.set()
+            case Typing(user_id=user_id, sender=sender, kind=kind):
+                self._write(type="typing", sender_id=user_id, sender=sender, kind=kind.value if kind else None)
             case events.Connected():
                 self._write(type="state", state="connected")
             case events.CaughtUp():
@@ -87,6 +89,9 @@ class JsonLines:
         client_message_id = ""
         try:
             command = json.loads(line)
+            if "typing" in command:
+                self._type(active=bool(command["typing"]))
+                return
             client_message_id = str(command.get("client_message_id") or uuid_utils.uuid7())
             sent = await self._client.send(
                 self._room.conversation_id, str(command["text"]), client_message_id=client_message_id, timeout_s=None
@@ -104,6 +109,12 @@ class JsonLines:
             )
         finally:
             self._room_to_send.release()
+
+    def _type(self, *, active: bool) -> None:
+        if active:
+            self._client.start_typing(self._room.conversation_id)
+        else:
+            self._client.stop_typing(self._room.conversation_id)
 
     def _fail(self, client_message_id: str, reason: str, message: str) -> None:
         self._write(type="failed", client_message_id=client_message_id, reason=reason, message=message)

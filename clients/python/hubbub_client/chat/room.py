@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from hubbub_client import events
 from hubbub_client.client import HubbubClient
 from hubbub_client.errors import Unavailable
-from hubbub_client.model import Message, MessagePage, PageSide
+from hubbub_client.model import Message, MessagePage, PageSide, TypingKind
 
 _PAGE_SIZE: Final = 200
 _PAUSE_S: Final = 1.0
@@ -31,6 +31,15 @@ class Ready:
     last_message_number: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Typing:
+    """Another member makes a message, or (None) stopped."""
+
+    user_id: str
+    sender: str
+    kind: TypingKind | None
+
+
 State = events.Connected | events.Disconnected | events.CaughtUp | events.TopicEnded
 
 
@@ -49,7 +58,9 @@ class Room:
         self._names: dict[str, str] = {}
         self._last_number: int | None = None  # None: the history was not read yet
 
-    async def read(self) -> AsyncIterator[Line | Ready | State]:
+    async def read(  # noqa: C901  # one case a kind
+        self,
+    ) -> AsyncIterator[Line | Ready | Typing | State]:
         """Yields lines and changes of the connection until the client is closed.
 
         What the server leaves out of a catch-up (GapSkipped, TopicReset) is read page by page, so no line is missing.
@@ -69,6 +80,9 @@ class Room:
                 ):
                     async for line in self._read_on():
                         yield line
+                case events.TypingChanged(conversation_id=self.conversation_id, user_id=user_id, kind=kind):
+                    await self._learn_names({user_id})
+                    yield Typing(user_id=user_id, sender=self._names.get(user_id, user_id), kind=kind)
                 case events.TopicEnded(topic_id=self.conversation_id):
                     yield event
                 case events.Connected() | events.Disconnected() | events.CaughtUp():

@@ -11,7 +11,7 @@ from hubbub_server.domain.ids import ConversationId
 from hubbub_server.ports.message_store import StoredMessage
 
 _RANGE: Final = """
-    SELECT message_number, position, commit_time_ms, body FROM messages
+    SELECT message_number, counted_number, sender_id, position, commit_time_ms, body FROM messages
     WHERE conversation_id = ? AND bucket = ? AND message_number >= ? AND message_number <= ?"""
 
 _APPLIED_POSITION: Final = "SELECT DISTINCT applied_position FROM conversations WHERE conversation_id = ?"
@@ -43,9 +43,14 @@ class CqlMessageStore:
             rows += await self._session.read(_RANGE, conversation_id, bucket, first_number, last_number)
         return [
             StoredMessage(
-                message_number=message_number, change_position=position, commit_time_ms=commit_time_ms, body=body
+                message_number=message_number,
+                counted_number=counted_number,
+                sender_id=sender_id,
+                change_position=position,
+                commit_time_ms=commit_time_ms,
+                body=body,
             )
-            for message_number, position, commit_time_ms, body in reversed(rows)
+            for message_number, counted_number, sender_id, position, commit_time_ms, body in reversed(rows)
             if commit_time_ms is not None and body is not None  # else a change came before its creation
         ]
 

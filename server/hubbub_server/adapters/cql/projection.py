@@ -8,7 +8,7 @@ confirmed before the next begins, so a floor is never ahead of its rows, whereve
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from hubbub_server.adapters.cql.schema import bucket_of, id_slot
+from hubbub_server.adapters.cql.schema import bucket_of, id_slot, mention_bucket_of
 from hubbub_server.adapters.cql.session import CqlSession
 from hubbub_server.adapters.cql.side_by_side import side_by_side
 from hubbub_server.adapters.cql.timestamps import Insert, Write
@@ -36,6 +36,20 @@ _MEMBERSHIP: Final = Insert.into(
     "user_topics",
     *("user_id", "conversation_id", "epoch", "position", "joined", "source_epoch", "source_position"),
 )
+_MARK: Final = Insert.into(
+    "conversations",
+    *("conversation_id", "user_id", "mark_number", "mark_counted_number", "mark_mention_number"),
+)
+_BLOCK: Final = Insert.into(
+    "conversations",
+    *("conversation_id", "user_id", "block_epoch", "block_position", "blocked"),
+    *("block_source_epoch", "block_source_position"),
+)
+_ENTRY: Final = Insert.into("user_topics", "user_id", "conversation_id", "epoch", "position", "framed")
+_MENTION: Final = Insert.into(
+    "mentions", "conversation_id", "user_id", "bucket", "message_number", "epoch", "position", "sender_id"
+)
+_READER: Final = Insert.into("readers", "conversation_id", "user_id", "epoch", "position", "message_number")
 _SHARD: Final = Insert.into("applied_shards", "shard", "epoch", "sequence")
 
 _FLOOR: Final = (
@@ -70,6 +84,7 @@ _USER_FLOOR: Final = _Floor("user_topics", "user_id")
 SELECTS: Final = (READ_SHARD,)
 INSERTS: Final = (
     *(_EVENT, _MESSAGE, _MESSAGE_ID, _SETTINGS, _MEMBER, _MEMBERSHIP, _SHARD),
+    *(_MARK, _BLOCK, _ENTRY, _MENTION, _READER),
     *(_CONVERSATION_FLOOR.place, _CONVERSATION_FLOOR.id_floor, _CONVERSATION_FLOOR.unknown_event),
     *(_USER_FLOOR.place, _USER_FLOOR.id_floor, _USER_FLOOR.unknown_event),
 )
@@ -123,6 +138,21 @@ def _rows(batch: ProjectionBatch) -> _Grouped:
                 *(row.message_number, row.content_hash, row.epoch, row.position, row.commit_time_ms),
             )
         )
+    for mention in batch.mentions:
+        bucket, number = mention_bucket_of(mention.message_number), mention.message_number
+        grouped.setdefault((f"mentions {mention.user_id}", mention.conversation_id, bucket), []).append(
+            _MENTION.at(
+                *(mention.epoch, mention.position, mention.conversation_id, mention.user_id, bucket, number),
+                *(mention.epoch, mention.position, mention.sender_id),
+            )
+        )
+    for reader in batch.readers:
+        epoch, position = reader.epoch, reader.position
+        grouped.setdefault(("readers", reader.conversation_id, 0), []).append(
+            _READER.at(
+                *(epoch, position, reader.conversation_id, reader.user_id, epoch, position, reader.message_number)
+            )
+        )
     return grouped
 
 
@@ -150,6 +180,26 @@ def _states(batch: ProjectionBatch) -> dict[TopicId, list[Write]]:
                 *(epoch, position, news.user_id, news.conversation_id, epoch, position),
                 *(news.joined, news.source_epoch, news.source_position),
             )
+        )
+    for mark in batch.marks:
+        states.setdefault(mark.conversation_id, []).append(
+            _MARK.merged(
+                *(mark.conversation_id, mark.user_id),
+                *(mark.message_number, mark.counted_number, mark.mention_number),
+            )
+        )
+    for block in batch.blocks:
+        epoch, position = block.epoch, block.position
+        states.setdefault(block.conversation_id, []).append(
+            _BLOCK.at(
+                *(epoch, position, block.conversation_id, block.user_id, epoch, position, block.blocked),
+                *(block.source_epoch, block.source_position),
+            )
+        )
+    for entry in batch.entries:
+        epoch, position = entry.epoch, entry.position
+        states.setdefault(entry.user_id, []).append(
+            _ENTRY.at(epoch, position, entry.user_id, entry.entry, epoch, position, entry.framed)
         )
     for applied in batch.applied:
         states.setdefault(applied.topic_id, []).extend(_floor_of(applied.topic_id).writes(applied))

@@ -1,7 +1,8 @@
 """The tables. Migrations only add, one statement a version, so old and new nodes work side by side.
 
 Partitions are read as a whole or by key, and are bounded: events and messages in buckets of 4,096 by position and by
-number (never empty, as both are dense), client ids in slots by hash, members and memberships by topic.
+number (never empty, as both are dense), client ids in slots by hash, members and memberships by topic. Mentions are
+sparse: in buckets of 65,536 by number, of which some are empty.
 
 A topic's applied floor is static in the partition of its members (a conversation) or memberships (a user's topic).
 Whatever belongs to its state is written together with its floor as one mutation of that partition, which replicas apply
@@ -25,8 +26,11 @@ from hubbub_server.adapters.cql.timestamps import timestamp_of
 from hubbub_server.domain.errors import StoreUnavailable
 
 ROWS_PER_BUCKET: Final = 4_096
+MENTIONED_PER_BUCKET: Final = 65_536
 _ID_SLOTS: Final = 64
 _DDL_TIMEOUT_S: Final = 30.0
+_COLUMN_IS_THERE: Final = ("already exists", "conflicts with an existing column")
+"""What Cassandra and what ScyllaDB say of a column that is to be added once more."""
 _LEVELED: Final = "compaction = {'class': 'LeveledCompactionStrategy'}"
 """For rows that are written again; both servers have it. Never TWCS: replays write into old windows."""
 
@@ -66,12 +70,33 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     epoch bigint, position bigint, joined boolean, source_epoch bigint, source_position bigint,
     PRIMARY KEY (user_id, conversation_id)) WITH {_LEVELED}""",
     "CREATE TABLE IF NOT EXISTS applied_shards (shard int PRIMARY KEY, epoch bigint, sequence bigint)",
+    # mark_…: merged cells, also of the row '*', which is no member; block_…: of who refuses the other side's messages
+    """ALTER TABLE conversations ADD (
+    mark_number bigint, mark_counted_number bigint, mark_mention_number bigint,
+    block_epoch bigint, block_position bigint, blocked boolean, block_source_epoch bigint,
+    block_source_position bigint)""",
+    # of rows whose conversation_id is the name of an entry, which no id of a conversation looks like
+    "ALTER TABLE user_topics ADD (framed blob)",
+    # user_id is '*' for mentions of all
+    f"""CREATE TABLE IF NOT EXISTS mentions (
+    conversation_id text, user_id text, bucket int, message_number bigint, epoch bigint, position bigint,
+    sender_id text, PRIMARY KEY ((conversation_id, user_id, bucket), message_number))
+    WITH CLUSTERING ORDER BY (message_number DESC) AND {_LEVELED}""",
+    # epoch, position: in the topic of user_id
+    f"""CREATE TABLE IF NOT EXISTS readers (
+    conversation_id text, user_id text, epoch bigint, position bigint, message_number bigint,
+    PRIMARY KEY (conversation_id, user_id)) WITH {_LEVELED}""",
 )
 
 
 def bucket_of(number: int) -> int:
     """Returns the bucket of a message number or a position."""
     return number // ROWS_PER_BUCKET
+
+
+def mention_bucket_of(number: int) -> int:
+    """Returns the bucket of a message number among mentions."""
+    return number // MENTIONED_PER_BUCKET
 
 
 def id_slot(client_message_id: str) -> int:
@@ -118,7 +143,7 @@ def migrate(endpoint: CqlEndpoint) -> int:
             _change(session, _VERSIONS)
             before = read_version(session)
             for version, statement in enumerate(MIGRATIONS[before:], start=before + 1):
-                _change(session, statement)
+                _change_once(session, statement)
                 session.execute(
                     "INSERT INTO schema_versions (version, statement) VALUES (%s, %s) USING TIMESTAMP %s",
                     (version, statement, timestamp_of(1, version)),
@@ -146,6 +171,15 @@ def check_version(version: int, *, for_writing: bool) -> None:
         raise StoreUnavailable(f"the store has version {version} of {len(MIGRATIONS)}: run `hubbub migrate`")
     if for_writing and version > len(MIGRATIONS):
         raise StoreUnavailable(f"the store has version {version}, this program writes {len(MIGRATIONS)}")
+
+
+def _change_once(session: Any, statement: str) -> None:
+    """Makes a change that an interrupted run may have made: ScyllaDB has no IF NOT EXISTS for columns."""
+    try:
+        _change(session, statement)
+    except InvalidRequest as error:
+        if not (statement.startswith("ALTER TABLE") and any(text in str(error) for text in _COLUMN_IS_THERE)):
+            raise
 
 
 def _change(session: Any, statement: str) -> None:

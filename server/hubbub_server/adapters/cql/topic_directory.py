@@ -8,12 +8,24 @@ from hubbub_server.app.stored_topic import stored_conversation, stored_user_topi
 from hubbub_server.domain.errors import StoreUnavailable
 from hubbub_server.domain.events import ConversationKind, MemberRole
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id, is_user_id
-from hubbub_server.ports.projection import AppliedRow, ConversationRow, MemberRow, MembershipRow, ShardRow
+from hubbub_server.ports.projection import (
+    AppliedRow,
+    BlockRow,
+    ConversationRow,
+    EntryRow,
+    MemberMarkRow,
+    MemberRow,
+    MembershipRow,
+    ShardRow,
+)
 from hubbub_server.ports.topic_directory import StoredTopic
 
 _FLOOR: Final = """applied_epoch, applied_position, applied_sequence, applied_commit_time_ms, applied_message_number,
     applied_counted_number, applied_id_floor_ms, applied_unknown_event"""
 _FLOOR_CELLS: Final = 8
+_SETTINGS_CELLS: Final = 6
+_MARK_CELLS: Final = slice(_FLOOR_CELLS + _SETTINGS_CELLS, _FLOOR_CELLS + _SETTINGS_CELLS + 3)
+_BLOCK_CELLS: Final = slice(_MARK_CELLS.stop, _MARK_CELLS.stop + 5)
 
 _CONVERSATION_FLOOR: Final = f"SELECT DISTINCT {_FLOOR} FROM conversations WHERE conversation_id = ?"
 
@@ -21,11 +33,13 @@ _USER_FLOOR: Final = f"SELECT DISTINCT {_FLOOR} FROM user_topics WHERE user_id =
 
 _CONVERSATION: Final = f"""
     SELECT {_FLOOR}, settings_epoch, settings_position, kind, title, creator_id, creation_hash,
+        mark_number, mark_counted_number, mark_mention_number,
+        block_epoch, block_position, blocked, block_source_epoch, block_source_position,
         user_id, epoch, position, role
     FROM conversations WHERE conversation_id = ?"""
 
 _USER_TOPIC: Final = f"""
-    SELECT {_FLOOR}, conversation_id, epoch, position, joined, source_epoch, source_position
+    SELECT {_FLOOR}, framed, conversation_id, epoch, position, joined, source_epoch, source_position
     FROM user_topics WHERE user_id = ?"""
 
 READ_SHARD: Final = "SELECT epoch, sequence FROM applied_shards WHERE shard = ?"
@@ -66,13 +80,22 @@ class CqlTopicDirectory:
         if is_user_id(topic_id):
             rows = await self._read_partition(_USER_TOPIC, topic_id)
             applied = _applied(topic_id, rows)
-            return None if applied is None else stored_user_topic(topic_id, applied, _memberships(topic_id, rows))
+            if applied is None:
+                return None
+            return stored_user_topic(topic_id, applied, _memberships(topic_id, rows), _entries(topic_id, rows))
         if is_conversation_id(topic_id):
             rows = await self._read_partition(_CONVERSATION, topic_id)
             applied = _applied(topic_id, rows)
             if applied is None:
                 return None
-            return stored_conversation(topic_id, applied, _conversation(topic_id, rows), _members(topic_id, rows))
+            return stored_conversation(
+                topic_id,
+                applied,
+                _conversation(topic_id, rows),
+                _members(topic_id, rows),
+                _marks(topic_id, rows),
+                _blocks(topic_id, rows),
+            )
         raise ValueError(f"{topic_id!r} is no topic id")
 
     async def read_applied(self, topic_id: TopicId) -> AppliedRow | None:
@@ -133,7 +156,7 @@ def _applied(topic_id: TopicId, rows: list[Row]) -> AppliedRow | None:
 
 
 def _conversation(conversation_id: ConversationId, rows: list[Row]) -> ConversationRow | None:
-    epoch, position, kind, title, creator_id, creation_hash = rows[0][_FLOOR_CELLS : _FLOOR_CELLS + 6]
+    epoch, position, kind, title, creator_id, creation_hash = rows[0][_FLOOR_CELLS : _FLOOR_CELLS + _SETTINGS_CELLS]
     if kind is None:
         return None
     return ConversationRow(
@@ -151,7 +174,40 @@ def _members(conversation_id: ConversationId, rows: list[Row]) -> list[MemberRow
     return [
         MemberRow(conversation_id=conversation_id, user_id=user_id, epoch=epoch, position=position, role=_ROLES[role])
         for *_, user_id, epoch, position, role in rows
-        if user_id is not None  # a partition with nothing but its floor has one row, without a key
+        if role
+        is not None  # a partition with nothing but its floor has one row, without a key; others have marks alone
+    ]
+
+
+def _marks(conversation_id: ConversationId, rows: list[Row]) -> list[MemberMarkRow]:
+    return [
+        MemberMarkRow(
+            conversation_id=conversation_id,
+            user_id=row[-4],
+            message_number=message_number,
+            counted_number=counted_number,
+            mention_number=mention_number,
+        )
+        for row in rows
+        for message_number, counted_number, mention_number in [row[_MARK_CELLS]]
+        if message_number is not None
+    ]
+
+
+def _blocks(conversation_id: ConversationId, rows: list[Row]) -> list[BlockRow]:
+    return [
+        BlockRow(
+            conversation_id=conversation_id,
+            user_id=row[-4],
+            epoch=epoch,
+            position=position,
+            blocked=blocked,
+            source_epoch=source_epoch,
+            source_position=source_position,
+        )
+        for row in rows
+        for epoch, position, blocked, source_epoch, source_position in [row[_BLOCK_CELLS]]
+        if epoch is not None
     ]
 
 
@@ -167,5 +223,13 @@ def _memberships(user_id: UserId, rows: list[Row]) -> list[MembershipRow]:
             source_position=source_position,
         )
         for *_, conversation_id, epoch, position, joined, source_epoch, source_position in rows
-        if conversation_id is not None  # as above
+        if joined is not None  # as above, and others are entries
+    ]
+
+
+def _entries(user_id: UserId, rows: list[Row]) -> list[EntryRow]:
+    return [
+        EntryRow(user_id=user_id, entry=entry, epoch=epoch, position=position, framed=framed)
+        for *_, framed, entry, epoch, position, _, _, _ in rows
+        if framed is not None
     ]

@@ -14,12 +14,12 @@ from typing import Final
 from hubbub_server.adapters.redis.connection import RedisConnection
 from hubbub_server.ports.node_registry import LEASE_S, NodeLife, NodeTable
 
-_PREFIX: Final = "hubbub:{nodes}:"
-_KEYS: Final = [f"{_PREFIX}{name}" for name in ("leases", "lives", "claims", "reached")]
+PREFIX: Final = "hubbub:{nodes}:"
+LEASE_KEYS: Final = [f"{PREFIX}{name}" for name in ("leases", "lives", "claims", "reached")]
 
 # Runs first in every script. Where nobody was for half a lease, or where the clock was set back, leases are not what
 # they say: those who lived then have a whole one from now on, and who was gone stays gone.
-_REACH: Final = """
+REACH: Final = """
 local leases, lives, claims, reached = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local lease_ms = tonumber(ARGV[1])
 local clock = redis.call('TIME')
@@ -91,25 +91,25 @@ class RedisNodeRegistry:
         self._connection = connection
         self._lease_ms = round(lease_s * 1000)
         self._begin, self._renew, self._end, self._read, self._claim, self._settle = (
-            connection.script(_REACH + body) for body in (_BEGIN, _RENEW, _END, _READ, _CLAIM, _SETTLE)
+            connection.script(REACH + body) for body in (_BEGIN, _RENEW, _END, _READ, _CLAIM, _SETTLE)
         )
 
     async def begin(self, life: NodeLife) -> None:
         """Begins a life with a whole lease."""
         facts = json.dumps({"node_id": life.node_id, "address": life.address})
-        await self._connection.run(self._begin, keys=_KEYS, args=[self._lease_ms, life.life_id, facts])
+        await self._connection.run(self._begin, keys=LEASE_KEYS, args=[self._lease_ms, life.life_id, facts])
 
     async def renew(self, life_id: str) -> bool:
         """Gives a life a whole lease from now on, if it is good."""
-        return bool(await self._connection.run(self._renew, keys=_KEYS, args=[self._lease_ms, life_id]))
+        return bool(await self._connection.run(self._renew, keys=LEASE_KEYS, args=[self._lease_ms, life_id]))
 
     async def end(self, life_id: str) -> None:
         """Ends a life at once."""
-        await self._connection.run(self._end, keys=_KEYS, args=[self._lease_ms, life_id])
+        await self._connection.run(self._end, keys=LEASE_KEYS, args=[self._lease_ms, life_id])
 
     async def read(self) -> NodeTable:
         """Reads the table as it is now."""
-        rows = await self._connection.run(self._read, keys=_KEYS, args=[self._lease_ms])
+        rows = await self._connection.run(self._read, keys=LEASE_KEYS, args=[self._lease_ms])
         lives = [(_life(life_id, facts), bool(is_good)) for life_id, is_good, facts in rows]
         lives.sort(key=lambda row: row[0].life_id)
         return NodeTable(
@@ -118,11 +118,11 @@ class RedisNodeRegistry:
 
     async def claim(self, life_id: str, *, by: str) -> bool:
         """Claims a life that is gone for the life `by`."""
-        return bool(await self._connection.run(self._claim, keys=_KEYS, args=[self._lease_ms, life_id, by]))
+        return bool(await self._connection.run(self._claim, keys=LEASE_KEYS, args=[self._lease_ms, life_id, by]))
 
     async def settle(self, life_id: str, *, by: str) -> None:
         """Removes a life that `by` has the claim to."""
-        await self._connection.run(self._settle, keys=_KEYS, args=[self._lease_ms, life_id, by])
+        await self._connection.run(self._settle, keys=LEASE_KEYS, args=[self._lease_ms, life_id, by])
 
 
 def _life(life_id: str, facts: str) -> NodeLife:

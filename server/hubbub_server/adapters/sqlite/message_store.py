@@ -10,7 +10,7 @@ from hubbub_server.domain.ids import ConversationId
 from hubbub_server.ports.message_store import StoredMessage
 
 _RANGE: Final = """
-    SELECT message_number, position, commit_time_ms, body FROM messages
+    SELECT message_number, counted_number, sender_id, position, commit_time_ms, body FROM messages
     WHERE conversation_id = ? AND message_number BETWEEN ? AND ? ORDER BY message_number"""
 
 _APPLIED_POSITION: Final = "SELECT position FROM applied_topics WHERE topic_id = ?"
@@ -38,13 +38,20 @@ class SqliteMessageStore:
             return [
                 StoredMessage(
                     message_number=message_number,
+                    counted_number=counted_number,
+                    sender_id=sender_id,
                     change_position=position,
                     commit_time_ms=commit_time_ms,
                     body=body,
                 )
-                for message_number, position, commit_time_ms, body in connection.execute(
-                    _RANGE, (conversation_id, first_number, last_number)
-                )
+                for (
+                    message_number,
+                    counted_number,
+                    sender_id,
+                    position,
+                    commit_time_ms,
+                    body,
+                ) in connection.execute(_RANGE, (conversation_id, first_number, last_number))
             ]
 
         return await self._reader.run(read)

@@ -52,6 +52,37 @@ _PUT_MEMBERSHIP: Final = """
         source_epoch = excluded.source_epoch, source_position = excluded.source_position
     WHERE (excluded.epoch, excluded.position) > (memberships.epoch, memberships.position)"""
 
+_MERGE_MARK: Final = """
+    INSERT INTO member_marks (conversation_id, user_id, message_number, counted_number, mention_number)
+    VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET message_number = max(message_number, excluded.message_number),
+        counted_number = max(counted_number, excluded.counted_number),
+        mention_number = max(mention_number, excluded.mention_number)"""
+
+_PUT_BLOCK: Final = """
+    INSERT INTO blocks (conversation_id, user_id, epoch, position, blocked, source_epoch, source_position)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET epoch = excluded.epoch, position = excluded.position, blocked = excluded.blocked,
+        source_epoch = excluded.source_epoch, source_position = excluded.source_position
+    WHERE (excluded.epoch, excluded.position) > (blocks.epoch, blocks.position)"""
+
+_PUT_MENTION: Final = """
+    INSERT INTO mentions (conversation_id, user_id, message_number, epoch, position, sender_id)
+    VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET epoch = excluded.epoch, position = excluded.position, sender_id = excluded.sender_id
+    WHERE (excluded.epoch, excluded.position) > (mentions.epoch, mentions.position)"""
+
+_PUT_ENTRY: Final = """
+    INSERT INTO user_entries (user_id, entry, epoch, position, framed) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET epoch = excluded.epoch, position = excluded.position, framed = excluded.framed
+    WHERE (excluded.epoch, excluded.position) > (user_entries.epoch, user_entries.position)"""
+
+_PUT_READER: Final = """
+    INSERT INTO readers (conversation_id, user_id, epoch, position, message_number) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET epoch = excluded.epoch, position = excluded.position,
+        message_number = excluded.message_number
+    WHERE (excluded.epoch, excluded.position) > (readers.epoch, readers.position)"""
+
 _PUT_APPLIED: Final = """
     INSERT INTO applied_topics (topic_id, epoch, position, sequence, commit_time_ms, last_message_number,
         last_counted_number, id_floor_ms, has_unknown_event)
@@ -80,6 +111,13 @@ _MESSAGE_CELLS: Final = attrgetter(
 _MEMBERSHIP_CELLS: Final = attrgetter(
     *("user_id", "conversation_id", "epoch", "position", "joined", "source_epoch", "source_position")
 )
+_MARK_CELLS: Final = attrgetter("conversation_id", "user_id", "message_number", "counted_number", "mention_number")
+_BLOCK_CELLS: Final = attrgetter(
+    *("conversation_id", "user_id", "epoch", "position", "blocked", "source_epoch", "source_position")
+)
+_MENTION_CELLS: Final = attrgetter(*("conversation_id", "user_id", "message_number", "epoch", "position", "sender_id"))
+_ENTRY_CELLS: Final = attrgetter("user_id", "entry", "epoch", "position", "framed")
+_READER_CELLS: Final = attrgetter("conversation_id", "user_id", "epoch", "position", "message_number")
 _APPLIED_CELLS: Final = attrgetter(
     *("topic_id", "epoch", "position", "sequence", "commit_time_ms", "last_message_number"),
     *("last_counted_number", "id_floor_ms", "has_unknown_event"),
@@ -164,6 +202,11 @@ def _apply(connection: sqlite3.Connection, batch: ProjectionBatch) -> None:
     connection.executemany(_PUT_CONVERSATION, map(_conversation_cells, batch.conversations))
     connection.executemany(_PUT_MEMBER, map(_member_cells, batch.members))
     connection.executemany(_PUT_MEMBERSHIP, map(_MEMBERSHIP_CELLS, batch.memberships))
+    connection.executemany(_MERGE_MARK, map(_MARK_CELLS, batch.marks))
+    connection.executemany(_PUT_BLOCK, map(_BLOCK_CELLS, batch.blocks))
+    connection.executemany(_PUT_MENTION, map(_MENTION_CELLS, batch.mentions))
+    connection.executemany(_PUT_ENTRY, map(_ENTRY_CELLS, batch.entries))
+    connection.executemany(_PUT_READER, map(_READER_CELLS, batch.readers))
     connection.executemany(_PUT_APPLIED, map(_APPLIED_CELLS, batch.applied))
     connection.executemany(_MERGE_APPLIED, map(_MERGED_CELLS, batch.applied))
     connection.execute(_PUT_SHARD, (batch.shard.shard, batch.shard.epoch, batch.shard.sequence))

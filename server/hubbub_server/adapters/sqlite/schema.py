@@ -80,6 +80,54 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             sequence INTEGER NOT NULL
         ) STRICT""",
     ),
+    (
+        # merged by maximum; user_id is '*' for mentions of all
+        """CREATE TABLE member_marks (
+            conversation_id TEXT NOT NULL,
+            user_id TEXT NOT NULL,
+            message_number INTEGER NOT NULL,
+            counted_number INTEGER NOT NULL,
+            mention_number INTEGER NOT NULL,
+            PRIMARY KEY (conversation_id, user_id)
+        ) STRICT, WITHOUT ROWID""",
+        # source_epoch, source_position: in the topic of user_id, who refuses
+        """CREATE TABLE blocks (
+            conversation_id TEXT NOT NULL,
+            user_id TEXT NOT NULL,
+            epoch INTEGER NOT NULL,
+            position INTEGER NOT NULL,
+            blocked INTEGER NOT NULL,
+            source_epoch INTEGER NOT NULL,
+            source_position INTEGER NOT NULL,
+            PRIMARY KEY (conversation_id, user_id)
+        ) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE mentions (
+            conversation_id TEXT NOT NULL,
+            user_id TEXT NOT NULL,
+            message_number INTEGER NOT NULL,
+            epoch INTEGER NOT NULL,
+            position INTEGER NOT NULL,
+            sender_id TEXT NOT NULL,
+            PRIMARY KEY (conversation_id, user_id, message_number)
+        ) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE user_entries (
+            user_id TEXT NOT NULL,
+            entry TEXT NOT NULL,
+            epoch INTEGER NOT NULL,
+            position INTEGER NOT NULL,
+            framed BLOB NOT NULL,
+            PRIMARY KEY (user_id, entry)
+        ) STRICT, WITHOUT ROWID""",
+        # epoch, position: in the topic of user_id
+        """CREATE TABLE readers (
+            conversation_id TEXT NOT NULL,
+            user_id TEXT NOT NULL,
+            epoch INTEGER NOT NULL,
+            position INTEGER NOT NULL,
+            message_number INTEGER NOT NULL,
+            PRIMARY KEY (conversation_id, user_id)
+        ) STRICT, WITHOUT ROWID""",
+    ),
 )
 
 

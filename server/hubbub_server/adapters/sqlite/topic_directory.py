@@ -8,7 +8,16 @@ from hubbub_server.adapters.sqlite.connections import SqliteConnections
 from hubbub_server.app.stored_topic import stored_conversation, stored_user_topic
 from hubbub_server.domain.events import ConversationKind, MemberRole
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id, is_user_id
-from hubbub_server.ports.projection import AppliedRow, ConversationRow, MemberRow, MembershipRow, ShardRow
+from hubbub_server.ports.projection import (
+    AppliedRow,
+    BlockRow,
+    ConversationRow,
+    EntryRow,
+    MemberMarkRow,
+    MemberRow,
+    MembershipRow,
+    ShardRow,
+)
 from hubbub_server.ports.topic_directory import StoredTopic
 
 _APPLIED: Final = """
@@ -24,6 +33,14 @@ _MEMBERS: Final = "SELECT user_id, epoch, position, role FROM members WHERE conv
 _MEMBERSHIPS: Final = """
     SELECT conversation_id, epoch, position, joined, source_epoch, source_position FROM memberships
     WHERE user_id = ?"""
+
+_MARKS: Final = """
+    SELECT user_id, message_number, counted_number, mention_number FROM member_marks WHERE conversation_id = ?"""
+
+_BLOCKS: Final = """
+    SELECT user_id, epoch, position, blocked, source_epoch, source_position FROM blocks WHERE conversation_id = ?"""
+
+_ENTRIES: Final = "SELECT entry, epoch, position, framed FROM user_entries WHERE user_id = ?"
 
 _TOPICS: Final = "SELECT topic_id FROM applied_topics WHERE topic_id > ? ORDER BY topic_id LIMIT ?"
 
@@ -44,10 +61,17 @@ class SqliteTopicDirectory:
             if applied is None:
                 return None
             if is_user_id(topic_id):
-                return stored_user_topic(topic_id, applied, _read_memberships(connection, topic_id))
+                memberships = _read_memberships(connection, topic_id)
+                return stored_user_topic(topic_id, applied, memberships, _read_entries(connection, topic_id))
             if is_conversation_id(topic_id):
-                conversation = _read_conversation(connection, topic_id)
-                return stored_conversation(topic_id, applied, conversation, _read_members(connection, topic_id))
+                return stored_conversation(
+                    topic_id,
+                    applied,
+                    _read_conversation(connection, topic_id),
+                    _read_members(connection, topic_id),
+                    _read_marks(connection, topic_id),
+                    _read_blocks(connection, topic_id),
+                )
             raise ValueError(f"{topic_id!r} is no topic id")
 
         return await self._reader.run(read)
@@ -128,4 +152,41 @@ def _read_memberships(connection: sqlite3.Connection, user_id: UserId) -> list[M
         for conversation_id, epoch, position, joined, source_epoch, source_position in connection.execute(
             _MEMBERSHIPS, (user_id,)
         )
+    ]
+
+
+def _read_marks(connection: sqlite3.Connection, conversation_id: ConversationId) -> list[MemberMarkRow]:
+    return [
+        MemberMarkRow(
+            conversation_id=conversation_id,
+            user_id=user_id,
+            message_number=message_number,
+            counted_number=counted_number,
+            mention_number=mention_number,
+        )
+        for user_id, message_number, counted_number, mention_number in connection.execute(_MARKS, (conversation_id,))
+    ]
+
+
+def _read_blocks(connection: sqlite3.Connection, conversation_id: ConversationId) -> list[BlockRow]:
+    return [
+        BlockRow(
+            conversation_id=conversation_id,
+            user_id=user_id,
+            epoch=epoch,
+            position=position,
+            blocked=bool(blocked),
+            source_epoch=source_epoch,
+            source_position=source_position,
+        )
+        for user_id, epoch, position, blocked, source_epoch, source_position in connection.execute(
+            _BLOCKS, (conversation_id,)
+        )
+    ]
+
+
+def _read_entries(connection: sqlite3.Connection, user_id: UserId) -> list[EntryRow]:
+    return [
+        EntryRow(user_id=user_id, entry=entry, epoch=epoch, position=position, framed=framed)
+        for entry, epoch, position, framed in connection.execute(_ENTRIES, (user_id,))
     ]

@@ -9,6 +9,8 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from hubbub.conversation.v1 import conversation_pb2 as _conversation_pb2
+from hubbub.conversation.v1 import read_state_pb2 as _read_state_pb2
+from hubbub.user.v1 import preferences_pb2 as _preferences_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -94,6 +96,9 @@ class ConversationState(_message.Message):
     LAST_COUNTED_NUMBER_FIELD_NUMBER: _builtins.int
     ID_FLOOR_TIME_FIELD_NUMBER: _builtins.int
     RECENT_IDS_FIELD_NUMBER: _builtins.int
+    MEMBER_MARKS_FIELD_NUMBER: _builtins.int
+    LAST_BROADCAST_NUMBER_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
     kind: _conversation_pb2.ConversationKind.ValueType
     """Sort; UNSPECIFIED when it was never created."""
     title: _builtins.str
@@ -106,6 +111,8 @@ class ConversationState(_message.Message):
     """Number of the newest message."""
     last_counted_number: _builtins.int
     """Counted number of the newest message."""
+    last_broadcast_number: _builtins.int
+    """Number of the newest message that mentions all members."""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[_conversation_pb2.Member]:
         """Members now."""
@@ -122,6 +129,14 @@ class ConversationState(_message.Message):
     def recent_ids(self) -> Global___RecentIds:
         """Where the newest ids begin that readers may take from the log instead of asking the store for them."""
 
+    @_builtins.property
+    def member_marks(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberMark]:
+        """What counts as read for each member by itself, and their newest mention."""
+
+    @_builtins.property
+    def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Block]:
+        """Direct conversation: who refuses the messages of the other side."""
+
     def __init__(
         self,
         *,
@@ -135,14 +150,85 @@ class ConversationState(_message.Message):
         last_counted_number: _builtins.int = ...,
         id_floor_time: _timestamp_pb2.Timestamp | None = ...,
         recent_ids: Global___RecentIds | None = ...,
+        member_marks: _abc.Iterable[Global___MemberMark] | None = ...,
+        last_broadcast_number: _builtins.int = ...,
+        blocks: _abc.Iterable[Global___Block] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["id_floor_time", b"id_floor_time", "recent_ids", b"recent_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["creation_hash", b"creation_hash", "creator_id", b"creator_id", "former_members", b"former_members", "id_floor_time", b"id_floor_time", "kind", b"kind", "last_counted_number", b"last_counted_number", "last_message_number", b"last_message_number", "members", b"members", "recent_ids", b"recent_ids", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "creation_hash", b"creation_hash", "creator_id", b"creator_id", "former_members", b"former_members", "id_floor_time", b"id_floor_time", "kind", b"kind", "last_broadcast_number", b"last_broadcast_number", "last_counted_number", b"last_counted_number", "last_message_number", b"last_message_number", "member_marks", b"member_marks", "members", b"members", "recent_ids", b"recent_ids", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ConversationState: _TypeAlias = ConversationState  # noqa: Y015
+
+@_typing.final
+class MemberMark(_message.Message):
+    """What a member of a conversation need not read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_NUMBER_FIELD_NUMBER: _builtins.int
+    COUNTED_NUMBER_FIELD_NUMBER: _builtins.int
+    MENTION_NUMBER_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Who."""
+    message_number: _builtins.int
+    """The newest message that they sent themselves, or that was there when they joined."""
+    counted_number: _builtins.int
+    """Its counted number."""
+    mention_number: _builtins.int
+    """The newest later message that mentions them; 0: none."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        message_number: _builtins.int = ...,
+        counted_number: _builtins.int = ...,
+        mention_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted_number", b"counted_number", "mention_number", b"mention_number", "message_number", b"message_number", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberMark: _TypeAlias = MemberMark  # noqa: Y015
+
+@_typing.final
+class Block(_message.Message):
+    """Whether one side of a direct conversation refuses the messages of the other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    BLOCKED_FIELD_NUMBER: _builtins.int
+    SOURCE_EPOCH_FIELD_NUMBER: _builtins.int
+    SOURCE_POSITION_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Who refuses them."""
+    blocked: _builtins.bool
+    """Whether they do."""
+    source_epoch: _builtins.int
+    """Place in that user's own topic at which this began."""
+    source_position: _builtins.int
+    """As source_epoch."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        blocked: _builtins.bool = ...,
+        source_epoch: _builtins.int = ...,
+        source_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "source_epoch", b"source_epoch", "source_position", b"source_position", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Block: _TypeAlias = Block  # noqa: Y015
 
 @_typing.final
 class RecentIds(_message.Message):
@@ -209,22 +295,118 @@ class UserState(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MEMBERSHIPS_FIELD_NUMBER: _builtins.int
+    CONVERSATIONS_FIELD_NUMBER: _builtins.int
+    BLOCKED_USERS_FIELD_NUMBER: _builtins.int
+    PREFERENCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def memberships(self) -> _containers.RepeatedCompositeFieldContainer[Global___Membership]:
         """The newest news of each conversation."""
+
+    @_builtins.property
+    def conversations(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptConversation]:
+        """What the user keeps about conversations they belong to."""
+
+    @_builtins.property
+    def blocked_users(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlockedUser]:
+        """Whom the user blocks."""
+
+    @_builtins.property
+    def preferences(self) -> _preferences_pb2.Preferences:
+        """What the user wants everywhere; unset: never changed."""
 
     def __init__(
         self,
         *,
         memberships: _abc.Iterable[Global___Membership] | None = ...,
+        conversations: _abc.Iterable[Global___KeptConversation] | None = ...,
+        blocked_users: _abc.Iterable[Global___BlockedUser] | None = ...,
+        preferences: _preferences_pb2.Preferences | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["preferences", b"preferences"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memberships", b"memberships"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked_users", b"blocked_users", "conversations", b"conversations", "memberships", b"memberships", "preferences", b"preferences"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UserState: _TypeAlias = UserState  # noqa: Y015
+
+@_typing.final
+class KeptConversation(_message.Message):
+    """What a user keeps about a conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    MARKER_FIELD_NUMBER: _builtins.int
+    UNREAD_MARK_POSITION_FIELD_NUMBER: _builtins.int
+    PREFERENCES_FIELD_NUMBER: _builtins.int
+    DRAFT_FIELD_NUMBER: _builtins.int
+    DRAFT_TIME_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """Which."""
+    unread_mark_position: _builtins.int
+    """Position of the mark-as-unread that stands; 0: none."""
+    draft: _builtins.str
+    """What they have begun to write; empty: nothing."""
+    @_builtins.property
+    def marker(self) -> _read_state_pb2.ReadMarker:
+        """How far they have read."""
+
+    @_builtins.property
+    def preferences(self) -> _read_state_pb2.ConversationPreferences:
+        """How they want to hear of it; unset: as always."""
+
+    @_builtins.property
+    def draft_time(self) -> _timestamp_pb2.Timestamp:
+        """When they did."""
+
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        marker: _read_state_pb2.ReadMarker | None = ...,
+        unread_mark_position: _builtins.int = ...,
+        preferences: _read_state_pb2.ConversationPreferences | None = ...,
+        draft: _builtins.str = ...,
+        draft_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["draft_time", b"draft_time", "marker", b"marker", "preferences", b"preferences"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "draft", b"draft", "draft_time", b"draft_time", "marker", b"marker", "preferences", b"preferences", "unread_mark_position", b"unread_mark_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptConversation: _TypeAlias = KeptConversation  # noqa: Y015
+
+@_typing.final
+class BlockedUser(_message.Message):
+    """Somebody who is blocked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Who."""
+    epoch: _builtins.int
+    """Place in the user's own topic at which that began."""
+    position: _builtins.int
+    """As epoch."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "position", b"position", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockedUser: _TypeAlias = BlockedUser  # noqa: Y015
 
 @_typing.final
 class Membership(_message.Message):

@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from hubbub.chat.v1 import frame_pb2 as hubbub_dot_chat_dot_v1_dot_frame__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!hubbub/chat/v1/chat_service.proto\x12\x0ehubbub.chat.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1ahubbub/chat/v1/frame.proto\"M\n\x05Hello\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x19\n\x11\x61\x63k_window_events\x18\x03 \x01(\x05\"\x1f\n\x03\x41\x63k\x12\x18\n\x10processed_events\x18\x01 \x01(\x03\"\x93\x01\n\x0e\x43onnectRequest\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.hubbub.chat.v1.HelloH\x00\x12*\n\x07\x63ommand\x18\x02 \x01(\x0b\x32\x17.hubbub.chat.v1.CommandH\x00\x12\"\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x13.hubbub.chat.v1.AckH\x00\x42\t\n\x07payload\"=\n\x0f\x43onnectResponse\x12*\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x1b.hubbub.chat.v1.ServerFrame\"8\n\x10SubscribeRequest\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x15.hubbub.chat.v1.Hello\"?\n\x11SubscribeResponse\x12*\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x1b.hubbub.chat.v1.ServerFrame2\xc3\x02\n\x0b\x43hatService\x12N\n\x07\x43onnect\x12\x1e.hubbub.chat.v1.ConnectRequest\x1a\x1f.hubbub.chat.v1.ConnectResponse(\x01\x30\x01\x12R\n\tSubscribe\x12 .hubbub.chat.v1.SubscribeRequest\x1a!.hubbub.chat.v1.SubscribeResponse0\x01\x12\x8f\x01\n\x0bSendMessage\x12\".hubbub.chat.v1.SendMessageRequest\x1a#.hubbub.chat.v1.SendMessageResponse\"7\x82\xd3\xe4\x93\x02\x31\",/v1/conversations/{conversation_id}/messages:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!hubbub/chat/v1/chat_service.proto\x12\x0ehubbub.chat.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1ahubbub/chat/v1/frame.proto\"M\n\x05Hello\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x19\n\x11\x61\x63k_window_events\x18\x03 \x01(\x05\"\x1f\n\x03\x41\x63k\x12\x18\n\x10processed_events\x18\x01 \x01(\x03\"\x93\x01\n\x0e\x43onnectRequest\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.hubbub.chat.v1.HelloH\x00\x12*\n\x07\x63ommand\x18\x02 \x01(\x0b\x32\x17.hubbub.chat.v1.CommandH\x00\x12\"\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x13.hubbub.chat.v1.AckH\x00\x42\t\n\x07payload\"=\n\x0f\x43onnectResponse\x12*\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x1b.hubbub.chat.v1.ServerFrame\"8\n\x10SubscribeRequest\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x15.hubbub.chat.v1.Hello\"?\n\x11SubscribeResponse\x12*\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x1b.hubbub.chat.v1.ServerFrame2\xcd\x03\n\x0b\x43hatService\x12N\n\x07\x43onnect\x12\x1e.hubbub.chat.v1.ConnectRequest\x1a\x1f.hubbub.chat.v1.ConnectResponse(\x01\x30\x01\x12R\n\tSubscribe\x12 .hubbub.chat.v1.SubscribeRequest\x1a!.hubbub.chat.v1.SubscribeResponse0\x01\x12\x8f\x01\n\x0bSendMessage\x12\".hubbub.chat.v1.SendMessageRequest\x1a#.hubbub.chat.v1.SendMessageResponse\"7\x82\xd3\xe4\x93\x02\x31\",/v1/conversations/{conversation_id}/messages:\x01*\x12\x87\x01\n\tSetTyping\x12 .hubbub.chat.v1.SetTypingRequest\x1a!.hubbub.chat.v1.SetTypingResponse\"5\x82\xd3\xe4\x93\x02/\"*/v1/conversations/{conversation_id}/typing:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHATSERVICE'].methods_by_name['SendMessage']._loaded_options = None
   _globals['_CHATSERVICE'].methods_by_name['SendMessage']._serialized_options = b'\202\323\344\223\0021\",/v1/conversations/{conversation_id}/messages:\001*'
+  _globals['_CHATSERVICE'].methods_by_name['SetTyping']._loaded_options = None
+  _globals['_CHATSERVICE'].methods_by_name['SetTyping']._serialized_options = b'\202\323\344\223\002/\"*/v1/conversations/{conversation_id}/typing:\001*'
   _globals['_HELLO']._serialized_start=111
   _globals['_HELLO']._serialized_end=188
   _globals['_ACK']._serialized_start=190
@@ -48,5 +50,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBSCRIBERESPONSE']._serialized_start=494
   _globals['_SUBSCRIBERESPONSE']._serialized_end=557
   _globals['_CHATSERVICE']._serialized_start=560
-  _globals['_CHATSERVICE']._serialized_end=883
+  _globals['_CHATSERVICE']._serialized_end=1021
 # @@protoc_insertion_point(module_scope)

@@ -53,6 +53,11 @@ class ChatServiceStub:
                 request_serializer=hubbub_dot_chat_dot_v1_dot_frame__pb2.SendMessageRequest.SerializeToString,
                 response_deserializer=hubbub_dot_chat_dot_v1_dot_frame__pb2.SendMessageResponse.FromString,
                 _registered_method=True)
+        self.SetTyping = channel.unary_unary(
+                '/hubbub.chat.v1.ChatService/SetTyping',
+                request_serializer=hubbub_dot_chat_dot_v1_dot_frame__pb2.SetTypingRequest.SerializeToString,
+                response_deserializer=hubbub_dot_chat_dot_v1_dot_frame__pb2.SetTypingResponse.FromString,
+                _registered_method=True)
 
 
 class ChatServiceServicer:
@@ -89,6 +94,16 @@ class ChatServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetTyping(self, request, context):
+        """Tells the other members that the caller writes, records or uploads in a conversation, or stopped: a signal to their streams.
+        Members. Passed on at most once every 3 s for each user and conversation; in conversations of more than 100 members, or when
+        the caller does not share it, to nobody, and the answer is the same. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND,
+        RATE_LIMITED, BACKEND_UNAVAILABLE. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChatServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -106,6 +121,11 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     servicer.SendMessage,
                     request_deserializer=hubbub_dot_chat_dot_v1_dot_frame__pb2.SendMessageRequest.FromString,
                     response_serializer=hubbub_dot_chat_dot_v1_dot_frame__pb2.SendMessageResponse.SerializeToString,
+            ),
+            'SetTyping': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTyping,
+                    request_deserializer=hubbub_dot_chat_dot_v1_dot_frame__pb2.SetTypingRequest.FromString,
+                    response_serializer=hubbub_dot_chat_dot_v1_dot_frame__pb2.SetTypingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -192,6 +212,33 @@ class ChatService:
             '/hubbub.chat.v1.ChatService/SendMessage',
             hubbub_dot_chat_dot_v1_dot_frame__pb2.SendMessageRequest.SerializeToString,
             hubbub_dot_chat_dot_v1_dot_frame__pb2.SendMessageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTyping(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hubbub.chat.v1.ChatService/SetTyping',
+            hubbub_dot_chat_dot_v1_dot_frame__pb2.SetTypingRequest.SerializeToString,
+            hubbub_dot_chat_dot_v1_dot_frame__pb2.SetTypingResponse.FromString,
             options,
             channel_credentials,
             insecure,

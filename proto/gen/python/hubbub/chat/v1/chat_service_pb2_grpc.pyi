@@ -36,6 +36,12 @@ class ChatServiceStub:
     read. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, ID_REUSED, SEND_ORDER, RATE_LIMITED, BACKEND_UNAVAILABLE.
     Idempotent by client_message_id.
     """
+    SetTyping: _aio.UnaryUnaryMultiCallable[_frame_pb2.SetTypingRequest, _frame_pb2.SetTypingResponse]
+    """Tells the other members that the caller writes, records or uploads in a conversation, or stopped: a signal to their streams.
+    Members. Passed on at most once every 3 s for each user and conversation; in conversations of more than 100 members, or when
+    the caller does not share it, to nobody, and the answer is the same. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND,
+    RATE_LIMITED, BACKEND_UNAVAILABLE. Idempotent.
+    """
 
 class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     """Sends messages and delivers what happens in all topics of the caller. Needs an access token as metadata "authorization:
@@ -75,6 +81,18 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends a message to a conversation. Members. The answer means: durable, numbered, and in every later
         read. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, ID_REUSED, SEND_ORDER, RATE_LIMITED, BACKEND_UNAVAILABLE.
         Idempotent by client_message_id.
+        """
+
+    @_abc_1.abstractmethod
+    def SetTyping(
+        self,
+        request: _frame_pb2.SetTypingRequest,
+        context: _aio.ServicerContext[_frame_pb2.SetTypingRequest, _abc.Awaitable[_frame_pb2.SetTypingResponse]],
+    ) -> _abc.Awaitable[_frame_pb2.SetTypingResponse]:
+        """Tells the other members that the caller writes, records or uploads in a conversation, or stopped: a signal to their streams.
+        Members. Passed on at most once every 3 s for each user and conversation; in conversations of more than 100 members, or when
+        the caller does not share it, to nobody, and the answer is the same. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND,
+        RATE_LIMITED, BACKEND_UNAVAILABLE. Idempotent.
         """
 
 def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: _aio.Server) -> None: ...

@@ -12,6 +12,8 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from hubbub.conversation.v1 import conversation_pb2 as _conversation_pb2
 from hubbub.conversation.v1 import message_pb2 as _message_pb2
+from hubbub.conversation.v1 import read_state_pb2 as _read_state_pb2
+from hubbub.user.v1 import preferences_pb2 as _preferences_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -42,8 +44,16 @@ class Event(_message.Message):
     CONVERSATION_CREATED_FIELD_NUMBER: _builtins.int
     MEMBERS_ADDED_FIELD_NUMBER: _builtins.int
     MEMBER_REMOVED_FIELD_NUMBER: _builtins.int
+    BLOCK_CHANGED_FIELD_NUMBER: _builtins.int
     CONVERSATION_JOINED_FIELD_NUMBER: _builtins.int
     CONVERSATION_LEFT_FIELD_NUMBER: _builtins.int
+    READ_MARKER_MOVED_FIELD_NUMBER: _builtins.int
+    CONVERSATION_MARKED_UNREAD_FIELD_NUMBER: _builtins.int
+    CONVERSATION_PREFERENCES_CHANGED_FIELD_NUMBER: _builtins.int
+    DRAFT_CHANGED_FIELD_NUMBER: _builtins.int
+    USER_BLOCKED_FIELD_NUMBER: _builtins.int
+    USER_UNBLOCKED_FIELD_NUMBER: _builtins.int
+    PREFERENCES_CHANGED_FIELD_NUMBER: _builtins.int
     topic_id: _builtins.str
     """The topic: a conversation_id, or the receiver's own user_id."""
     epoch: _builtins.int
@@ -64,7 +74,7 @@ class Event(_message.Message):
 
     @_builtins.property
     def conversation_created(self) -> Global___ConversationCreated:
-        """A conversation was created; the first event of its topic."""
+        """A conversation was created; the first event of its topic, but for block_changed."""
 
     @_builtins.property
     def members_added(self) -> Global___MembersAdded:
@@ -75,12 +85,44 @@ class Event(_message.Message):
         """A user ceased to be a member. That user gets this event, then TopicEnded, and nothing later."""
 
     @_builtins.property
+    def block_changed(self) -> Global___BlockChanged:
+        """Direct conversation: one side refuses what the other sends, or takes it again. May come before conversation_created."""
+
+    @_builtins.property
     def conversation_joined(self) -> Global___ConversationJoined:
         """User topic: the user belongs to a conversation now."""
 
     @_builtins.property
     def conversation_left(self) -> Global___ConversationLeft:
         """User topic: the user belongs to it no longer."""
+
+    @_builtins.property
+    def read_marker_moved(self) -> Global___ReadMarkerMoved:
+        """User topic: the user has read further, or again."""
+
+    @_builtins.property
+    def conversation_marked_unread(self) -> Global___ConversationMarkedUnread:
+        """User topic: the user wants to see a conversation as unread."""
+
+    @_builtins.property
+    def conversation_preferences_changed(self) -> Global___ConversationPreferencesChanged:
+        """User topic: how the user wants to hear of a conversation."""
+
+    @_builtins.property
+    def draft_changed(self) -> Global___DraftChanged:
+        """User topic: what the user has begun to write."""
+
+    @_builtins.property
+    def user_blocked(self) -> Global___UserBlocked:
+        """User topic: the user blocked somebody."""
+
+    @_builtins.property
+    def user_unblocked(self) -> Global___UserUnblocked:
+        """User topic: the user blocks somebody no longer."""
+
+    @_builtins.property
+    def preferences_changed(self) -> Global___PreferencesChanged:
+        """User topic: what the user wants everywhere."""
 
     def __init__(
         self,
@@ -95,14 +137,22 @@ class Event(_message.Message):
         conversation_created: Global___ConversationCreated | None = ...,
         members_added: Global___MembersAdded | None = ...,
         member_removed: Global___MemberRemoved | None = ...,
+        block_changed: Global___BlockChanged | None = ...,
         conversation_joined: Global___ConversationJoined | None = ...,
         conversation_left: Global___ConversationLeft | None = ...,
+        read_marker_moved: Global___ReadMarkerMoved | None = ...,
+        conversation_marked_unread: Global___ConversationMarkedUnread | None = ...,
+        conversation_preferences_changed: Global___ConversationPreferencesChanged | None = ...,
+        draft_changed: Global___DraftChanged | None = ...,
+        user_blocked: Global___UserBlocked | None = ...,
+        user_unblocked: Global___UserUnblocked | None = ...,
+        preferences_changed: Global___PreferencesChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "conversation_created", b"conversation_created", "conversation_joined", b"conversation_joined", "conversation_left", b"conversation_left", "kind", b"kind", "member_removed", b"member_removed", "members_added", b"members_added", "message_sent", b"message_sent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["block_changed", b"block_changed", "commit_time", b"commit_time", "conversation_created", b"conversation_created", "conversation_joined", b"conversation_joined", "conversation_left", b"conversation_left", "conversation_marked_unread", b"conversation_marked_unread", "conversation_preferences_changed", b"conversation_preferences_changed", "draft_changed", b"draft_changed", "kind", b"kind", "member_removed", b"member_removed", "members_added", b"members_added", "message_sent", b"message_sent", "preferences_changed", b"preferences_changed", "read_marker_moved", b"read_marker_moved", "user_blocked", b"user_blocked", "user_unblocked", b"user_unblocked"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id", "commit_time", b"commit_time", "conversation_created", b"conversation_created", "conversation_joined", b"conversation_joined", "conversation_left", b"conversation_left", "epoch", b"epoch", "kind", b"kind", "member_removed", b"member_removed", "members_added", b"members_added", "message_number", b"message_number", "message_sent", b"message_sent", "position", b"position", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id", "block_changed", b"block_changed", "commit_time", b"commit_time", "conversation_created", b"conversation_created", "conversation_joined", b"conversation_joined", "conversation_left", b"conversation_left", "conversation_marked_unread", b"conversation_marked_unread", "conversation_preferences_changed", b"conversation_preferences_changed", "draft_changed", b"draft_changed", "epoch", b"epoch", "kind", b"kind", "member_removed", b"member_removed", "members_added", b"members_added", "message_number", b"message_number", "message_sent", b"message_sent", "position", b"position", "preferences_changed", b"preferences_changed", "read_marker_moved", b"read_marker_moved", "topic_id", b"topic_id", "user_blocked", b"user_blocked", "user_unblocked", b"user_unblocked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["message_sent", "conversation_created", "members_added", "member_removed", "conversation_joined", "conversation_left"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["message_sent", "conversation_created", "members_added", "member_removed", "block_changed", "conversation_joined", "conversation_left", "read_marker_moved", "conversation_marked_unread", "conversation_preferences_changed", "draft_changed", "user_blocked", "user_unblocked", "preferences_changed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -261,3 +311,215 @@ class ConversationLeft(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ConversationLeft: _TypeAlias = ConversationLeft  # noqa: Y015
+
+@_typing.final
+class BlockChanged(_message.Message):
+    """One side of a direct conversation refuses what the other sends (NOT_PERMITTED), or takes it again. actor_id is that side."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    BLOCKED_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The other side."""
+    blocked: _builtins.bool
+    """Whether their messages are refused now."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        blocked: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockChanged: _TypeAlias = BlockChanged  # noqa: Y015
+
+@_typing.final
+class ReadMarkerMoved(_message.Message):
+    """The user has read further, or again: what they marked unread before it is read. A client takes the larger of this marker and its
+    own, by (epoch, message_number).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    MARKER_FIELD_NUMBER: _builtins.int
+    HIDDEN_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """Which conversation."""
+    hidden: _builtins.bool
+    """True when the user did not send receipts: nobody else learns of it."""
+    @_builtins.property
+    def marker(self) -> _read_state_pb2.ReadMarker:
+        """How far. Never behind an earlier one; the same again when only a mark-as-unread ends."""
+
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        marker: _read_state_pb2.ReadMarker | None = ...,
+        hidden: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["marker", b"marker"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "hidden", b"hidden", "marker", b"marker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadMarkerMoved: _TypeAlias = ReadMarkerMoved  # noqa: Y015
+
+@_typing.final
+class ConversationMarkedUnread(_message.Message):
+    """The user wants to see a conversation as unread, until the next ReadMarkerMoved of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """Which."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConversationMarkedUnread: _TypeAlias = ConversationMarkedUnread  # noqa: Y015
+
+@_typing.final
+class ConversationPreferencesChanged(_message.Message):
+    """How the user wants to hear of a conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    PREFERENCES_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """Which."""
+    @_builtins.property
+    def preferences(self) -> _read_state_pb2.ConversationPreferences:
+        """All of them, as they are now."""
+
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        preferences: _read_state_pb2.ConversationPreferences | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["preferences", b"preferences"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "preferences", b"preferences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConversationPreferencesChanged: _TypeAlias = ConversationPreferencesChanged  # noqa: Y015
+
+@_typing.final
+class DraftChanged(_message.Message):
+    """What the user has begun to write."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """Where."""
+    text: _builtins.str
+    """At most 8,000 code points and 32 KiB; empty: there is none."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DraftChanged: _TypeAlias = DraftChanged  # noqa: Y015
+
+@_typing.final
+class UserBlocked(_message.Message):
+    """The user blocked somebody."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Whom."""
+    conversation_id: _builtins.str
+    """Id of the direct conversation of the two, there or not."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        conversation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserBlocked: _TypeAlias = UserBlocked  # noqa: Y015
+
+@_typing.final
+class UserUnblocked(_message.Message):
+    """The user blocks somebody no longer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Whom."""
+    conversation_id: _builtins.str
+    """Id of the direct conversation of the two, there or not."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        conversation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserUnblocked: _TypeAlias = UserUnblocked  # noqa: Y015
+
+@_typing.final
+class PreferencesChanged(_message.Message):
+    """What the user wants everywhere."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFERENCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def preferences(self) -> _preferences_pb2.Preferences:
+        """All of them, as they are now."""
+
+    def __init__(
+        self,
+        *,
+        preferences: _preferences_pb2.Preferences | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["preferences", b"preferences"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["preferences", b"preferences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreferencesChanged: _TypeAlias = PreferencesChanged  # noqa: Y015

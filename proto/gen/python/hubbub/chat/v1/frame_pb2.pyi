@@ -16,6 +16,7 @@ from google.rpc import status_pb2 as _status_pb2
 from hubbub.chat.v1 import event_pb2 as _event_pb2
 from hubbub.conversation.v1 import conversation_pb2 as _conversation_pb2
 from hubbub.conversation.v1 import message_pb2 as _message_pb2
+from hubbub.conversation.v1 import read_state_pb2 as _read_state_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -26,6 +27,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _TypingKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TypingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TypingKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TYPING_KIND_UNSPECIFIED: _TypingKind.ValueType  # 0
+    """Treat as TEXT."""
+    TYPING_KIND_TEXT: _TypingKind.ValueType  # 1
+    """Writes a text."""
+    TYPING_KIND_RECORDING: _TypingKind.ValueType  # 2
+    """Records sound or pictures."""
+    TYPING_KIND_UPLOADING: _TypingKind.ValueType  # 3
+    """Uploads a file."""
+
+class TypingKind(_TypingKind, metaclass=_TypingKindEnumTypeWrapper):
+    """What a user makes. Grows."""
+
+TYPING_KIND_UNSPECIFIED: TypingKind.ValueType  # 0
+"""Treat as TEXT."""
+TYPING_KIND_TEXT: TypingKind.ValueType  # 1
+"""Writes a text."""
+TYPING_KIND_RECORDING: TypingKind.ValueType  # 2
+"""Records sound or pictures."""
+TYPING_KIND_UPLOADING: TypingKind.ValueType  # 3
+"""Uploads a file."""
+Global___TypingKind: _TypeAlias = TypingKind  # noqa: Y015
 
 class _GoodbyeReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -80,6 +109,7 @@ class ServerFrame(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
+    SIGNALS_FIELD_NUMBER: _builtins.int
     WELCOME_FIELD_NUMBER: _builtins.int
     HEADS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
@@ -94,6 +124,10 @@ class ServerFrame(_message.Message):
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
         """Durable events, in order of position for each topic."""
+
+    @_builtins.property
+    def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Signal]:
+        """Passing news. Take them before the events of the same frame. They may be lost, and are not counted by Ack and not in Sync."""
 
     @_builtins.property
     def welcome(self) -> Global___Welcome:
@@ -143,6 +177,7 @@ class ServerFrame(_message.Message):
         self,
         *,
         events: _abc.Iterable[_event_pb2.Event] | None = ...,
+        signals: _abc.Iterable[Global___Signal] | None = ...,
         welcome: Global___Welcome | None = ...,
         heads: Global___Heads | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
@@ -157,13 +192,143 @@ class ServerFrame(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "control", b"control", "gap", b"gap", "goodbye", b"goodbye", "heads", b"heads", "heartbeat", b"heartbeat", "lagging", b"lagging", "rejected", b"rejected", "reply", b"reply", "reset", b"reset", "topic_ended", b"topic_ended", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "control", b"control", "events", b"events", "gap", b"gap", "goodbye", b"goodbye", "heads", b"heads", "heartbeat", b"heartbeat", "lagging", b"lagging", "rejected", b"rejected", "reply", b"reply", "reset", b"reset", "topic_ended", b"topic_ended", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "control", b"control", "events", b"events", "gap", b"gap", "goodbye", b"goodbye", "heads", b"heads", "heartbeat", b"heartbeat", "lagging", b"lagging", "rejected", b"rejected", "reply", b"reply", "reset", b"reset", "signals", b"signals", "topic_ended", b"topic_ended", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_control: _TypeAlias = _typing.Literal["welcome", "heads", "heartbeat", "reply", "rejected", "caught_up", "gap", "reset", "topic_ended", "lagging", "goodbye"]  # noqa: Y015
     _WhichOneofArgType_control: _TypeAlias = _typing.Literal["control", b"control"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_control) -> _WhichOneofReturnType_control | None: ...
 
 Global___ServerFrame: _TypeAlias = ServerFrame  # noqa: Y015
+
+@_typing.final
+class Signal(_message.Message):
+    """Something that is worth knowing only now: never stored, at most once, the same bytes for every receiver. Sent to streams of
+    members other than `user_id`, whose own devices learn of lasting things from the user's topic, but for those who block that user
+    and, in a direct conversation, for both when one blocks the other. Dropped for a stream that lags,
+    and for all while the node cannot hear the log; so nothing may depend on its coming.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    TYPING_FIELD_NUMBER: _builtins.int
+    READ_MARKER_FIELD_NUMBER: _builtins.int
+    DELIVERED_MARKER_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation."""
+    user_id: _builtins.str
+    """The member that it is about."""
+    @_builtins.property
+    def typing(self) -> Global___Typing:
+        """The user writes, or stopped."""
+
+    @_builtins.property
+    def read_marker(self) -> Global___ReadMarker:
+        """The user has read."""
+
+    @_builtins.property
+    def delivered_marker(self) -> Global___DeliveredMarker:
+        """The user's devices have received."""
+
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        typing: Global___Typing | None = ...,
+        read_marker: Global___ReadMarker | None = ...,
+        delivered_marker: Global___DeliveredMarker | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delivered_marker", b"delivered_marker", "kind", b"kind", "read_marker", b"read_marker", "typing", b"typing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "delivered_marker", b"delivered_marker", "kind", b"kind", "read_marker", b"read_marker", "typing", b"typing", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["typing", "read_marker", "delivered_marker"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Signal: _TypeAlias = Signal  # noqa: Y015
+
+@_typing.final
+class Typing(_message.Message):
+    """The user is making a message. At most one every 3 s for each user and conversation, and the end of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    EXPIRES_IN_FIELD_NUMBER: _builtins.int
+    kind: Global___TypingKind.ValueType
+    """What is made; treat an unknown one as text."""
+    active: _builtins.bool
+    """False: stopped."""
+    @_builtins.property
+    def expires_in(self) -> _duration_pb2.Duration:
+        """The receiver forgets it after this time unless it comes again, also while it is disconnected, and at once when a message_sent
+        or member_removed of the user comes.
+        """
+
+    def __init__(
+        self,
+        *,
+        kind: Global___TypingKind.ValueType = ...,
+        active: _builtins.bool = ...,
+        expires_in: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_in", b"expires_in"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "expires_in", b"expires_in", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Typing: _TypeAlias = Typing  # noqa: Y015
+
+@_typing.final
+class ReadMarker(_message.Message):
+    """How far the user has read, told where receipts_mode is FULL if the user sends read receipts. Keep the largest number; a smaller
+    one is late.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_NUMBER_FIELD_NUMBER: _builtins.int
+    message_number: _builtins.int
+    """Everything up to this message is read."""
+    def __init__(
+        self,
+        *,
+        message_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_number", b"message_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadMarker: _TypeAlias = ReadMarker  # noqa: Y015
+
+@_typing.final
+class DeliveredMarker(_message.Message):
+    """How far the user's devices have received. Keep the largest number; a smaller one is late."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_NUMBER_FIELD_NUMBER: _builtins.int
+    message_number: _builtins.int
+    """Everything up to this message has come to one device at least."""
+    def __init__(
+        self,
+        *,
+        message_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_number", b"message_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliveredMarker: _TypeAlias = DeliveredMarker  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
@@ -293,6 +458,8 @@ class Reply(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SEND_MESSAGE_FIELD_NUMBER: _builtins.int
     REAUTHENTICATE_FIELD_NUMBER: _builtins.int
+    SET_TYPING_FIELD_NUMBER: _builtins.int
+    MARK_READ_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """request_id of the command."""
     @_builtins.property
@@ -303,18 +470,28 @@ class Reply(_message.Message):
     def reauthenticate(self) -> Global___ReauthenticateResponse:
         """Answers reauthenticate."""
 
+    @_builtins.property
+    def set_typing(self) -> Global___SetTypingResponse:
+        """Answers set_typing."""
+
+    @_builtins.property
+    def mark_read(self) -> Global___MarkReadResponse:
+        """Answers mark_read."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         send_message: Global___SendMessageResponse | None = ...,
         reauthenticate: Global___ReauthenticateResponse | None = ...,
+        set_typing: Global___SetTypingResponse | None = ...,
+        mark_read: Global___MarkReadResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["reauthenticate", b"reauthenticate", "result", b"result", "send_message", b"send_message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mark_read", b"mark_read", "reauthenticate", b"reauthenticate", "result", b"result", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reauthenticate", b"reauthenticate", "request_id", b"request_id", "result", b"result", "send_message", b"send_message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mark_read", b"mark_read", "reauthenticate", b"reauthenticate", "request_id", b"request_id", "result", b"result", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["send_message", "reauthenticate"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["send_message", "reauthenticate", "set_typing", "mark_read"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -519,6 +696,8 @@ class Command(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SEND_MESSAGE_FIELD_NUMBER: _builtins.int
     REAUTHENTICATE_FIELD_NUMBER: _builtins.int
+    SET_TYPING_FIELD_NUMBER: _builtins.int
+    MARK_READ_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required. Unique on this stream while unanswered (else the stream ends with STREAM_PROTOCOL), 1 to 64 characters. Names the
     answer, gives no idempotency.
@@ -531,18 +710,28 @@ class Command(_message.Message):
     def reauthenticate(self) -> Global___ReauthenticateRequest:
         """Gives the session a newer access token."""
 
+    @_builtins.property
+    def set_typing(self) -> Global___SetTypingRequest:
+        """Tells the other members that the caller writes, or stopped."""
+
+    @_builtins.property
+    def mark_read(self) -> Global___MarkReadRequest:
+        """Marks a conversation as read."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         send_message: Global___SendMessageRequest | None = ...,
         reauthenticate: Global___ReauthenticateRequest | None = ...,
+        set_typing: Global___SetTypingRequest | None = ...,
+        mark_read: Global___MarkReadRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "reauthenticate", b"reauthenticate", "send_message", b"send_message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mark_read", b"mark_read", "payload", b"payload", "reauthenticate", b"reauthenticate", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "reauthenticate", b"reauthenticate", "request_id", b"request_id", "send_message", b"send_message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mark_read", b"mark_read", "payload", b"payload", "reauthenticate", b"reauthenticate", "request_id", b"request_id", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["send_message", "reauthenticate"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["send_message", "reauthenticate", "set_typing", "mark_read"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -560,7 +749,9 @@ class SendMessageRequest(_message.Message):
     CLIENT_TIME_FIELD_NUMBER: _builtins.int
     PREVIOUS_CLIENT_MESSAGE_ID_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """Required. One that the caller is not a member of answers CONVERSATION_NOT_FOUND, as an unknown one."""
+    """Required. One that the caller is not a member of answers CONVERSATION_NOT_FOUND, as an unknown one; a direct one whose other side
+    blocked the caller answers NOT_PERMITTED.
+    """
     client_message_id: _builtins.str
     """Required. UUID made once per message by the client, any case, UUIDv7 preferred; its time never orders anything. For at
     least 7 days a repeat by the same user in the same conversation returns the first answer; with other content it is
@@ -572,7 +763,7 @@ class SendMessageRequest(_message.Message):
     """
     @_builtins.property
     def content(self) -> _message_pb2.Content:
-        """Required. Text of 1 to 8,000 code points and at most 32 KiB, with something visible."""
+        """Required. Text of 1 to 8,000 code points and at most 32 KiB, with something visible; mentions, code and links as its entities."""
 
     @_builtins.property
     def client_time(self) -> _timestamp_pb2.Timestamp:
@@ -674,3 +865,118 @@ class ReauthenticateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReauthenticateResponse: _TypeAlias = ReauthenticateResponse  # noqa: Y015
+
+@_typing.final
+class SetTypingRequest(_message.Message):
+    """What the caller is doing in a conversation. Set-to-state; repeat every 3 s while it goes on. Not stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """Required. One that the caller is not a member of answers CONVERSATION_NOT_FOUND, as an unknown one."""
+    kind: Global___TypingKind.ValueType
+    """Optional. What is made; unspecified counts as TEXT. One that the server does not know is passed on as it is."""
+    active: _builtins.bool
+    """True: goes on. False: stopped. Sending a message stops it too, as do leaving and the end of the stream that it came by."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        kind: Global___TypingKind.ValueType = ...,
+        active: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "conversation_id", b"conversation_id", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTypingRequest: _TypeAlias = SetTypingRequest  # noqa: Y015
+
+@_typing.final
+class SetTypingResponse(_message.Message):
+    """It was heard; that does not say that anybody was told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTypingResponse: _TypeAlias = SetTypingResponse  # noqa: Y015
+
+@_typing.final
+class MarkReadRequest(_message.Message):
+    """How far the caller has read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_NUMBER_FIELD_NUMBER: _builtins.int
+    UNREAD_MARK_POSITION_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """Required. One that the caller is not a member of answers CONVERSATION_NOT_FOUND, as an unknown one."""
+    message_number: _builtins.int
+    """Required. The newest message that was read: 1 or more, one that exists (MESSAGE_NOT_FOUND). A number below the stored marker
+    changes nothing and is answered with the stored one.
+    """
+    unread_mark_position: _builtins.int
+    """Optional. ReadState.unread_mark_position, or the position of ConversationMarkedUnread, that the caller has seen. Such a mark ends
+    when the marker moves forward, or when this names it: an old call that comes late does not take a newer mark away.
+    """
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        message_number: _builtins.int = ...,
+        unread_mark_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "message_number", b"message_number", "unread_mark_position", b"unread_mark_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkReadRequest: _TypeAlias = MarkReadRequest  # noqa: Y015
+
+@_typing.final
+class MarkReadResponse(_message.Message):
+    """How far the caller has read now. Answered when it is durable; calls that come within 2 s of each other become one event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MARKER_FIELD_NUMBER: _builtins.int
+    UNREAD_MARK_POSITION_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    unread_mark_position: _builtins.int
+    """Mark-as-unread that stands; 0: none."""
+    @_builtins.property
+    def marker(self) -> _read_state_pb2.ReadMarker:
+        """The stored marker: never behind an earlier one."""
+
+    @_builtins.property
+    def cursor(self) -> _conversation_pb2.Cursor:
+        """Place in the caller's own topic: the newest event there that this answer knows."""
+
+    def __init__(
+        self,
+        *,
+        marker: _read_state_pb2.ReadMarker | None = ...,
+        unread_mark_position: _builtins.int = ...,
+        cursor: _conversation_pb2.Cursor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "marker", b"marker"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "marker", b"marker", "unread_mark_position", b"unread_mark_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkReadResponse: _TypeAlias = MarkReadResponse  # noqa: Y015

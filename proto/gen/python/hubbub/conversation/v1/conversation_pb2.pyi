@@ -6,6 +6,7 @@ Conversations, who belongs to them, and places in their logs."""
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from hubbub.conversation.v1 import read_state_pb2 as _read_state_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -79,6 +80,7 @@ class Conversation(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
     MEMBER_COUNT_FIELD_NUMBER: _builtins.int
+    RECEIPTS_MODE_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """Opaque, at most 32 characters of [a-z0-9]; also its topic_id."""
     kind: Global___ConversationKind.ValueType
@@ -87,6 +89,8 @@ class Conversation(_message.Message):
     """Group: 1 to 100 characters, at least one visible. Direct: empty, clients show the other user's name."""
     member_count: _builtins.int
     """Number of members now: 2 for direct conversations, 1 to 1,000 for groups."""
+    receipts_mode: _read_state_pb2.ReceiptsMode.ValueType
+    """What members learn of each other's reading, by the number of members. Unset inside events."""
     def __init__(
         self,
         *,
@@ -94,10 +98,11 @@ class Conversation(_message.Message):
         kind: Global___ConversationKind.ValueType = ...,
         title: _builtins.str = ...,
         member_count: _builtins.int = ...,
+        receipts_mode: _read_state_pb2.ReceiptsMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "kind", b"kind", "member_count", b"member_count", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "kind", b"kind", "member_count", b"member_count", "receipts_mode", b"receipts_mode", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from hubbub.conversation.v1 import conversation_pb2 as _conversation_pb2
 from hubbub.conversation.v1 import message_pb2 as _message_pb2
+from hubbub.conversation.v1 import read_state_pb2 as _read_state_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -144,6 +145,8 @@ class ConversationView(_message.Message):
     MEMBERSHIP_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     LAST_MESSAGE_FIELD_NUMBER: _builtins.int
+    READ_STATE_FIELD_NUMBER: _builtins.int
+    PREFERENCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def conversation(self) -> _conversation_pb2.Conversation:
         """The conversation."""
@@ -160,6 +163,14 @@ class ConversationView(_message.Message):
     def last_message(self) -> _message_pb2.Message:
         """Newest message that the caller may see; unset when there is none."""
 
+    @_builtins.property
+    def read_state(self) -> _read_state_pb2.ReadState:
+        """What the caller has read, and what is unread."""
+
+    @_builtins.property
+    def preferences(self) -> _read_state_pb2.ConversationPreferences:
+        """How the caller wants to hear of it."""
+
     def __init__(
         self,
         *,
@@ -167,10 +178,12 @@ class ConversationView(_message.Message):
         membership: _conversation_pb2.Member | None = ...,
         head: _conversation_pb2.TopicHead | None = ...,
         last_message: _message_pb2.Message | None = ...,
+        read_state: _read_state_pb2.ReadState | None = ...,
+        preferences: _read_state_pb2.ConversationPreferences | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "head", b"head", "last_message", b"last_message", "membership", b"membership"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "head", b"head", "last_message", b"last_message", "membership", b"membership", "preferences", b"preferences", "read_state", b"read_state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "head", b"head", "last_message", b"last_message", "membership", b"membership"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "head", b"head", "last_message", b"last_message", "membership", b"membership", "preferences", b"preferences", "read_state", b"read_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

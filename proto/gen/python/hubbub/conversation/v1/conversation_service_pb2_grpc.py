@@ -80,7 +80,7 @@ class ConversationServiceServicer:
     def CreateConversation(self, request, context):
         """Creates a conversation, or returns the one that exists: one direct conversation per pair whoever starts, one group per
         (caller, request_id). Any user. Errors: INVALID_FIELD, USER_NOT_FOUND, ID_REUSED (request_id with another title or other
-        users). Idempotent.
+        users), NOT_PERMITTED (direct: the other user blocked the caller). Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

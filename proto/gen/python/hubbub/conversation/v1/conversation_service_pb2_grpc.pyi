@@ -23,7 +23,7 @@ class ConversationServiceStub:
     CreateConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.CreateConversationRequest, _conversation_service_pb2.CreateConversationResponse]
     """Creates a conversation, or returns the one that exists: one direct conversation per pair whoever starts, one group per
     (caller, request_id). Any user. Errors: INVALID_FIELD, USER_NOT_FOUND, ID_REUSED (request_id with another title or other
-    users). Idempotent.
+    users), NOT_PERMITTED (direct: the other user blocked the caller). Idempotent.
     """
     GetConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.GetConversationRequest, _conversation_service_pb2.GetConversationResponse]
     """Gets one conversation as the caller sees it. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND."""
@@ -59,7 +59,7 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_conversation_service_pb2.CreateConversationResponse]:
         """Creates a conversation, or returns the one that exists: one direct conversation per pair whoever starts, one group per
         (caller, request_id). Any user. Errors: INVALID_FIELD, USER_NOT_FOUND, ID_REUSED (request_id with another title or other
-        users). Idempotent.
+        users), NOT_PERMITTED (direct: the other user blocked the caller). Idempotent.
         """
 
     @_abc_1.abstractmethod

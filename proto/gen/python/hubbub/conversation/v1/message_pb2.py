@@ -25,17 +25,29 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$hubbub/conversation/v1/message.proto\x12\x16hubbub.conversation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\x02\n\x07Message\x12\x16\n\x0emessage_number\x18\x01 \x01(\x03\x12\x16\n\x0e\x63ounted_number\x18\x02 \x01(\x03\x12\x11\n\tsender_id\x18\x03 \x01(\t\x12\x19\n\x11\x63lient_message_id\x18\x04 \x01(\t\x12\x30\n\x07\x63ontent\x18\x05 \x01(\x0b\x32\x1f.hubbub.conversation.v1.Content\x12/\n\x0b\x63lient_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63ommit_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63hange_position\x18\n \x01(\x03\x12/\n\x0b\x64\x65lete_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x07\x43ontent\x12\x15\n\rfallback_text\x18\x01 \x01(\t\x12\x33\n\x04text\x18\x02 \x01(\x0b\x32#.hubbub.conversation.v1.TextContentH\x00\x42\x06\n\x04kind\"\x1b\n\x0bTextContent\x12\x0c\n\x04text\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$hubbub/conversation/v1/message.proto\x12\x16hubbub.conversation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\x02\n\x07Message\x12\x16\n\x0emessage_number\x18\x01 \x01(\x03\x12\x16\n\x0e\x63ounted_number\x18\x02 \x01(\x03\x12\x11\n\tsender_id\x18\x03 \x01(\t\x12\x19\n\x11\x63lient_message_id\x18\x04 \x01(\t\x12\x30\n\x07\x63ontent\x18\x05 \x01(\x0b\x32\x1f.hubbub.conversation.v1.Content\x12/\n\x0b\x63lient_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63ommit_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63hange_position\x18\n \x01(\x03\x12/\n\x0b\x64\x65lete_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x07\x43ontent\x12\x15\n\rfallback_text\x18\x01 \x01(\t\x12\x33\n\x04text\x18\x02 \x01(\x0b\x32#.hubbub.conversation.v1.TextContentH\x00\x42\x06\n\x04kind\"Q\n\x0bTextContent\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x34\n\x08\x65ntities\x18\x02 \x03(\x0b\x32\".hubbub.conversation.v1.TextEntity\"\x93\x02\n\nTextEntity\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0e\n\x06length\x18\x02 \x01(\x05\x12;\n\x0cuser_mention\x18\x03 \x01(\x0b\x32#.hubbub.conversation.v1.UserMentionH\x00\x12\x45\n\x11\x62roadcast_mention\x18\x04 \x01(\x0b\x32(.hubbub.conversation.v1.BroadcastMentionH\x00\x12,\n\x04\x63ode\x18\x05 \x01(\x0b\x32\x1c.hubbub.conversation.v1.CodeH\x00\x12,\n\x04link\x18\x06 \x01(\x0b\x32\x1c.hubbub.conversation.v1.LinkH\x00\x42\x06\n\x04kind\"\x1e\n\x0bUserMention\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"O\n\x10\x42roadcastMention\x12;\n\x08\x61udience\x18\x01 \x01(\x0e\x32).hubbub.conversation.v1.BroadcastAudience\"\'\n\x04\x43ode\x12\r\n\x05\x62lock\x18\x01 \x01(\x08\x12\x10\n\x08language\x18\x02 \x01(\t\"\x13\n\x04Link\x12\x0b\n\x03url\x18\x01 \x01(\t*p\n\x11\x42roadcastAudience\x12\"\n\x1e\x42ROADCAST_AUDIENCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42ROADCAST_AUDIENCE_ALL\x10\x01\x12\x1b\n\x17\x42ROADCAST_AUDIENCE_HERE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hubbub.conversation.v1.message_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_BROADCASTAUDIENCE']._serialized_start=1056
+  _globals['_BROADCASTAUDIENCE']._serialized_end=1168
   _globals['_MESSAGE']._serialized_start=98
   _globals['_MESSAGE']._serialized_end=423
   _globals['_CONTENT']._serialized_start=425
   _globals['_CONTENT']._serialized_end=518
   _globals['_TEXTCONTENT']._serialized_start=520
-  _globals['_TEXTCONTENT']._serialized_end=547
+  _globals['_TEXTCONTENT']._serialized_end=601
+  _globals['_TEXTENTITY']._serialized_start=604
+  _globals['_TEXTENTITY']._serialized_end=879
+  _globals['_USERMENTION']._serialized_start=881
+  _globals['_USERMENTION']._serialized_end=911
+  _globals['_BROADCASTMENTION']._serialized_start=913
+  _globals['_BROADCASTMENTION']._serialized_end=992
+  _globals['_CODE']._serialized_start=994
+  _globals['_CODE']._serialized_end=1033
+  _globals['_LINK']._serialized_start=1035
+  _globals['_LINK']._serialized_end=1054
 # @@protoc_insertion_point(module_scope)

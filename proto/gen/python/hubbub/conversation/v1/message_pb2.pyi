@@ -3,9 +3,12 @@
 isort:skip_file
 What people send. Nothing here depends on who reads it: every reader gets the same bytes."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -16,6 +19,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _BroadcastAudience:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BroadcastAudienceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BroadcastAudience.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BROADCAST_AUDIENCE_UNSPECIFIED: _BroadcastAudience.ValueType  # 0
+    """Never sent."""
+    BROADCAST_AUDIENCE_ALL: _BroadcastAudience.ValueType  # 1
+    """Everybody ("@all")."""
+    BROADCAST_AUDIENCE_HERE: _BroadcastAudience.ValueType  # 2
+    """Those who are there ("@here"): it is counted for all, and notifies who is online."""
+
+class BroadcastAudience(_BroadcastAudience, metaclass=_BroadcastAudienceEnumTypeWrapper):
+    """Says which members a broadcast mention is for. Grows: treat an unknown value as ALL."""
+
+BROADCAST_AUDIENCE_UNSPECIFIED: BroadcastAudience.ValueType  # 0
+"""Never sent."""
+BROADCAST_AUDIENCE_ALL: BroadcastAudience.ValueType  # 1
+"""Everybody ("@all")."""
+BROADCAST_AUDIENCE_HERE: BroadcastAudience.ValueType  # 2
+"""Those who are there ("@here"): it is counted for all, and notifies who is online."""
+Global___BroadcastAudience: _TypeAlias = BroadcastAudience  # noqa: Y015
 
 @_typing.final
 class Message(_message.Message):
@@ -122,19 +149,171 @@ class TextContent(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
+    ENTITIES_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """Required. 1 to 8,000 code points and at most 32 KiB of UTF-8, with at least one visible character.
-    Taken by another issue: 2 entities (mentions by user id, links, code).
-    """
+    """Required. 1 to 8,000 code points and at most 32 KiB of UTF-8, with at least one visible character."""
+    @_builtins.property
+    def entities(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextEntity]:
+        """Optional. What parts of the text are; the text itself is never parsed. At most 100, in order of start, not overlapping, so there
+        is no mention inside code; else INVALID_FIELD. A repeat of a client_message_id must have the same ones.
+        """
+
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
+        entities: _abc.Iterable[Global___TextEntity] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entities", b"entities", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TextContent: _TypeAlias = TextContent  # noqa: Y015
+
+@_typing.final
+class TextEntity(_message.Message):
+    """Says what a part of a text is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    USER_MENTION_FIELD_NUMBER: _builtins.int
+    BROADCAST_MENTION_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    """Where it starts: code points before it, from 0."""
+    length: _builtins.int
+    """Code points that it has, 1 or more, all inside the text."""
+    @_builtins.property
+    def user_mention(self) -> Global___UserMention:
+        """A user is meant. One that is no member when the message is committed is left out there, so what readers get mentions members
+        only, and a message is not refused because somebody left.
+        """
+
+    @_builtins.property
+    def broadcast_mention(self) -> Global___BroadcastMention:
+        """All members are meant. In groups of more than 100 members for owners and admins only, else NOT_PERMITTED."""
+
+    @_builtins.property
+    def code(self) -> Global___Code:
+        """Code."""
+
+    @_builtins.property
+    def link(self) -> Global___Link:
+        """A link."""
+
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        length: _builtins.int = ...,
+        user_mention: Global___UserMention | None = ...,
+        broadcast_mention: Global___BroadcastMention | None = ...,
+        code: Global___Code | None = ...,
+        link: Global___Link | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["broadcast_mention", b"broadcast_mention", "code", b"code", "kind", b"kind", "link", b"link", "user_mention", b"user_mention"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broadcast_mention", b"broadcast_mention", "code", b"code", "kind", b"kind", "length", b"length", "link", b"link", "start", b"start", "user_mention", b"user_mention"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["user_mention", "broadcast_mention", "code", "link"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___TextEntity: _TypeAlias = TextEntity  # noqa: Y015
+
+@_typing.final
+class UserMention(_message.Message):
+    """A user is meant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Required. Who."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserMention: _TypeAlias = UserMention  # noqa: Y015
+
+@_typing.final
+class BroadcastMention(_message.Message):
+    """All members are meant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    audience: Global___BroadcastAudience.ValueType
+    """Required. Which of them."""
+    def __init__(
+        self,
+        *,
+        audience: Global___BroadcastAudience.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BroadcastMention: _TypeAlias = BroadcastMention  # noqa: Y015
+
+@_typing.final
+class Code(_message.Message):
+    """Code, to be shown as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCK_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    block: _builtins.bool
+    """Whether it is a block of its own."""
+    language: _builtins.str
+    """Optional. Language of a block, at most 32 of [A-Za-z0-9+#_.-]."""
+    def __init__(
+        self,
+        *,
+        block: _builtins.bool = ...,
+        language: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "language", b"language"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Code: _TypeAlias = Code  # noqa: Y015
+
+@_typing.final
+class Link(_message.Message):
+    """A link."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Required. http, https or mailto; at most 2,048 bytes, all of a message together at most 8 KiB. No white space or controls."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Link: _TypeAlias = Link  # noqa: Y015

@@ -60,6 +60,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE. This node is leaving. RetryInfo; another node answers."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 16
     """INTERNAL. A fault of the server; metadata: request_id of the log line. Do not retry at once."""
+    ERROR_REASON_LIMIT_REACHED: _ErrorReason.ValueType  # 17
+    """FAILED_PRECONDITION. The caller has as many of these (blocked users, drafts, pinned conversations) as one may have."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Says why a call or a command failed. Grows: a client treats a value that it does not know by the gRPC code alone."""
@@ -100,4 +102,6 @@ ERROR_REASON_NODE_DRAINING: ErrorReason.ValueType  # 15
 """UNAVAILABLE. This node is leaving. RetryInfo; another node answers."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 """INTERNAL. A fault of the server; metadata: request_id of the log line. Do not retry at once."""
+ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 17
+"""FAILED_PRECONDITION. The caller has as many of these (blocked users, drafts, pinned conversations) as one may have."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,0 +1,1 @@
+"""Generated from proto/hubbub by `make gen`. Do not edit."""

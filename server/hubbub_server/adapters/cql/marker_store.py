@@ -1,0 +1,51 @@
+"""Reads markers and mentions."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from hubbub_server.adapters.cql.schema import mention_bucket_of
+from hubbub_server.adapters.cql.session import CqlSession
+from hubbub_server.domain.ids import ConversationId, UserId
+from hubbub_server.ports.marker_store import Mention, MentionPage
+from hubbub_server.ports.projection import EVERYBODY
+
+_APPLIED_NUMBER: Final = "SELECT DISTINCT applied_message_number FROM conversations WHERE conversation_id = ?"
+
+_MENTIONS: Final = """
+    SELECT message_number, sender_id FROM mentions
+    WHERE conversation_id = ? AND user_id = ? AND bucket = ? AND message_number > ? AND message_number < ? LIMIT ?"""
+
+_READERS: Final = "SELECT user_id, message_number FROM readers WHERE conversation_id = ?"
+
+SELECTS: Final = (_APPLIED_NUMBER, _MENTIONS, _READERS)
+
+
+class CqlMarkerStore:
+    """Implements MarkerStore on a session, which its caller opens and closes."""
+
+    def __init__(self, session: CqlSession) -> None:
+        self._session = session
+
+    async def read_mentions(
+        self, conversation_id: ConversationId, user_id: UserId, *, after_number: int, before_number: int, limit: int
+    ) -> MentionPage:
+        """Reads the newest mentions of a user, or of everybody, bucket by bucket from the newest applied one on."""
+        if not 1 <= limit <= 1_000:
+            raise ValueError(f"limit {limit} is not in 1 to 1,000")
+        rows = await self._session.read(_APPLIED_NUMBER, conversation_id)
+        applied_number = (rows[0][0] if rows else None) or 0
+        found: dict[int, Mention] = {}
+        newest = mention_bucket_of(min(before_number - 1, applied_number))
+        for bucket in range(newest, mention_bucket_of(after_number + 1) - 1, -1):
+            for target in (user_id, EVERYBODY):
+                ends = (after_number, before_number, limit)
+                for number, sender_id in await self._session.read(_MENTIONS, conversation_id, target, bucket, *ends):
+                    found[number] = Mention(message_number=number, sender_id=sender_id)
+            if len(found) >= limit:
+                break
+        newest_first = [found[number] for number in sorted(found, reverse=True)]
+        return MentionPage(applied_number=applied_number, mentions=newest_first[:limit])
+
+    async def read_readers(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
+        """Reads how far users have read."""
+        return dict(await self._session.read(_READERS, conversation_id))

@@ -1,0 +1,65 @@
+"""Requests of SettingsService to values. Checks what can be seen in the request alone."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
+from hubbub.conversation.v1 import read_state_pb2
+from hubbub.user.v1 import preferences_pb2
+
+from hubbub_server.domain.errors import InvalidField
+from hubbub_server.domain.preferences import ConversationPreferences, Preferences
+from hubbub_server.wire.preferences import conversation_preferences_from_pb, preferences_from_pb
+from hubbub_server.wire.times import check_time
+
+_ALL: Final = "*"
+_OF_PREFERENCES: Final = {
+    name: name
+    for name in (
+        *("notification_level", "do_not_disturb", "sends_read_receipts", "sends_typing"),
+        *("presence_visibility", "status"),
+    )
+}
+_OF_CONVERSATION: Final = {
+    "mute_end_time": "mute_end_time_ms",
+    "notification_level": "notification_level",
+    "pinned": "pinned",
+    "archived": "archived",
+}
+
+
+def read_preferences(pb: preferences_pb2.Preferences, mask: FieldMask) -> tuple[Preferences, frozenset[str]]:
+    """Reads new preferences and which of them count. Raises InvalidField."""
+    names = _read_mask(mask, _OF_PREFERENCES)
+    _check_enum("notification_level", pb.notification_level, read_state_pb2.NotificationLevel.values())
+    _check_enum("presence_visibility", pb.presence_visibility, preferences_pb2.PresenceVisibility.values())
+    _check_enum("status.state", pb.status.state, preferences_pb2.StatusState.values())
+    _check_time("status.expire_time", pb.status.expire_time)
+    return preferences_from_pb(pb), names
+
+
+def read_conversation_preferences(
+    pb: read_state_pb2.ConversationPreferences, mask: FieldMask
+) -> tuple[ConversationPreferences, frozenset[str]]:
+    """Reads new preferences of a conversation and which of them count. Raises InvalidField."""
+    names = _read_mask(mask, _OF_CONVERSATION)
+    _check_enum("notification_level", pb.notification_level, read_state_pb2.NotificationLevel.values())
+    _check_time("mute_end_time", pb.mute_end_time)
+    return conversation_preferences_from_pb(pb), names
+
+
+def _read_mask(mask: FieldMask, known: Mapping[str, str]) -> frozenset[str]:
+    paths = list(known) if list(mask.paths) == [_ALL] else mask.paths
+    if not paths or any(path not in known for path in paths):
+        raise InvalidField("update_mask", f'"{_ALL}", or some of {", ".join(known)}')
+    return frozenset(known[path] for path in paths)
+
+
+def _check_enum(field: str, number: int, known: Sequence[int]) -> None:
+    if number not in known:
+        raise InvalidField(f"preferences.{field}", "one of the known values")
+
+
+def _check_time(field: str, time: Timestamp) -> None:
+    check_time(f"preferences.{field}", time)

@@ -1,0 +1,100 @@
+"""What every MarkerStore reads: mentions between two numbers together with how far the answer is good, and readers."""
+
+import pytest
+
+from hubbub_server.ports.marker_store import Mention
+from hubbub_server.ports.projection import EVERYBODY, ProjectionBatch
+from tests.support.rows import (
+    SENDER,
+    applied_row,
+    conversation_id,
+    mention_row,
+    reader_row,
+    shard_row,
+    user_id,
+)
+from tests.support.stores import OpenStore
+
+pytestmark = pytest.mark.asyncio
+
+ROOM, OTHER = conversation_id("croom"), conversation_id("cother")
+ALICE, BOB = user_id("ualice"), user_id("ubob")
+_BUCKET = 65_536
+
+
+async def write(store: OpenStore, *numbers: int, of: str = ALICE) -> None:
+    rows = [mention_row(ROOM, user_id(of), number) for number in numbers]
+    applied = [applied_row(ROOM, max(numbers))]
+    await store.projection.apply(ProjectionBatch(mentions=rows, applied=applied, shard=shard_row()))
+
+
+async def read(store: OpenStore, after: int = 0, before: int = 2**40, limit: int = 1_000) -> list[int]:
+    page = await store.markers.read_mentions(ROOM, ALICE, after_number=after, before_number=before, limit=limit)
+    return [mention.message_number for mention in page.mentions]
+
+
+async def test_nothing_is_known_of_what_was_never_applied(store: OpenStore) -> None:
+    page = await store.markers.read_mentions(ROOM, ALICE, after_number=0, before_number=10, limit=1)
+
+    assert (page.applied_number, list(page.mentions)) == (0, [])
+    assert await store.markers.read_readers(ROOM) == {}
+
+
+async def test_mentions_of_a_user_and_of_everybody_come_newest_first_and_once(store: OpenStore) -> None:
+    await write(store, 2, 5)
+    await write(store, 3, 5, 9, of=EVERYBODY)
+    await write(store, 4, of=BOB)
+    await store.projection.apply(
+        ProjectionBatch(mentions=[mention_row(OTHER, ALICE, 6)], applied=[applied_row(ROOM, 12)], shard=shard_row())
+    )
+    page = await store.markers.read_mentions(ROOM, ALICE, after_number=0, before_number=100, limit=10)
+
+    assert list(page.mentions) == [Mention(message_number=number, sender_id=SENDER) for number in (9, 5, 3, 2)]
+    assert page.applied_number == 12
+
+
+@pytest.mark.parametrize(
+    ("after", "before", "limit", "expected"),
+    [(2, 9, 10, [5, 3]), (1, 10, 10, [9, 5, 3, 2]), (1, 10, 2, [9, 5]), (9, 10, 1, []), (5, 3, 1, []), (0, 1, 1, [])],
+)
+async def test_both_ends_are_exclusive_and_the_newest_are_kept(
+    store: OpenStore, after: int, before: int, limit: int, expected: list[int]
+) -> None:
+    await write(store, 2, 5)
+    await write(store, 3, 9, of=EVERYBODY)
+
+    assert await read(store, after, before, limit) == expected
+
+
+async def test_mentions_may_be_far_apart(store: OpenStore) -> None:
+    """Buckets of the CQL store in between are empty."""
+    numbers = [1, _BUCKET - 1, _BUCKET, 4 * _BUCKET + 3]
+    await write(store, *numbers)
+
+    assert await read(store) == numbers[::-1]
+    assert await read(store, limit=2) == numbers[:1:-1]
+    assert await read(store, after=_BUCKET - 1, before=4 * _BUCKET + 3) == [_BUCKET]
+
+
+async def test_limit_is_1_to_1000(store: OpenStore) -> None:
+    for limit in (0, 1_001):
+        with pytest.raises(ValueError, match="limit"):
+            await read(store, limit=limit)
+
+
+async def test_replay_writes_no_mention_twice(store: OpenStore) -> None:
+    for _ in range(2):
+        await write(store, 1, 2)
+
+    assert await read(store) == [2, 1]
+
+
+async def test_readers_are_where_their_newest_event_put_them(store: OpenStore) -> None:
+    """C33: one row a member, whatever order the events come in."""
+    for position, number in ((3, 7), (2, 5), (3, 7)):
+        row = reader_row(ROOM, ALICE, position, number)
+        await store.projection.apply(ProjectionBatch(readers=[row], shard=shard_row()))
+    await store.projection.apply(ProjectionBatch(readers=[reader_row(ROOM, BOB, 1, 2)], shard=shard_row()))
+
+    assert await store.markers.read_readers(ROOM) == {ALICE: 7, BOB: 2}
+    assert await store.markers.read_readers(OTHER) == {}
