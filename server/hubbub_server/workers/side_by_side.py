@@ -1,8 +1,9 @@
-"""Does one thing to many, a few at a time."""
+"""Does one thing to many, a few at a time, while a lease is held."""
 
-import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
+
+from hubbub_server.app import side_by_side as app
 
 T = TypeVar("T")
 
@@ -21,9 +22,4 @@ async def side_by_side(
     for start in range(0, len(items), _AT_ONCE):
         if require_lease is not None:
             require_lease()
-        try:
-            async with asyncio.TaskGroup() as group:
-                for item in items[start : start + _AT_ONCE]:
-                    group.create_task(work(item))
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from errors
+        await app.side_by_side(work, items[start : start + _AT_ONCE], at_once=_AT_ONCE)
