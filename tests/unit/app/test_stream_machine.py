@@ -171,7 +171,8 @@ class Client:
                 case Welcome(resumed=resumed):
                     self.cluster.resumed += resumed
                 case TopicEnded(topic_id=topic_id):
-                    self.copies[topic_id].is_ended = True
+                    if (copy := self.copies.get(topic_id)) is not None:  # else it joined and left while it was away
+                        copy.is_ended = True
                 case Reset():
                     raise AssertionError("no log was recreated here")
                 case _:
@@ -433,6 +434,12 @@ async def play(script: list[Step], seed: int, make_client: Callable[[UserId, Clu
 def test_clients_miss_nothing_and_see_nothing_they_may_not(script: list[Step], seed: int) -> None:
     """G4, G5."""
     run_in_virtual_time(play(script, seed, Client))
+
+
+def test_client_that_was_added_and_removed_while_it_was_away_hears_of_an_end_at_most() -> None:
+    """Found by the test above."""
+    moves = [("send", 0, 0), ("move", 0, 0), ("send", 0, 0), ("forget", 0, 0), ("forget", 1, 0)]
+    run_in_virtual_time(play([*moves, ("change", 0, 1), ("change", 1, 3), ("move", 0, 8)], 0, Client))
 
 
 def test_clients_of_this_machine_do_resume() -> None:

@@ -612,7 +612,9 @@ Global___Reset: _TypeAlias = Reset  # noqa: Y015
 
 @_typing.final
 class TopicEnded(_message.Message):
-    """The user is no member (any more). Nothing of this topic follows unless Heads names it again."""
+    """The user is no member (any more). Nothing of this topic follows unless Heads names it again. A client that has nothing of
+    the topic ignores this: after a resume it may be told of one that it joined and left meanwhile.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
