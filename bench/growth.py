@@ -1,7 +1,8 @@
 """What grows with the number of streams, members and messages: nothing should. Three curves.
 
 * streams, 100 to 10,000 on the edge: CPU of the node for a send that all of them hear; what each further stream adds.
-  A send has a cost of its own, so the curve is judged by its slope: from 100 to 1,000, and from 1,000 to 10,000.
+  A send has a cost of its own, so the curve is judged by its slope: from 100 to 1,000, and from 1,000 to 10,000. What
+  streams cost by being there (heartbeats) is measured without sends, and not counted as a cost of sends.
 * members, 10 to 1,000 in a conversation: CPU of the node for a send that one stream hears.
 * messages, 1 K to 1 M in a conversation: a page of 50 at random places of the SQLite store (CQL: `bench.cql_page`).
 
@@ -31,6 +32,7 @@ from bench.hubbub_target import hubbub
 from bench.process import cpu_s
 from bench.receivers import ReceiversPlan
 from bench.senders import SendersPlan
+from bench.target import Target
 from hubbub_server.adapters.sqlite.message_store import SqliteMessageStore
 from hubbub_server.adapters.sqlite.projection import SqliteProjection
 from hubbub_server.adapters.sqlite.reader import open_reader
@@ -68,6 +70,7 @@ def largest_over_smallest(values: Sequence[float]) -> float:
 async def measure_streams(seconds: float, rounds: int, scale: float) -> None:
     """Costs of a send by the number of streams that hear it, on one instance."""
     points: list[tuple[int, float]] = []
+    idle_us: dict[str, int] = {}
     async with hubbub("edge") as target:
         for streams, sends_per_s in _STREAMS:
             connections = max(2, round(streams * scale / _STREAMS_A_CONNECTION))
@@ -80,8 +83,10 @@ async def measure_streams(seconds: float, rounds: int, scale: float) -> None:
             async with receiving([plan] * 2) as processes:
                 send = partial(send_steadily, target, sends_per_s)
                 await send(_WARM_UP_S)
+                idle_us[str(opened)] = round(median([await _idle_us(target, seconds) for _ in range(rounds)]))
                 taken = [await measure_round(target, processes, send, seconds) for _ in range(rounds)]
-            points.append((opened, median(each["cpu_us"] for each in taken) * opened))
+            all_of_it_us = median(each["cpu_us"] for each in taken) * opened
+            points.append((opened, all_of_it_us - idle_us[str(opened)] / sends_per_s))
             print(f"{opened} streams: {points[-1][1]:.0f} us a send", flush=True)
     added_us = slopes(points)
     _write(
@@ -89,10 +94,18 @@ async def measure_streams(seconds: float, rounds: int, scale: float) -> None:
         "CPU of the node for a send of 200 bytes, by the number of streams of the edge that hear it",
         {
             "cpu_us_per_send": {str(count): round(cost) for count, cost in points},
+            "cpu_us_a_second_without_sends": idle_us,
             "cpu_us_that_a_stream_adds": [round(each, 2) for each in added_us],
         },
         added_us,
     )
+
+
+async def _idle_us(target: Target, seconds: float) -> float:
+    """Measures the CPU of a second without sends, in µs."""
+    before_s = sum(map(cpu_s, target.delivering))
+    await asyncio.sleep(seconds)
+    return (sum(map(cpu_s, target.delivering)) - before_s) / seconds * 1e6
 
 
 async def measure_members(seconds: float, rounds: int, scale: float) -> None:
