@@ -254,6 +254,7 @@ ERRORS: Final[Mapping[str, BaseException]] = {
     "BadCredentials": errors.BadCredentials(),
     "CredentialsExpired": errors.CredentialsExpired("the access token ended"),
     "NotPermitted": errors.NotPermitted("only owners and admins add members"),
+    "InvitationRefused": errors.InvitationRefused([ALICE, BOB]),
     "NotFound": errors.NotFound("told to nobody"),
     "ConversationNotFound": errors.ConversationNotFound(),
     "MessageNotFound": errors.MessageNotFound(),

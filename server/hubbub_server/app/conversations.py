@@ -9,6 +9,7 @@ from typing import Final
 
 from hubbub_server.app.active_topic import ActiveTopic
 from hubbub_server.app.effects import MembershipEffects
+from hubbub_server.app.invitations import Invitations
 from hubbub_server.app.page_tokens import PageTokens, size_of_page
 from hubbub_server.app.read_states import ReadState, ReadStates
 from hubbub_server.app.side_by_side import side_by_side
@@ -23,7 +24,7 @@ from hubbub_server.domain.commands import (
     SendMessage,
     Sent,
 )
-from hubbub_server.domain.conversation import ConversationState
+from hubbub_server.domain.conversation import ConversationState, may_add_members
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import ConversationNotFound, InvalidField, UserNotFound
 from hubbub_server.domain.events import ConversationKind, Member
@@ -80,6 +81,7 @@ class Conversations:
         self._reader = reader
         self._read_states = read_states
         self._effects = effects
+        self._invitations = Invitations(hub)
         self._accounts = accounts
         self._id_key = id_key
         self._page_tokens = PageTokens(id_key)
@@ -101,6 +103,7 @@ class Conversations:
         Raises:
             InvalidField, UserNotFound, Unavailable: as they say.
             IdReused: `request_id` made another group.
+            InvitationRefused: one of the users blocks the caller; a group that was made before is returned.
         """
         canonical = canonical_uuid(request_id)
         if canonical is None:
@@ -110,8 +113,14 @@ class Conversations:
             raise InvalidField("group.user_ids", f"at most {MEMBERS_PER_CHANGE} users")
         others = await self._existing_users("group.user_ids", user_ids)
         conversation_id = group_conversation_id(self._id_key, caller_id, canonical)
+        if not await self._is_made(conversation_id):
+            await self._invitations.check(caller_id, others)
         command = CreateGroup(creator_id=caller_id, title=title, user_ids=tuple(others))
         return await self._create(conversation_id, caller_id, command)
+
+    async def _is_made(self, conversation_id: ConversationId) -> bool:
+        state = (await self._hub.at_head(conversation_id)).state
+        return isinstance(state, ConversationState) and state.kind is not None
 
     async def _create(
         self, conversation_id: ConversationId, caller_id: UserId, command: CreateDirect | CreateGroup
@@ -171,11 +180,14 @@ class Conversations:
 
         Raises:
             InvalidField, ConversationNotFound, NotPermitted, UserNotFound, WrongState, Unavailable: as they say.
+            InvitationRefused: one who would become a member blocks the caller.
         """
         if not 1 <= len(user_ids) <= MEMBERS_PER_CHANGE:
             raise InvalidField("user_ids", f"1 to {MEMBERS_PER_CHANGE} users")
-        await self._as_member(caller_id, conversation_id)  # permission before existence of the users
+        _, state = await self._as_member(caller_id, conversation_id)  # permission before existence of the users
         users = await self._existing_users("user_ids", user_ids)
+        if may_add_members(state, caller_id):  # else it is refused anyway, and tells nothing of blocks
+            await self._invitations.check(caller_id, [user_id for user_id in users if user_id not in state.members])
         command = AddMembers(actor_id=caller_id, user_ids=tuple(users))
         return await self._change_members(conversation_id, command, users)
 

@@ -394,11 +394,17 @@ def _create(
     return _change(state, creator_id, kinds, now_ms, (hash_of_request, *[""] * len(additions)))
 
 
+def may_add_members(state: ConversationState, user_id: UserId) -> bool:
+    """Tells whether a user may add others: owners and admins of groups."""
+    member = state.members.get(user_id)
+    return state.kind is ConversationKind.GROUP and member is not None and member.role is not MemberRole.MEMBER
+
+
 def _decide_add_members(state: ConversationState, command: AddMembers, now_ms: int) -> Decision:
     actor = _member(state, command.actor_id)
     if state.kind is ConversationKind.DIRECT:
         raise WrongState("nobody can be added to a direct conversation")
-    if actor.role is MemberRole.MEMBER:
+    if not may_add_members(state, actor.user_id):
         raise NotPermitted("only owners and admins add members")
     new = [user_id for user_id in dict.fromkeys(command.user_ids) if user_id not in state.members]
     if not new:

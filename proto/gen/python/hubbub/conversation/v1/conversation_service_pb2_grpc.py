@@ -80,7 +80,8 @@ class ConversationServiceServicer:
     def CreateConversation(self, request, context):
         """Creates a conversation, or returns the one that exists: one direct conversation per pair whoever starts, one group per
         (caller, request_id). Any user. Errors: INVALID_FIELD, USER_NOT_FOUND, ID_REUSED (request_id with another title or other
-        users), NOT_PERMITTED (direct: the other user blocked the caller). Idempotent.
+        users), NOT_PERMITTED (direct: the other user blocked the caller; group: some of user_ids did, and metadata user_ids names them,
+        at most 50, joined by commas). Idempotent: who blocks the caller after the first call changes nothing of a repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,8 +111,8 @@ class ConversationServiceServicer:
 
     def AddMembers(self, request, context):
         """Adds users to a group of at most 1,000 members. Owners and admins. All or none; members already there stay as they are.
-        Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, USER_NOT_FOUND, CONVERSATION_STATE (full, direct).
-        Idempotent.
+        Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED (also: some who would become members blocked the caller; metadata
+        user_ids names them, at most 50, joined by commas), USER_NOT_FOUND, CONVERSATION_STATE (full, direct). Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

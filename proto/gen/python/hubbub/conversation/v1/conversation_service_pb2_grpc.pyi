@@ -23,7 +23,8 @@ class ConversationServiceStub:
     CreateConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.CreateConversationRequest, _conversation_service_pb2.CreateConversationResponse]
     """Creates a conversation, or returns the one that exists: one direct conversation per pair whoever starts, one group per
     (caller, request_id). Any user. Errors: INVALID_FIELD, USER_NOT_FOUND, ID_REUSED (request_id with another title or other
-    users), NOT_PERMITTED (direct: the other user blocked the caller). Idempotent.
+    users), NOT_PERMITTED (direct: the other user blocked the caller; group: some of user_ids did, and metadata user_ids names them,
+    at most 50, joined by commas). Idempotent: who blocks the caller after the first call changes nothing of a repeat.
     """
     GetConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.GetConversationRequest, _conversation_service_pb2.GetConversationResponse]
     """Gets one conversation as the caller sees it. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND."""
@@ -35,8 +36,8 @@ class ConversationServiceStub:
     """Lists the members, owners first, then in the order of joining. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND."""
     AddMembers: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.AddMembersRequest, _conversation_service_pb2.AddMembersResponse]
     """Adds users to a group of at most 1,000 members. Owners and admins. All or none; members already there stay as they are.
-    Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, USER_NOT_FOUND, CONVERSATION_STATE (full, direct).
-    Idempotent.
+    Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED (also: some who would become members blocked the caller; metadata
+    user_ids names them, at most 50, joined by commas), USER_NOT_FOUND, CONVERSATION_STATE (full, direct). Idempotent.
     """
     RemoveMember: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.RemoveMemberRequest, _conversation_service_pb2.RemoveMemberResponse]
     """Removes a user from a group, or the caller (leave). Owners and admins, or oneself. Who is no member stays none. Errors:
@@ -59,7 +60,8 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_conversation_service_pb2.CreateConversationResponse]:
         """Creates a conversation, or returns the one that exists: one direct conversation per pair whoever starts, one group per
         (caller, request_id). Any user. Errors: INVALID_FIELD, USER_NOT_FOUND, ID_REUSED (request_id with another title or other
-        users), NOT_PERMITTED (direct: the other user blocked the caller). Idempotent.
+        users), NOT_PERMITTED (direct: the other user blocked the caller; group: some of user_ids did, and metadata user_ids names them,
+        at most 50, joined by commas). Idempotent: who blocks the caller after the first call changes nothing of a repeat.
         """
 
     @_abc_1.abstractmethod
@@ -95,8 +97,8 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_conversation_service_pb2.AddMembersRequest, _abc.Awaitable[_conversation_service_pb2.AddMembersResponse]],
     ) -> _abc.Awaitable[_conversation_service_pb2.AddMembersResponse]:
         """Adds users to a group of at most 1,000 members. Owners and admins. All or none; members already there stay as they are.
-        Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, USER_NOT_FOUND, CONVERSATION_STATE (full, direct).
-        Idempotent.
+        Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED (also: some who would become members blocked the caller; metadata
+        user_ids names them, at most 50, joined by commas), USER_NOT_FOUND, CONVERSATION_STATE (full, direct). Idempotent.
         """
 
     @_abc_1.abstractmethod
