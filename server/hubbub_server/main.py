@@ -94,7 +94,7 @@ async def _node(settings: Settings, life: Life) -> None:
             read_states=read_states,
             effects=memberships,
             clock=clock,
-            tell_read=signals.tell_read,
+            news=signals,
         )
         redis = await open_redis(stack, settings)
         presence = await open_presence(stack, core, hub, bus, redis)

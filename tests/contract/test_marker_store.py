@@ -98,3 +98,15 @@ async def test_readers_are_where_their_newest_event_put_them(store: OpenStore) -
 
     assert await store.markers.read_readers(ROOM) == {ALICE: 7, BOB: 2}
     assert await store.markers.read_readers(OTHER) == {}
+
+
+async def test_deliveries_are_kept_beside_readers(store: OpenStore) -> None:
+    """As readers: one row a member, whatever order the events come in; neither moves the other."""
+    for position, number in ((3, 7), (2, 5), (3, 7)):
+        row = reader_row(ROOM, ALICE, position, number)
+        await store.projection.apply(ProjectionBatch(deliveries=[row], shard=shard_row()))
+    await store.projection.apply(ProjectionBatch(readers=[reader_row(ROOM, ALICE, 4, 2)], shard=shard_row()))
+
+    assert await store.markers.read_deliveries(ROOM) == {ALICE: 7}
+    assert await store.markers.read_readers(ROOM) == {ALICE: 2}
+    assert await store.markers.read_deliveries(OTHER) == {}

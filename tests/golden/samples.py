@@ -8,8 +8,8 @@ from google.protobuf.json_format import MessageToDict
 
 from hubbub_server.app import frames
 from hubbub_server.app.frames import Outgoing
-from hubbub_server.domain import errors, signals
-from hubbub_server.domain.commands import Marked, Sent
+from hubbub_server.domain import errors, events, signals
+from hubbub_server.domain.commands import Delivered, Marked, Sent
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.events import (
     BlockChanged,
@@ -19,6 +19,7 @@ from hubbub_server.domain.events import (
     ConversationLeft,
     ConversationMarkedUnread,
     ConversationPreferencesChanged,
+    DeliveredMarkerMoved,
     DraftChanged,
     Event,
     EventKind,
@@ -192,6 +193,9 @@ RECORDS: Final[Mapping[str, tuple[Event, ...]]] = {
         _own(12, PreferencesChanged(preferences=_PREFERENCES)),
         _own(13, PreferencesChanged(preferences=Preferences())),
     ),
+    "delivered_marker_moved": (
+        _own(14, DeliveredMarkerMoved(conversation_id=GROUP, marker=events.DeliveredMarker(epoch=3, message_number=4))),
+    ),
 }
 
 _CURSOR: Final = Cursor(topic_id=GROUP, epoch=3, position=7)
@@ -219,6 +223,7 @@ FRAMES: Final[Mapping[str, Outgoing]] = {
     "heartbeat": frames.Heartbeat(heads=(_HEAD,), resume_token="token", live=True),
     "reply_sent": frames.Reply(request_id="1", answer=_SENT),
     "reply_marked": frames.Reply(request_id="4", answer=Marked(marker=_MARKER, unread_mark_position=5, cursor=_CURSOR)),
+    "reply_delivered": frames.Reply(request_id="5", answer=Delivered(message_number=4, is_news=True, cursor=_CURSOR)),
     "reply_reauthenticated": frames.Reply(request_id="2", answer=frames.Reauthenticated(token_expire_time_ms=_TIME_MS)),
     "reply_typing_set": frames.Reply(request_id="4", answer=frames.TypingSet()),
     **{f"signal_{name}": frames.Signals(body=_SIGNAL_CODEC.encode(signal)) for name, signal in SIGNALS.items()},

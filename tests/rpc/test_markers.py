@@ -82,6 +82,26 @@ async def test_mark_read_in_band_is_answered_like_the_unary_call_and_heard_by_ot
     assert alice.events == []
 
 
+async def test_mark_delivered_in_band_is_answered_like_the_unary_call_and_heard_by_others(pair: Pair) -> None:
+    phone, laptop = await LiveClient.connect(pair.bob), await LiveClient.connect(pair.bob)
+    alice = await LiveClient.connect(pair.alice)
+    received = frame_pb2.MarkDeliveredRequest(conversation_id=pair.group_id, message_number=2)
+    await phone.command(frame_pb2.Command(request_id="1", mark_delivered=received))
+    answer = (await phone.answer("1")).reply.mark_delivered
+    assert answer == await pair.bob.markers.MarkDelivered(received, metadata=pair.bob.auth)
+    await laptop.expect(lambda frame: len(frame.events) > 0)
+
+    (event,) = laptop.events
+    moved = event.delivered_marker_moved
+    assert (event.topic_id, event.position) == (pair.bob_id, answer.cursor.position)
+    assert (moved.conversation_id, moved.epoch, moved.message_number) == (pair.group_id, 1, answer.message_number)
+    assert answer.message_number == 2
+    await alice.expect(lambda frame: len(frame.signals) > 0)
+    (signal,) = alice.signals
+    assert (signal.user_id, signal.delivered_marker.message_number) == (pair.bob_id, 2)
+    assert (await pair.view(pair.bob)).read_state.unread_count == 2
+
+
 async def test_views_and_counters_tell_the_same(pair: Pair) -> None:
     view, of_alice = await pair.view(pair.bob), await pair.view(pair.alice)
     counters = await pair.bob.markers.GetCounters(marker.GetCountersRequest(), metadata=pair.bob.auth)
@@ -135,7 +155,7 @@ async def test_receipts_come_from_what_is_stored(pair: Pair, cluster: NodeCluste
         marker.ListReadersRequest(conversation_id=pair.group_id, message_number=1), metadata=pair.alice.auth
     )
 
-    assert list(markers.markers) == [marker.MemberMarker(user_id=pair.bob_id, message_number=1)]
+    assert list(markers.markers) == [marker.MemberMarker(user_id=pair.bob_id, message_number=1, delivered_number=1)]
     assert (list(readers.user_ids), readers.reader_count) == ([pair.bob_id], 1)
     assert readers.receipts_mode == read_state_pb2.RECEIPTS_MODE_FULL
 
@@ -255,6 +275,12 @@ async def test_bad_requests_name_the_field(pair: Pair) -> None:
         "INVALID_FIELD message_number": mark(message_number=0),
         "INVALID_FIELD unread_mark_position": mark(message_number=1, unread_mark_position=-1),
         "MESSAGE_NOT_FOUND": mark(message_number=3),
+        "INVALID_FIELD message_number ": bob.markers.MarkDelivered(
+            frame_pb2.MarkDeliveredRequest(conversation_id=group_id), metadata=bob.auth
+        ),
+        "MESSAGE_NOT_FOUND ": bob.markers.MarkDelivered(
+            frame_pb2.MarkDeliveredRequest(conversation_id=group_id, message_number=3), metadata=bob.auth
+        ),
         "INVALID_FIELD update_mask": update(empty),
         "INVALID_FIELD update_mask ": update(empty, "status.text"),
         "INVALID_FIELD preferences.notification_level": update(unknown_level, "status"),

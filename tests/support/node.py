@@ -231,7 +231,7 @@ class NodeCluster:
                 read_states=read_states,
                 effects=memberships,
                 clock=self.clock,
-                tell_read=signals.tell_read,
+                news=signals,
                 window_s=0.0,
             ) as markers,
             presence,

@@ -17,7 +17,7 @@ from hubbub_server.app.throttle import Throttle
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.errors import RateLimited
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id
-from hubbub_server.domain.signals import ReadMarker, Signal
+from hubbub_server.domain.signals import DeliveredMarker, ReadMarker, Signal
 from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.obs import metrics
 from hubbub_server.ports.clock import Clock
@@ -49,6 +49,11 @@ class ConversationSignals:
     def tell_read(self, conversation_id: ConversationId, user_id: UserId, message_number: int) -> None:
         """Tells the other members that a user has read up to a message, or does not."""
         marker = ReadMarker(message_number=message_number)
+        self.publish(Signal(conversation_id=conversation_id, user_id=user_id, kind=marker))
+
+    def tell_delivered(self, conversation_id: ConversationId, user_id: UserId, message_number: int) -> None:
+        """Tells the other members that a user's devices have received up to a message, or does not."""
+        marker = DeliveredMarker(message_number=message_number)
         self.publish(Signal(conversation_id=conversation_id, user_id=user_id, kind=marker))
 
     def topic_heard(self, topic: ActiveTopic) -> None:

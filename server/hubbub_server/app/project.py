@@ -12,6 +12,7 @@ from hubbub_server.domain.events import (
     ConversationCreated,
     ConversationJoined,
     ConversationLeft,
+    DeliveredMarkerMoved,
     Event,
     MemberRemoved,
     MemberRole,
@@ -93,6 +94,7 @@ def project(codec: RecordCodec, shard: int, records: Sequence[LogRecord]) -> Pro
         mentions=rows.mentions,
         entries=list(rows.entries.values()),
         readers=list(rows.readers.values()),
+        deliveries=list(rows.deliveries.values()),
         applied=list(rows.applied.values()),
         shard=ShardRow(shard=shard, epoch=records[-1].facts.epoch, sequence=records[-1].sequence),
     )
@@ -121,6 +123,7 @@ class _Rows:
     mentions: list[MentionRow] = field(default_factory=list)
     entries: dict[tuple[UserId, str], EntryRow] = field(default_factory=dict)
     readers: dict[tuple[ConversationId, UserId], ReaderRow] = field(default_factory=dict)
+    deliveries: dict[tuple[ConversationId, UserId], ReaderRow] = field(default_factory=dict)
     applied: dict[TopicId, AppliedRow] = field(default_factory=dict)
 
     def add(self, decoded: DecodedEvent, request_hash: str, facts: RecordFacts) -> None:
@@ -272,6 +275,14 @@ class _Rows:
                     epoch=epoch,
                     position=position,
                     message_number=marker.message_number,
+                )
+            case DeliveredMarkerMoved(conversation_id=conversation_id, marker=delivered):
+                self.deliveries[conversation_id, user_id] = ReaderRow(
+                    conversation_id=conversation_id,
+                    user_id=user_id,
+                    epoch=epoch,
+                    position=position,
+                    message_number=delivered.message_number,
                 )
             case _:
                 pass

@@ -150,6 +150,10 @@ class TopicReader:
         """Reads how far users have read, as of what the store knows. Raises StoreUnavailable."""
         return await self._markers.read_readers(conversation_id)
 
+    async def deliveries(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
+        """Reads how far users' devices have received, as of what the store knows. Raises StoreUnavailable."""
+        return await self._markers.read_deliveries(conversation_id)
+
     async def events(self, topic: ActiveTopic, after_position: int, last_position: int) -> AsyncIterator[Events]:
         """Reads events in order: `after_position` < position <= `last_position`, complete; at most 1,000.
 

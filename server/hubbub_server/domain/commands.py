@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from hubbub_server.domain.cursor import Cursor
 from hubbub_server.domain.errors import HubbubError
-from hubbub_server.domain.events import Event, ReadMarker, SourcePlace
+from hubbub_server.domain.events import DeliveredMarker, Event, ReadMarker, SourcePlace
 from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.id_window import IdKey
 from hubbub_server.domain.ids import ClientMessageId, ConversationId, UserId
@@ -94,6 +94,38 @@ class MarkRead:
     marker: ReadMarker
     unread_mark_position: int = 0
 
+    def merged(self, later: "MarkRead") -> "MarkRead":
+        """Returns the command that stands for this one and another of the same conversation, whatever their order."""
+        return MarkRead(
+            conversation_id=self.conversation_id,
+            marker=later.marker if self.marker.is_behind(later.marker) else self.marker,
+            unread_mark_position=max(self.unread_mark_position, later.unread_mark_position),
+        )
+
+    def covers(self, other: "MarkRead") -> bool:
+        """Tells whether another command asks for nothing that this one does not ask for."""
+        return self.merged(other) == self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkDelivered:
+    """Moves the delivered marker of a conversation forward.
+
+    Nothing changes where that, or the read marker, is as far, or where the user does not let others know. Answered by
+    Delivered.
+    """
+
+    conversation_id: ConversationId
+    marker: DeliveredMarker
+
+    def merged(self, later: "MarkDelivered") -> "MarkDelivered":
+        """As of MarkRead."""
+        return later if self.marker.is_behind(later.marker) else self
+
+    def covers(self, other: "MarkDelivered") -> bool:
+        """As of MarkRead."""
+        return not self.marker.is_behind(other.marker)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarkUnread:
@@ -138,7 +170,14 @@ class ChangePreferences:
 
 ConversationCommand = SendMessage | CreateDirect | CreateGroup | AddMembers | RemoveMember | RecordBlock
 UserTopicCommand = (
-    RecordMembership | MarkRead | MarkUnread | ChangeConversationPreferences | SetDraft | SetBlock | ChangePreferences
+    RecordMembership
+    | MarkRead
+    | MarkDelivered
+    | MarkUnread
+    | ChangeConversationPreferences
+    | SetDraft
+    | SetBlock
+    | ChangePreferences
 )
 Command = ConversationCommand | UserTopicCommand
 
@@ -168,7 +207,16 @@ class Marked:
     cursor: Cursor
 
 
-Answer = Sent | Changed | Marked
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """Up to where a conversation is received or read now; `is_news`: an event says so."""
+
+    message_number: int
+    is_news: bool
+    cursor: Cursor
+
+
+Answer = Sent | Changed | Marked | Delivered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Reads what conversations' read states need of the store: mentions, and how far others have read."""
+"""Reads what conversations' read states need of the store: mentions, and how far others have read and received."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,3 +39,6 @@ class MarkerStore(Protocol):
 
         As of what is applied of the users' own topics. Ex-members are among them.
         """
+
+    async def read_deliveries(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
+        """Reads the number up to which each user's devices have received, as `read_readers` does."""

@@ -135,7 +135,7 @@ class EntryRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderRow:
-    """How far a user has read a conversation, as others may know it. Place in the user's own topic."""
+    """How far a user has read a conversation, or received it, as others may know it. Place in the user's own topic."""
 
     conversation_id: ConversationId
     user_id: UserId
@@ -186,6 +186,7 @@ class ProjectionBatch:
     mentions: Sequence[MentionRow] = ()
     entries: Sequence[EntryRow] = ()
     readers: Sequence[ReaderRow] = ()
+    deliveries: Sequence[ReaderRow] = ()
     applied: Sequence[AppliedRow] = ()
     shard: ShardRow
 

@@ -151,6 +151,12 @@ def _event_to_pb(event: Event) -> event_pb2.Event:  # noqa: C901, PLR0912  # one
             pb.user_unblocked.CopyFrom(event_pb2.UserUnblocked(user_id=user_id, conversation_id=conversation_id))
         case events.PreferencesChanged(preferences=wanted):
             pb.preferences_changed.preferences.CopyFrom(preferences_to_pb(wanted))
+        case events.DeliveredMarkerMoved(conversation_id=conversation_id, marker=delivered):
+            pb.delivered_marker_moved.CopyFrom(
+                event_pb2.DeliveredMarkerMoved(
+                    conversation_id=conversation_id, epoch=delivered.epoch, message_number=delivered.message_number
+                )
+            )
         case events.UnknownKind():
             raise ValueError("an unknown kind cannot be encoded again")
         case _:
@@ -241,6 +247,12 @@ def _kind_from_pb(pb: event_pb2.Event) -> EventKind:  # noqa: C901, PLR0911, PLR
             )
         case "preferences_changed":
             return events.PreferencesChanged(preferences=preferences_from_pb(pb.preferences_changed.preferences))
+        case "delivered_marker_moved":
+            received = pb.delivered_marker_moved
+            return events.DeliveredMarkerMoved(
+                conversation_id=_conversation_id(received.conversation_id),
+                marker=events.DeliveredMarker(epoch=received.epoch, message_number=received.message_number),
+            )
         case None:
             return events.UnknownKind()
 

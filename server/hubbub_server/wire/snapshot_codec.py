@@ -11,7 +11,7 @@ from hubbub.bus.v1alpha1 import topic_state_pb2
 from hubbub.conversation.v1 import conversation_pb2
 
 from hubbub_server.domain.conversation import Block, ConversationState
-from hubbub_server.domain.events import ConversationKind, Member, SourcePlace
+from hubbub_server.domain.events import ConversationKind, DeliveredMarker, Member, SourcePlace
 from hubbub_server.domain.id_window import IdWindow
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id, is_user_id
 from hubbub_server.domain.member_marks import MemberMark, MemberMarks
@@ -216,12 +216,15 @@ def _kept_to_pb(conversation_id: ConversationId, kept: Kept) -> topic_state_pb2.
         preferences=None if is_usual else conversation_preferences_to_pb(kept.preferences),
         draft=kept.draft.text if kept.draft else "",
         draft_time=timestamp(kept.draft.change_time_ms) if kept.draft else None,
+        delivered_epoch=kept.delivered.epoch,
+        delivered_number=kept.delivered.message_number,
     )
 
 
 def _kept_from_pb(pb: topic_state_pb2.KeptConversation) -> Kept:
     return Kept(
         marker=marker_from_pb(pb.marker),
+        delivered=DeliveredMarker(epoch=pb.delivered_epoch, message_number=pb.delivered_number),
         unread_mark_position=pb.unread_mark_position,
         preferences=conversation_preferences_from_pb(pb.preferences),
         draft=Draft(text=pb.draft, change_time_ms=milliseconds(pb.draft_time)) if pb.draft else None,

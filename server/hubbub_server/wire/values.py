@@ -11,7 +11,7 @@ from hubbub_server.app.authenticate import Credentials
 from hubbub_server.app.conversations import ConversationView
 from hubbub_server.app.markers import ReceiptsMode, receipts_mode
 from hubbub_server.app.read_states import ReadState
-from hubbub_server.domain.commands import Marked, Sent
+from hubbub_server.domain.commands import Delivered, Marked, Sent
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.ids import TopicId
 from hubbub_server.ports.accounts import Profile
@@ -61,6 +61,13 @@ def marked_to_pb(marked: Marked) -> frame_pb2.MarkReadResponse:
         marker=marker_to_pb(marked.marker),
         unread_mark_position=marked.unread_mark_position,
         cursor=cursor_to_pb(marked.cursor),
+    )
+
+
+def delivered_to_pb(delivered: Delivered) -> frame_pb2.MarkDeliveredResponse:
+    """Returns the answer to MarkDelivered, the same unary and in-band."""
+    return frame_pb2.MarkDeliveredResponse(
+        message_number=delivered.message_number, cursor=cursor_to_pb(delivered.cursor)
     )
 
 

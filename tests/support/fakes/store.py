@@ -64,6 +64,7 @@ class FakeStore:
         self._mentions: dict[tuple[ConversationId, UserId], dict[int, MentionRow]] = {}
         self._entries: dict[UserId, dict[str, EntryRow]] = {}
         self._readers: dict[ConversationId, dict[UserId, ReaderRow]] = {}
+        self._deliveries: dict[ConversationId, dict[UserId, ReaderRow]] = {}
         self._applied: dict[TopicId, AppliedRow] = {}
         self._shards: dict[int, ShardRow] = {}
 
@@ -96,6 +97,8 @@ class FakeStore:
             _put(self._entries.setdefault(entry.user_id, {}), entry.entry, entry)
         for reader in batch.readers:
             _put(self._readers.setdefault(reader.conversation_id, {}), reader.user_id, reader)
+        for delivery in batch.deliveries:
+            _put(self._deliveries.setdefault(delivery.conversation_id, {}), delivery.user_id, delivery)
         for applied in batch.applied:
             self._put_applied(applied)
         shard = self._shards.get(batch.shard.shard)
@@ -208,6 +211,10 @@ class FakeStore:
     async def read_readers(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
         self._check_available()
         return {row.user_id: row.message_number for row in self._readers.get(conversation_id, {}).values()}
+
+    async def read_deliveries(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
+        self._check_available()
+        return {row.user_id: row.message_number for row in self._deliveries.get(conversation_id, {}).values()}
 
     async def load(self, topic_id: TopicId) -> StoredTopic | None:
         self._check_available()

@@ -7,7 +7,7 @@ import pytest
 
 from hubbub_server.app.conversations import member_at_head
 from hubbub_server.app.frames import ReadUpTo
-from hubbub_server.app.markers import ReceiptsMode, receipts_mode
+from hubbub_server.app.markers import MemberMarker, ReceiptsMode, receipts_mode
 from hubbub_server.app.read_states import ReadState
 from hubbub_server.domain.commands import (
     ChangeConversationPreferences,
@@ -50,6 +50,10 @@ EVERYBODY_HEARS = BroadcastMention(audience=BroadcastAudience.ALL)
 
 def read(number: int, *, seen: int = 0) -> ReadUpTo:
     return ReadUpTo(conversation_id=GROUP, message_number=number, unread_mark_position=seen)
+
+
+def at(user_id: UserId, read_number: int, delivered_number: int = 0) -> MemberMarker:
+    return MemberMarker(user_id=user_id, read_number=read_number, delivered_number=max(read_number, delivered_number))
 
 
 def mention(*kinds: EntityKind, serial: int, sender_id: UserId = ALICE) -> SendMessage:
@@ -435,8 +439,8 @@ async def test_small_conversation_tells_who_has_read_what() -> None:
         await node.markers.mark_read(ALICE, read(1))
         await cluster.project()
 
-        assert await node.markers.list_markers(ALICE, GROUP) == [(BOB, 3), (CAROL, 2)]
-        assert await node.markers.list_markers(BOB, GROUP) == [(ALICE, 1), (CAROL, 2)]
+        assert await node.markers.list_markers(ALICE, GROUP) == [at(BOB, 3), at(CAROL, 2)]
+        assert await node.markers.list_markers(BOB, GROUP) == [at(ALICE, 1), at(CAROL, 2)]
         readers = await node.markers.list_readers(CAROL, GROUP, 3)
         assert (readers.user_ids, readers.count) == ([BOB], 1)
         readers = await node.markers.list_readers(ALICE, GROUP, 2)
@@ -478,7 +482,7 @@ async def test_hidden_reading_is_told_to_nobody() -> None:
         await cluster.project()
         await settle()
         assert alice.signals == [bob_read(1)]
-        assert await node.markers.list_markers(ALICE, GROUP) == [(BOB, 1)]
+        assert await node.markers.list_markers(ALICE, GROUP) == [at(BOB, 1)]
         assert await unread(node, BOB) == (1, 0)
 
         await node.submit(replace(hide, preferences=Preferences()), topic_id=BOB)
@@ -487,7 +491,7 @@ async def test_hidden_reading_is_told_to_nobody() -> None:
         await settle()
         assert alice.signals == [bob_read(1), bob_read(3)]
         assert bob.signals == []
-        assert await node.markers.list_markers(ALICE, GROUP) == [(BOB, 3)]
+        assert await node.markers.list_markers(ALICE, GROUP) == [at(BOB, 3)]
 
 
 @pytest.mark.asyncio

@@ -11,6 +11,8 @@ from hubbub_server.domain.events import (
     ConversationLeft,
     ConversationMarkedUnread,
     ConversationPreferencesChanged,
+    DeliveredMarker,
+    DeliveredMarkerMoved,
     DraftChanged,
     Event,
     EventKind,
@@ -137,6 +139,11 @@ kinds: st.SearchStrategy[EventKind] = st.one_of(
     st.builds(UserBlocked, user_id=user_ids, conversation_id=conversation_ids),
     st.builds(UserUnblocked, user_id=user_ids, conversation_id=conversation_ids),
     st.builds(PreferencesChanged, preferences=preferences),
+    st.builds(
+        DeliveredMarkerMoved,
+        conversation_id=conversation_ids,
+        marker=st.builds(DeliveredMarker, epoch=epochs, message_number=numbers),
+    ),
 )
 events = st.builds(
     Event,

@@ -17,7 +17,9 @@ _MENTIONS: Final = """
 
 _READERS: Final = "SELECT user_id, message_number FROM readers WHERE conversation_id = ?"
 
-SELECTS: Final = (_APPLIED_NUMBER, _MENTIONS, _READERS)
+_DELIVERIES: Final = "SELECT user_id, message_number FROM deliveries WHERE conversation_id = ?"
+
+SELECTS: Final = (_APPLIED_NUMBER, _MENTIONS, _READERS, _DELIVERIES)
 
 
 class CqlMarkerStore:
@@ -49,3 +51,7 @@ class CqlMarkerStore:
     async def read_readers(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
         """Reads how far users have read."""
         return dict(await self._session.read(_READERS, conversation_id))
+
+    async def read_deliveries(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
+        """Reads how far users have received."""
+        return dict(await self._session.read(_DELIVERIES, conversation_id))

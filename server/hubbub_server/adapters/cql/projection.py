@@ -50,6 +50,7 @@ _MENTION: Final = Insert.into(
     "mentions", "conversation_id", "user_id", "bucket", "message_number", "epoch", "position", "sender_id"
 )
 _READER: Final = Insert.into("readers", "conversation_id", "user_id", "epoch", "position", "message_number")
+_DELIVERY: Final = Insert.into("deliveries", "conversation_id", "user_id", "epoch", "position", "message_number")
 _SHARD: Final = Insert.into("applied_shards", "shard", "epoch", "sequence")
 
 _FLOOR: Final = (
@@ -84,7 +85,7 @@ _USER_FLOOR: Final = _Floor("user_topics", "user_id")
 SELECTS: Final = (READ_SHARD,)
 INSERTS: Final = (
     *(_EVENT, _MESSAGE, _MESSAGE_ID, _SETTINGS, _MEMBER, _MEMBERSHIP, _SHARD),
-    *(_MARK, _BLOCK, _ENTRY, _MENTION, _READER),
+    *(_MARK, _BLOCK, _ENTRY, _MENTION, _READER, _DELIVERY),
     *(_CONVERSATION_FLOOR.place, _CONVERSATION_FLOOR.id_floor, _CONVERSATION_FLOOR.unknown_event),
     *(_USER_FLOOR.place, _USER_FLOOR.id_floor, _USER_FLOOR.unknown_event),
 )
@@ -146,13 +147,14 @@ def _rows(batch: ProjectionBatch) -> _Grouped:
                 *(mention.epoch, mention.position, mention.sender_id),
             )
         )
-    for reader in batch.readers:
-        epoch, position = reader.epoch, reader.position
-        grouped.setdefault(("readers", reader.conversation_id, 0), []).append(
-            _READER.at(
-                *(epoch, position, reader.conversation_id, reader.user_id, epoch, position, reader.message_number)
+    for table, insert, rows in (("readers", _READER, batch.readers), ("deliveries", _DELIVERY, batch.deliveries)):
+        for reader in rows:
+            epoch, position = reader.epoch, reader.position
+            grouped.setdefault((table, reader.conversation_id, 0), []).append(
+                insert.at(
+                    *(epoch, position, reader.conversation_id, reader.user_id, epoch, position, reader.message_number)
+                )
             )
-        )
     return grouped
 
 

@@ -21,6 +21,8 @@ _MENTIONS: Final = f"{_OF_ONE} UNION {_OF_ONE} ORDER BY message_number DESC LIMI
 
 _READERS: Final = "SELECT user_id, message_number FROM readers WHERE conversation_id = ?"
 
+_DELIVERIES: Final = "SELECT user_id, message_number FROM deliveries WHERE conversation_id = ?"
+
 
 class SqliteMarkerStore:
     """Implements MarkerStore on a reader's connections, which its caller opens and closes."""
@@ -49,3 +51,7 @@ class SqliteMarkerStore:
     async def read_readers(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
         """Reads how far users have read."""
         return await self._reader.run(lambda connection: dict(connection.execute(_READERS, (conversation_id,))))
+
+    async def read_deliveries(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
+        """Reads how far users have received."""
+        return await self._reader.run(lambda connection: dict(connection.execute(_DELIVERIES, (conversation_id,))))

@@ -83,6 +83,12 @@ _PUT_READER: Final = """
         message_number = excluded.message_number
     WHERE (excluded.epoch, excluded.position) > (readers.epoch, readers.position)"""
 
+_PUT_DELIVERY: Final = """
+    INSERT INTO deliveries (conversation_id, user_id, epoch, position, message_number) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET epoch = excluded.epoch, position = excluded.position,
+        message_number = excluded.message_number
+    WHERE (excluded.epoch, excluded.position) > (deliveries.epoch, deliveries.position)"""
+
 _PUT_APPLIED: Final = """
     INSERT INTO applied_topics (topic_id, epoch, position, sequence, commit_time_ms, last_message_number,
         last_counted_number, id_floor_ms, has_unknown_event)
@@ -207,6 +213,7 @@ def _apply(connection: sqlite3.Connection, batch: ProjectionBatch) -> None:
     connection.executemany(_PUT_MENTION, map(_MENTION_CELLS, batch.mentions))
     connection.executemany(_PUT_ENTRY, map(_ENTRY_CELLS, batch.entries))
     connection.executemany(_PUT_READER, map(_READER_CELLS, batch.readers))
+    connection.executemany(_PUT_DELIVERY, map(_READER_CELLS, batch.deliveries))
     connection.executemany(_PUT_APPLIED, map(_APPLIED_CELLS, batch.applied))
     connection.executemany(_MERGE_APPLIED, map(_MERGED_CELLS, batch.applied))
     connection.execute(_PUT_SHARD, (batch.shard.shard, batch.shard.epoch, batch.shard.sequence))

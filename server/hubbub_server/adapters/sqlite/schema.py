@@ -127,6 +127,15 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             message_number INTEGER NOT NULL,
             PRIMARY KEY (conversation_id, user_id)
         ) STRICT, WITHOUT ROWID""",
+        # as readers: how far their devices have received
+        """CREATE TABLE deliveries (
+            conversation_id TEXT NOT NULL,
+            user_id TEXT NOT NULL,
+            epoch INTEGER NOT NULL,
+            position INTEGER NOT NULL,
+            message_number INTEGER NOT NULL,
+            PRIMARY KEY (conversation_id, user_id)
+        ) STRICT, WITHOUT ROWID""",
     ),
 )
 

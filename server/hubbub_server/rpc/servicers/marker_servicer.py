@@ -5,9 +5,16 @@ from hubbub.chat.v1 import marker_service_pb2 as pb
 
 from hubbub_server.app.markers import ConversationCounters, Markers
 from hubbub_server.rpc.call import current_call
-from hubbub_server.wire.commands import read_mark_read
+from hubbub_server.wire.commands import read_mark_delivered, read_mark_read
 from hubbub_server.wire.requests import required
-from hubbub_server.wire.values import MODE_TO_PB, cursor_to_pb, marked_to_pb, read_state_to_pb, stored_message_to_pb
+from hubbub_server.wire.values import (
+    MODE_TO_PB,
+    cursor_to_pb,
+    delivered_to_pb,
+    marked_to_pb,
+    read_state_to_pb,
+    stored_message_to_pb,
+)
 
 
 class MarkerServicer(marker_service_pb2_grpc.MarkerServiceServicer):
@@ -23,6 +30,15 @@ class MarkerServicer(marker_service_pb2_grpc.MarkerServiceServicer):
         call.conversation_id = request.conversation_id[:32]
         return marked_to_pb(await self._markers.mark_read(call.authenticated.user_id, read_mark_read(request)))
 
+    async def MarkDelivered(
+        self, request: frame_pb2.MarkDeliveredRequest, context: object
+    ) -> frame_pb2.MarkDeliveredResponse:
+        """Tells that a device of the caller has received a conversation up to a message."""
+        call = current_call()
+        call.conversation_id = request.conversation_id[:32]
+        received = read_mark_delivered(request)
+        return delivered_to_pb(await self._markers.mark_delivered(call.authenticated.user_id, received))
+
     async def MarkUnread(self, request: pb.MarkUnreadRequest, context: object) -> pb.MarkUnreadResponse:
         """Marks a conversation as unread."""
         marked = await self._markers.mark_unread(
@@ -33,12 +49,17 @@ class MarkerServicer(marker_service_pb2_grpc.MarkerServiceServicer):
         )
 
     async def ListMarkers(self, request: pb.ListMarkersRequest, context: object) -> pb.ListMarkersResponse:
-        """Lists how far the other members have read."""
+        """Lists how far the other members have read and received."""
         markers = await self._markers.list_markers(
             current_call().authenticated.user_id, _conversation_id(request.conversation_id)
         )
         return pb.ListMarkersResponse(
-            markers=[pb.MemberMarker(user_id=user_id, message_number=number) for user_id, number in markers]
+            markers=[
+                pb.MemberMarker(
+                    user_id=each.user_id, message_number=each.read_number, delivered_number=each.delivered_number
+                )
+                for each in markers
+            ]
         )
 
     async def ListReaders(self, request: pb.ListReadersRequest, context: object) -> pb.ListReadersResponse:

@@ -342,12 +342,18 @@ class KeptConversation(_message.Message):
     PREFERENCES_FIELD_NUMBER: _builtins.int
     DRAFT_FIELD_NUMBER: _builtins.int
     DRAFT_TIME_FIELD_NUMBER: _builtins.int
+    DELIVERED_EPOCH_FIELD_NUMBER: _builtins.int
+    DELIVERED_NUMBER_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """Which."""
     unread_mark_position: _builtins.int
     """Position of the mark-as-unread that stands; 0: none."""
     draft: _builtins.str
     """What they have begun to write; empty: nothing."""
+    delivered_epoch: _builtins.int
+    """How far their devices have received; see DeliveredMarkerMoved."""
+    delivered_number: _builtins.int
+    """As delivered_epoch."""
     @_builtins.property
     def marker(self) -> _read_state_pb2.ReadMarker:
         """How far they have read."""
@@ -369,10 +375,12 @@ class KeptConversation(_message.Message):
         preferences: _read_state_pb2.ConversationPreferences | None = ...,
         draft: _builtins.str = ...,
         draft_time: _timestamp_pb2.Timestamp | None = ...,
+        delivered_epoch: _builtins.int = ...,
+        delivered_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["draft_time", b"draft_time", "marker", b"marker", "preferences", b"preferences"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "draft", b"draft", "draft_time", b"draft_time", "marker", b"marker", "preferences", b"preferences", "unread_mark_position", b"unread_mark_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "delivered_epoch", b"delivered_epoch", "delivered_number", b"delivered_number", "draft", b"draft", "draft_time", b"draft_time", "marker", b"marker", "preferences", b"preferences", "unread_mark_position", b"unread_mark_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

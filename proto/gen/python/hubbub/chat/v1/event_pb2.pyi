@@ -54,6 +54,7 @@ class Event(_message.Message):
     USER_BLOCKED_FIELD_NUMBER: _builtins.int
     USER_UNBLOCKED_FIELD_NUMBER: _builtins.int
     PREFERENCES_CHANGED_FIELD_NUMBER: _builtins.int
+    DELIVERED_MARKER_MOVED_FIELD_NUMBER: _builtins.int
     topic_id: _builtins.str
     """The topic: a conversation_id, or the receiver's own user_id."""
     epoch: _builtins.int
@@ -124,6 +125,10 @@ class Event(_message.Message):
     def preferences_changed(self) -> Global___PreferencesChanged:
         """User topic: what the user wants everywhere."""
 
+    @_builtins.property
+    def delivered_marker_moved(self) -> Global___DeliveredMarkerMoved:
+        """User topic: the user's devices have received more."""
+
     def __init__(
         self,
         *,
@@ -147,12 +152,13 @@ class Event(_message.Message):
         user_blocked: Global___UserBlocked | None = ...,
         user_unblocked: Global___UserUnblocked | None = ...,
         preferences_changed: Global___PreferencesChanged | None = ...,
+        delivered_marker_moved: Global___DeliveredMarkerMoved | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["block_changed", b"block_changed", "commit_time", b"commit_time", "conversation_created", b"conversation_created", "conversation_joined", b"conversation_joined", "conversation_left", b"conversation_left", "conversation_marked_unread", b"conversation_marked_unread", "conversation_preferences_changed", b"conversation_preferences_changed", "draft_changed", b"draft_changed", "kind", b"kind", "member_removed", b"member_removed", "members_added", b"members_added", "message_sent", b"message_sent", "preferences_changed", b"preferences_changed", "read_marker_moved", b"read_marker_moved", "user_blocked", b"user_blocked", "user_unblocked", b"user_unblocked"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["block_changed", b"block_changed", "commit_time", b"commit_time", "conversation_created", b"conversation_created", "conversation_joined", b"conversation_joined", "conversation_left", b"conversation_left", "conversation_marked_unread", b"conversation_marked_unread", "conversation_preferences_changed", b"conversation_preferences_changed", "delivered_marker_moved", b"delivered_marker_moved", "draft_changed", b"draft_changed", "kind", b"kind", "member_removed", b"member_removed", "members_added", b"members_added", "message_sent", b"message_sent", "preferences_changed", b"preferences_changed", "read_marker_moved", b"read_marker_moved", "user_blocked", b"user_blocked", "user_unblocked", b"user_unblocked"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id", "block_changed", b"block_changed", "commit_time", b"commit_time", "conversation_created", b"conversation_created", "conversation_joined", b"conversation_joined", "conversation_left", b"conversation_left", "conversation_marked_unread", b"conversation_marked_unread", "conversation_preferences_changed", b"conversation_preferences_changed", "draft_changed", b"draft_changed", "epoch", b"epoch", "kind", b"kind", "member_removed", b"member_removed", "members_added", b"members_added", "message_number", b"message_number", "message_sent", b"message_sent", "position", b"position", "preferences_changed", b"preferences_changed", "read_marker_moved", b"read_marker_moved", "topic_id", b"topic_id", "user_blocked", b"user_blocked", "user_unblocked", b"user_unblocked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id", "block_changed", b"block_changed", "commit_time", b"commit_time", "conversation_created", b"conversation_created", "conversation_joined", b"conversation_joined", "conversation_left", b"conversation_left", "conversation_marked_unread", b"conversation_marked_unread", "conversation_preferences_changed", b"conversation_preferences_changed", "delivered_marker_moved", b"delivered_marker_moved", "draft_changed", b"draft_changed", "epoch", b"epoch", "kind", b"kind", "member_removed", b"member_removed", "members_added", b"members_added", "message_number", b"message_number", "message_sent", b"message_sent", "position", b"position", "preferences_changed", b"preferences_changed", "read_marker_moved", b"read_marker_moved", "topic_id", b"topic_id", "user_blocked", b"user_blocked", "user_unblocked", b"user_unblocked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["message_sent", "conversation_created", "members_added", "member_removed", "block_changed", "conversation_joined", "conversation_left", "read_marker_moved", "conversation_marked_unread", "conversation_preferences_changed", "draft_changed", "user_blocked", "user_unblocked", "preferences_changed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["message_sent", "conversation_created", "members_added", "member_removed", "block_changed", "conversation_joined", "conversation_left", "read_marker_moved", "conversation_marked_unread", "conversation_preferences_changed", "draft_changed", "user_blocked", "user_unblocked", "preferences_changed", "delivered_marker_moved"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -523,3 +529,33 @@ class PreferencesChanged(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PreferencesChanged: _TypeAlias = PreferencesChanged  # noqa: Y015
+
+@_typing.final
+class DeliveredMarkerMoved(_message.Message):
+    """A device of the user has received more of a conversation. Others may know of it. What the user read is received without such an event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    MESSAGE_NUMBER_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """Which conversation."""
+    epoch: _builtins.int
+    """Epoch of the conversation's log at the newest message that was received; a later epoch is later whatever the number."""
+    message_number: _builtins.int
+    """Number of that message. Never behind an earlier one."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        message_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "epoch", b"epoch", "message_number", b"message_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliveredMarkerMoved: _TypeAlias = DeliveredMarkerMoved  # noqa: Y015

@@ -31,17 +31,17 @@ from hubbub.conversation.v1 import message_pb2 as hubbub_dot_conversation_dot_v1
 from hubbub.conversation.v1 import read_state_pb2 as hubbub_dot_conversation_dot_v1_dot_read__state__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahubbub/chat/v1/frame.proto\x12\x0ehubbub.chat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1ahubbub/chat/v1/event.proto\x1a)hubbub/conversation/v1/conversation.proto\x1a$hubbub/conversation/v1/message.proto\x1a\'hubbub/conversation/v1/read_state.proto\"\xc8\x04\n\x0bServerFrame\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.hubbub.chat.v1.Event\x12\'\n\x07signals\x18\x02 \x03(\x0b\x32\x16.hubbub.chat.v1.Signal\x12*\n\x07welcome\x18\x03 \x01(\x0b\x32\x17.hubbub.chat.v1.WelcomeH\x00\x12&\n\x05heads\x18\x04 \x01(\x0b\x32\x15.hubbub.chat.v1.HeadsH\x00\x12.\n\theartbeat\x18\x05 \x01(\x0b\x32\x19.hubbub.chat.v1.HeartbeatH\x00\x12&\n\x05reply\x18\x06 \x01(\x0b\x32\x15.hubbub.chat.v1.ReplyH\x00\x12,\n\x08rejected\x18\x07 \x01(\x0b\x32\x18.hubbub.chat.v1.RejectedH\x00\x12-\n\tcaught_up\x18\x08 \x01(\x0b\x32\x18.hubbub.chat.v1.CaughtUpH\x00\x12\"\n\x03gap\x18\t \x01(\x0b\x32\x13.hubbub.chat.v1.GapH\x00\x12&\n\x05reset\x18\n \x01(\x0b\x32\x15.hubbub.chat.v1.ResetH\x00\x12\x31\n\x0btopic_ended\x18\x0b \x01(\x0b\x32\x1a.hubbub.chat.v1.TopicEndedH\x00\x12*\n\x07lagging\x18\x0c \x01(\x0b\x32\x17.hubbub.chat.v1.LaggingH\x00\x12*\n\x07goodbye\x18\r \x01(\x0b\x32\x17.hubbub.chat.v1.GoodbyeH\x00\x42\t\n\x07\x63ontrol\"\xd4\x01\n\x06Signal\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12(\n\x06typing\x18\x03 \x01(\x0b\x32\x16.hubbub.chat.v1.TypingH\x00\x12\x31\n\x0bread_marker\x18\x04 \x01(\x0b\x32\x1a.hubbub.chat.v1.ReadMarkerH\x00\x12;\n\x10\x64\x65livered_marker\x18\x05 \x01(\x0b\x32\x1f.hubbub.chat.v1.DeliveredMarkerH\x00\x42\x06\n\x04kind\"q\n\x06Typing\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.hubbub.chat.v1.TypingKind\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12-\n\nexpires_in\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"$\n\nReadMarker\x12\x16\n\x0emessage_number\x18\x01 \x01(\x03\")\n\x0f\x44\x65liveredMarker\x12\x16\n\x0emessage_number\x18\x01 \x01(\x03\"\xc8\x01\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11\x61\x63k_window_events\x18\x04 \x01(\x05\x12\x35\n\x11token_expire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07resumed\x18\x06 \x01(\x08\"K\n\x05Heads\x12\x30\n\x05heads\x18\x01 \x03(\x0b\x32!.hubbub.conversation.v1.TopicHead\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"a\n\tHeartbeat\x12\x30\n\x05heads\x18\x01 \x03(\x0b\x32!.hubbub.conversation.v1.TopicHead\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x0c\n\x04live\x18\x03 \x01(\x08\"\x94\x02\n\x05Reply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12;\n\x0csend_message\x18\x02 \x01(\x0b\x32#.hubbub.chat.v1.SendMessageResponseH\x00\x12@\n\x0ereauthenticate\x18\x03 \x01(\x0b\x32&.hubbub.chat.v1.ReauthenticateResponseH\x00\x12\x37\n\nset_typing\x18\x04 \x01(\x0b\x32!.hubbub.chat.v1.SetTypingResponseH\x00\x12\x35\n\tmark_read\x18\x05 \x01(\x0b\x32 .hubbub.chat.v1.MarkReadResponseH\x00\x42\x08\n\x06result\"T\n\x08Rejected\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08topic_id\x18\x02 \x01(\t\x12\"\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"<\n\x08\x43\x61ughtUp\x12\x30\n\x05heads\x18\x01 \x03(\x0b\x32!.hubbub.conversation.v1.TopicHead\"\x9e\x01\n\x03Gap\x12,\n\x04\x66rom\x18\x01 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor\x12/\n\x04head\x18\x02 \x01(\x0b\x32!.hubbub.conversation.v1.TopicHead\x12\x38\n\x0fnewest_messages\x18\x03 \x03(\x0b\x32\x1f.hubbub.conversation.v1.Message\"8\n\x05Reset\x12/\n\x04head\x18\x01 \x01(\x0b\x32!.hubbub.conversation.v1.TopicHead\"\x1e\n\nTopicEnded\x12\x10\n\x08topic_id\x18\x01 \x01(\t\"\t\n\x07Lagging\"\x91\x01\n\x07Goodbye\x12-\n\x06reason\x18\x01 \x01(\x0e\x32\x1d.hubbub.chat.v1.GoodbyeReason\x12\x11\n\treconnect\x18\x02 \x01(\x08\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cresume_token\x18\x04 \x01(\t\"\x93\x02\n\x07\x43ommand\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12:\n\x0csend_message\x18\x02 \x01(\x0b\x32\".hubbub.chat.v1.SendMessageRequestH\x00\x12?\n\x0ereauthenticate\x18\x03 \x01(\x0b\x32%.hubbub.chat.v1.ReauthenticateRequestH\x00\x12\x36\n\nset_typing\x18\x04 \x01(\x0b\x32 .hubbub.chat.v1.SetTypingRequestH\x00\x12\x34\n\tmark_read\x18\x05 \x01(\x0b\x32\x1f.hubbub.chat.v1.MarkReadRequestH\x00\x42\t\n\x07payload\"\xcf\x01\n\x12SendMessageRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x19\n\x11\x63lient_message_id\x18\x02 \x01(\t\x12\x30\n\x07\x63ontent\x18\x03 \x01(\x0b\x32\x1f.hubbub.conversation.v1.Content\x12/\n\x0b\x63lient_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x1aprevious_client_message_id\x18\x05 \x01(\t\"\x8e\x01\n\x13SendMessageResponse\x12\x16\n\x0emessage_number\x18\x01 \x01(\x03\x12.\n\x06\x63ursor\x18\x02 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor\x12/\n\x0b\x63ommit_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"-\n\x15ReauthenticateRequest\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\"O\n\x16ReauthenticateResponse\x12\x35\n\x11token_expire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"e\n\x10SetTypingRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.hubbub.chat.v1.TypingKind\x12\x0e\n\x06\x61\x63tive\x18\x03 \x01(\x08\"\x13\n\x11SetTypingResponse\"`\n\x0fMarkReadRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x16\n\x0emessage_number\x18\x02 \x01(\x03\x12\x1c\n\x14unread_mark_position\x18\x03 \x01(\x03\"\x94\x01\n\x10MarkReadResponse\x12\x32\n\x06marker\x18\x01 \x01(\x0b\x32\".hubbub.conversation.v1.ReadMarker\x12\x1c\n\x14unread_mark_position\x18\x02 \x01(\x03\x12.\n\x06\x63ursor\x18\x03 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor*u\n\nTypingKind\x12\x1b\n\x17TYPING_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10TYPING_KIND_TEXT\x10\x01\x12\x19\n\x15TYPING_KIND_RECORDING\x10\x02\x12\x19\n\x15TYPING_KIND_UPLOADING\x10\x03*\x81\x02\n\rGoodbyeReason\x12\x1e\n\x1aGOODBYE_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17GOODBYE_REASON_DRAINING\x10\x01\x12\x1e\n\x1aGOODBYE_REASON_SLOW_READER\x10\x02\x12 \n\x1cGOODBYE_REASON_TOKEN_EXPIRED\x10\x03\x12\x1a\n\x16GOODBYE_REASON_REVOKED\x10\x04\x12\x1c\n\x18GOODBYE_REASON_DISPLACED\x10\x05\x12\x1b\n\x17GOODBYE_REASON_PROTOCOL\x10\x06\x12\x1a\n\x16GOODBYE_REASON_MAX_AGE\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahubbub/chat/v1/frame.proto\x12\x0ehubbub.chat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1ahubbub/chat/v1/event.proto\x1a)hubbub/conversation/v1/conversation.proto\x1a$hubbub/conversation/v1/message.proto\x1a\'hubbub/conversation/v1/read_state.proto\"\xc8\x04\n\x0bServerFrame\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.hubbub.chat.v1.Event\x12\'\n\x07signals\x18\x02 \x03(\x0b\x32\x16.hubbub.chat.v1.Signal\x12*\n\x07welcome\x18\x03 \x01(\x0b\x32\x17.hubbub.chat.v1.WelcomeH\x00\x12&\n\x05heads\x18\x04 \x01(\x0b\x32\x15.hubbub.chat.v1.HeadsH\x00\x12.\n\theartbeat\x18\x05 \x01(\x0b\x32\x19.hubbub.chat.v1.HeartbeatH\x00\x12&\n\x05reply\x18\x06 \x01(\x0b\x32\x15.hubbub.chat.v1.ReplyH\x00\x12,\n\x08rejected\x18\x07 \x01(\x0b\x32\x18.hubbub.chat.v1.RejectedH\x00\x12-\n\tcaught_up\x18\x08 \x01(\x0b\x32\x18.hubbub.chat.v1.CaughtUpH\x00\x12\"\n\x03gap\x18\t \x01(\x0b\x32\x13.hubbub.chat.v1.GapH\x00\x12&\n\x05reset\x18\n \x01(\x0b\x32\x15.hubbub.chat.v1.ResetH\x00\x12\x31\n\x0btopic_ended\x18\x0b \x01(\x0b\x32\x1a.hubbub.chat.v1.TopicEndedH\x00\x12*\n\x07lagging\x18\x0c \x01(\x0b\x32\x17.hubbub.chat.v1.LaggingH\x00\x12*\n\x07goodbye\x18\r \x01(\x0b\x32\x17.hubbub.chat.v1.GoodbyeH\x00\x42\t\n\x07\x63ontrol\"\xd4\x01\n\x06Signal\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12(\n\x06typing\x18\x03 \x01(\x0b\x32\x16.hubbub.chat.v1.TypingH\x00\x12\x31\n\x0bread_marker\x18\x04 \x01(\x0b\x32\x1a.hubbub.chat.v1.ReadMarkerH\x00\x12;\n\x10\x64\x65livered_marker\x18\x05 \x01(\x0b\x32\x1f.hubbub.chat.v1.DeliveredMarkerH\x00\x42\x06\n\x04kind\"q\n\x06Typing\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.hubbub.chat.v1.TypingKind\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12-\n\nexpires_in\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"$\n\nReadMarker\x12\x16\n\x0emessage_number\x18\x01 \x01(\x03\")\n\x0f\x44\x65liveredMarker\x12\x16\n\x0emessage_number\x18\x01 \x01(\x03\"\xc8\x01\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11\x61\x63k_window_events\x18\x04 \x01(\x05\x12\x35\n\x11token_expire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07resumed\x18\x06 \x01(\x08\"K\n\x05Heads\x12\x30\n\x05heads\x18\x01 \x03(\x0b\x32!.hubbub.conversation.v1.TopicHead\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"a\n\tHeartbeat\x12\x30\n\x05heads\x18\x01 \x03(\x0b\x32!.hubbub.conversation.v1.TopicHead\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x0c\n\x04live\x18\x03 \x01(\x08\"\xd5\x02\n\x05Reply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12;\n\x0csend_message\x18\x02 \x01(\x0b\x32#.hubbub.chat.v1.SendMessageResponseH\x00\x12@\n\x0ereauthenticate\x18\x03 \x01(\x0b\x32&.hubbub.chat.v1.ReauthenticateResponseH\x00\x12\x37\n\nset_typing\x18\x04 \x01(\x0b\x32!.hubbub.chat.v1.SetTypingResponseH\x00\x12\x35\n\tmark_read\x18\x05 \x01(\x0b\x32 .hubbub.chat.v1.MarkReadResponseH\x00\x12?\n\x0emark_delivered\x18\x06 \x01(\x0b\x32%.hubbub.chat.v1.MarkDeliveredResponseH\x00\x42\x08\n\x06result\"T\n\x08Rejected\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08topic_id\x18\x02 \x01(\t\x12\"\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"<\n\x08\x43\x61ughtUp\x12\x30\n\x05heads\x18\x01 \x03(\x0b\x32!.hubbub.conversation.v1.TopicHead\"\x9e\x01\n\x03Gap\x12,\n\x04\x66rom\x18\x01 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor\x12/\n\x04head\x18\x02 \x01(\x0b\x32!.hubbub.conversation.v1.TopicHead\x12\x38\n\x0fnewest_messages\x18\x03 \x03(\x0b\x32\x1f.hubbub.conversation.v1.Message\"8\n\x05Reset\x12/\n\x04head\x18\x01 \x01(\x0b\x32!.hubbub.conversation.v1.TopicHead\"\x1e\n\nTopicEnded\x12\x10\n\x08topic_id\x18\x01 \x01(\t\"\t\n\x07Lagging\"\x91\x01\n\x07Goodbye\x12-\n\x06reason\x18\x01 \x01(\x0e\x32\x1d.hubbub.chat.v1.GoodbyeReason\x12\x11\n\treconnect\x18\x02 \x01(\x08\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cresume_token\x18\x04 \x01(\t\"\xd3\x02\n\x07\x43ommand\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12:\n\x0csend_message\x18\x02 \x01(\x0b\x32\".hubbub.chat.v1.SendMessageRequestH\x00\x12?\n\x0ereauthenticate\x18\x03 \x01(\x0b\x32%.hubbub.chat.v1.ReauthenticateRequestH\x00\x12\x36\n\nset_typing\x18\x04 \x01(\x0b\x32 .hubbub.chat.v1.SetTypingRequestH\x00\x12\x34\n\tmark_read\x18\x05 \x01(\x0b\x32\x1f.hubbub.chat.v1.MarkReadRequestH\x00\x12>\n\x0emark_delivered\x18\x06 \x01(\x0b\x32$.hubbub.chat.v1.MarkDeliveredRequestH\x00\x42\t\n\x07payload\"\xcf\x01\n\x12SendMessageRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x19\n\x11\x63lient_message_id\x18\x02 \x01(\t\x12\x30\n\x07\x63ontent\x18\x03 \x01(\x0b\x32\x1f.hubbub.conversation.v1.Content\x12/\n\x0b\x63lient_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x1aprevious_client_message_id\x18\x05 \x01(\t\"\x8e\x01\n\x13SendMessageResponse\x12\x16\n\x0emessage_number\x18\x01 \x01(\x03\x12.\n\x06\x63ursor\x18\x02 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor\x12/\n\x0b\x63ommit_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"-\n\x15ReauthenticateRequest\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\"O\n\x16ReauthenticateResponse\x12\x35\n\x11token_expire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"e\n\x10SetTypingRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.hubbub.chat.v1.TypingKind\x12\x0e\n\x06\x61\x63tive\x18\x03 \x01(\x08\"\x13\n\x11SetTypingResponse\"`\n\x0fMarkReadRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x16\n\x0emessage_number\x18\x02 \x01(\x03\x12\x1c\n\x14unread_mark_position\x18\x03 \x01(\x03\"\x94\x01\n\x10MarkReadResponse\x12\x32\n\x06marker\x18\x01 \x01(\x0b\x32\".hubbub.conversation.v1.ReadMarker\x12\x1c\n\x14unread_mark_position\x18\x02 \x01(\x03\x12.\n\x06\x63ursor\x18\x03 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor\"G\n\x14MarkDeliveredRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x16\n\x0emessage_number\x18\x02 \x01(\x03\"_\n\x15MarkDeliveredResponse\x12\x16\n\x0emessage_number\x18\x01 \x01(\x03\x12.\n\x06\x63ursor\x18\x02 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor*u\n\nTypingKind\x12\x1b\n\x17TYPING_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10TYPING_KIND_TEXT\x10\x01\x12\x19\n\x15TYPING_KIND_RECORDING\x10\x02\x12\x19\n\x15TYPING_KIND_UPLOADING\x10\x03*\x81\x02\n\rGoodbyeReason\x12\x1e\n\x1aGOODBYE_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17GOODBYE_REASON_DRAINING\x10\x01\x12\x1e\n\x1aGOODBYE_REASON_SLOW_READER\x10\x02\x12 \n\x1cGOODBYE_REASON_TOKEN_EXPIRED\x10\x03\x12\x1a\n\x16GOODBYE_REASON_REVOKED\x10\x04\x12\x1c\n\x18GOODBYE_REASON_DISPLACED\x10\x05\x12\x1b\n\x17GOODBYE_REASON_PROTOCOL\x10\x06\x12\x1a\n\x16GOODBYE_REASON_MAX_AGE\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hubbub.chat.v1.frame_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TYPINGKIND']._serialized_start=3634
-  _globals['_TYPINGKIND']._serialized_end=3751
-  _globals['_GOODBYEREASON']._serialized_start=3754
-  _globals['_GOODBYEREASON']._serialized_end=4011
+  _globals['_TYPINGKIND']._serialized_start=3933
+  _globals['_TYPINGKIND']._serialized_end=4050
+  _globals['_GOODBYEREASON']._serialized_start=4053
+  _globals['_GOODBYEREASON']._serialized_end=4310
   _globals['_SERVERFRAME']._serialized_start=287
   _globals['_SERVERFRAME']._serialized_end=871
   _globals['_SIGNAL']._serialized_start=874
@@ -59,37 +59,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEARTBEAT']._serialized_start=1564
   _globals['_HEARTBEAT']._serialized_end=1661
   _globals['_REPLY']._serialized_start=1664
-  _globals['_REPLY']._serialized_end=1940
-  _globals['_REJECTED']._serialized_start=1942
-  _globals['_REJECTED']._serialized_end=2026
-  _globals['_CAUGHTUP']._serialized_start=2028
-  _globals['_CAUGHTUP']._serialized_end=2088
-  _globals['_GAP']._serialized_start=2091
-  _globals['_GAP']._serialized_end=2249
-  _globals['_RESET']._serialized_start=2251
-  _globals['_RESET']._serialized_end=2307
-  _globals['_TOPICENDED']._serialized_start=2309
-  _globals['_TOPICENDED']._serialized_end=2339
-  _globals['_LAGGING']._serialized_start=2341
-  _globals['_LAGGING']._serialized_end=2350
-  _globals['_GOODBYE']._serialized_start=2353
-  _globals['_GOODBYE']._serialized_end=2498
-  _globals['_COMMAND']._serialized_start=2501
-  _globals['_COMMAND']._serialized_end=2776
-  _globals['_SENDMESSAGEREQUEST']._serialized_start=2779
-  _globals['_SENDMESSAGEREQUEST']._serialized_end=2986
-  _globals['_SENDMESSAGERESPONSE']._serialized_start=2989
-  _globals['_SENDMESSAGERESPONSE']._serialized_end=3131
-  _globals['_REAUTHENTICATEREQUEST']._serialized_start=3133
-  _globals['_REAUTHENTICATEREQUEST']._serialized_end=3178
-  _globals['_REAUTHENTICATERESPONSE']._serialized_start=3180
-  _globals['_REAUTHENTICATERESPONSE']._serialized_end=3259
-  _globals['_SETTYPINGREQUEST']._serialized_start=3261
-  _globals['_SETTYPINGREQUEST']._serialized_end=3362
-  _globals['_SETTYPINGRESPONSE']._serialized_start=3364
-  _globals['_SETTYPINGRESPONSE']._serialized_end=3383
-  _globals['_MARKREADREQUEST']._serialized_start=3385
-  _globals['_MARKREADREQUEST']._serialized_end=3481
-  _globals['_MARKREADRESPONSE']._serialized_start=3484
-  _globals['_MARKREADRESPONSE']._serialized_end=3632
+  _globals['_REPLY']._serialized_end=2005
+  _globals['_REJECTED']._serialized_start=2007
+  _globals['_REJECTED']._serialized_end=2091
+  _globals['_CAUGHTUP']._serialized_start=2093
+  _globals['_CAUGHTUP']._serialized_end=2153
+  _globals['_GAP']._serialized_start=2156
+  _globals['_GAP']._serialized_end=2314
+  _globals['_RESET']._serialized_start=2316
+  _globals['_RESET']._serialized_end=2372
+  _globals['_TOPICENDED']._serialized_start=2374
+  _globals['_TOPICENDED']._serialized_end=2404
+  _globals['_LAGGING']._serialized_start=2406
+  _globals['_LAGGING']._serialized_end=2415
+  _globals['_GOODBYE']._serialized_start=2418
+  _globals['_GOODBYE']._serialized_end=2563
+  _globals['_COMMAND']._serialized_start=2566
+  _globals['_COMMAND']._serialized_end=2905
+  _globals['_SENDMESSAGEREQUEST']._serialized_start=2908
+  _globals['_SENDMESSAGEREQUEST']._serialized_end=3115
+  _globals['_SENDMESSAGERESPONSE']._serialized_start=3118
+  _globals['_SENDMESSAGERESPONSE']._serialized_end=3260
+  _globals['_REAUTHENTICATEREQUEST']._serialized_start=3262
+  _globals['_REAUTHENTICATEREQUEST']._serialized_end=3307
+  _globals['_REAUTHENTICATERESPONSE']._serialized_start=3309
+  _globals['_REAUTHENTICATERESPONSE']._serialized_end=3388
+  _globals['_SETTYPINGREQUEST']._serialized_start=3390
+  _globals['_SETTYPINGREQUEST']._serialized_end=3491
+  _globals['_SETTYPINGRESPONSE']._serialized_start=3493
+  _globals['_SETTYPINGRESPONSE']._serialized_end=3512
+  _globals['_MARKREADREQUEST']._serialized_start=3514
+  _globals['_MARKREADREQUEST']._serialized_end=3610
+  _globals['_MARKREADRESPONSE']._serialized_start=3613
+  _globals['_MARKREADRESPONSE']._serialized_end=3761
+  _globals['_MARKDELIVEREDREQUEST']._serialized_start=3763
+  _globals['_MARKDELIVEREDREQUEST']._serialized_end=3834
+  _globals['_MARKDELIVEREDRESPONSE']._serialized_start=3836
+  _globals['_MARKDELIVEREDRESPONSE']._serialized_end=3931
 # @@protoc_insertion_point(module_scope)

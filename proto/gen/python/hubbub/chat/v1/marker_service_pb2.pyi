@@ -99,25 +99,29 @@ Global___ListMarkersRequest: _TypeAlias = ListMarkersRequest  # noqa: Y015
 
 @_typing.final
 class MemberMarker(_message.Message):
-    """How far one member has read."""
+    """How far one member has read and received."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
     MESSAGE_NUMBER_FIELD_NUMBER: _builtins.int
+    DELIVERED_NUMBER_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Who."""
     message_number: _builtins.int
-    """Number of the newest message that they marked read."""
+    """Number of the newest message that they marked read; 0: none."""
+    delivered_number: _builtins.int
+    """Number of the newest message that their devices received; never less than message_number."""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
         message_number: _builtins.int = ...,
+        delivered_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_number", b"message_number", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivered_number", b"delivered_number", "message_number", b"message_number", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -132,7 +136,7 @@ class ListMarkersResponse(_message.Message):
     MARKERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def markers(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberMarker]:
-        """At most 100. Who has read nothing, or hides it, is left out."""
+        """At most 100. Who has read and received nothing, or hides it, is left out."""
 
     def __init__(
         self,
