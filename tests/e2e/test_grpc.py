@@ -189,8 +189,11 @@ def test_a_client_without_our_files_finds_every_service_by_reflection(instance: 
         assert {name for name in database.get_services() if name.startswith("hubbub.")} == {
             "hubbub.auth.v1.AuthService",
             "hubbub.chat.v1.ChatService",
+            "hubbub.chat.v1.MarkerService",
             "hubbub.conversation.v1.ConversationService",
             "hubbub.history.v1.HistoryService",
+            "hubbub.presence.v1.PresenceService",
+            "hubbub.user.v1.SettingsService",
             "hubbub.user.v1.UserService",
         }
         file = database.FindFileContainingSymbol("hubbub.chat.v1.ChatService")

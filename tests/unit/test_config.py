@@ -11,7 +11,7 @@ from hubbub_server import config
 from hubbub_server.config import BadSettings, Settings, read_settings
 
 SECTIONS = [cls for cls in vars(config).values() if isinstance(cls, type) and issubclass(cls, BaseModel)]
-NUMBER_UNITS = re.compile(r"seconds|bytes|days|[Pp]ort|[Ss]treams of|[Cc]opies|[Rr]ecords")
+NUMBER_UNITS = re.compile(r"seconds|bytes|days|[Pp]ort|[Ss]treams of|[Cc]opies|[Rr]ecords|[Mm]embers")
 
 
 @pytest.fixture(autouse=True)

@@ -226,8 +226,8 @@ class SyncEngine:
         """Notes that a topic has an event at this position; returns the topic when the position is comparable."""
         topic = self._topics.get(topic_id)
         if topic is None:
-            known_epoch, known = self._unclaimed.get(topic_id, (epoch, 0))
-            self._unclaimed[topic_id] = (epoch, max(position, known if known_epoch == epoch else 0))
+            # Epochs only grow: an event of an older one is late, and must not hide that there is a newer one.
+            self._unclaimed[topic_id] = max((epoch, position), self._unclaimed.get(topic_id, (epoch, 0)))
             return None
         if topic.cursor.epoch == _NO_EPOCH:
             topic.cursor = Cursor(topic_id, epoch, 0)

@@ -190,6 +190,25 @@ def test_a_resume_token_is_taken_only_when_nothing_is_missing() -> None:
     assert engine.resume_token == "good"
 
 
+def joined(topic_id: str, *, own_position: int, join_position: int) -> frame_pb2.ServerFrame:
+    news = event_pb2.ConversationJoined(conversation_id=topic_id, join_position=join_position, epoch=1)
+    return frame_pb2.ServerFrame(
+        events=[event_pb2.Event(topic_id=ME, epoch=1, position=own_position, conversation_joined=news)]
+    )
+
+
+def test_a_late_event_does_not_hide_the_newer_epoch_of_a_topic_whose_join_has_not_come() -> None:
+    """A heartbeat names a head once: nothing else would tell that the log was lost (C19)."""
+    engine = new_engine()
+    engine.receive_live(heartbeat(head("c3", 6, epoch=2)))
+    engine.receive_live(said("c3", 1))
+    engine.receive_live(joined("c3", own_position=1, join_position=1))
+    engine.receive_live(said("c3", 1))
+
+    assert taken(engine) == [(ME, 1), ("c3", 1)]
+    assert engine.next_request() == [Cursor("c3", 1, 1)]
+
+
 def test_an_event_of_another_epoch_is_not_applied_but_asked_about() -> None:
     """C19."""
     engine = new_engine()

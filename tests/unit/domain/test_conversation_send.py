@@ -77,9 +77,10 @@ def test_a_message_changes_place_counts_and_window_and_nothing_else() -> None:
     (event,) = events_of(group(BOB, CAROL), send(ALICE, FIRST))
     after = evolve(before, replace(event, commit_time_ms=NOW_MS + 1))
     changed = {each.name for each in fields(before) if getattr(before, each.name) != getattr(after, each.name)}
-    expected = {"position", "commit_time_ms", "last_message_number", "last_counted_number", "window"}
+    # marks: sending is reading
+    expected = {"position", "commit_time_ms", "last_message_number", "last_counted_number", "window", "marks"}
     assert changed <= expected
-    assert {"commit_time_ms", "last_message_number", "window"} <= changed
+    assert {"commit_time_ms", "last_message_number", "window", "marks"} <= changed
 
 
 @pytest.mark.parametrize(
