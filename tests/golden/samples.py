@@ -19,6 +19,7 @@ from hubbub_server.domain.events import (
     ConversationLeft,
     ConversationMarkedUnread,
     ConversationPreferencesChanged,
+    ConversationSettingsChanged,
     DeliveredMarkerMoved,
     DraftChanged,
     Event,
@@ -55,6 +56,7 @@ from hubbub_server.domain.preferences import (
     Status,
     StatusState,
 )
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.domain.signals import DeliveredMarker, Signal, Typing
 from hubbub_server.ports.message_store import StoredMessage
 from hubbub_server.ports.topic_log import AppendUnknown, LogFull
@@ -193,6 +195,7 @@ RECORDS: Final[Mapping[str, tuple[Event, ...]]] = {
         _own(12, PreferencesChanged(preferences=_PREFERENCES)),
         _own(13, PreferencesChanged(preferences=Preferences())),
     ),
+    "conversation_settings_changed": (_event(10, ConversationSettingsChanged(receipts_limit=ReceiptsMode.COUNT_ONLY)),),
     "delivered_marker_moved": (
         _own(14, DeliveredMarkerMoved(conversation_id=GROUP, marker=events.DeliveredMarker(epoch=3, message_number=4))),
     ),

@@ -240,6 +240,15 @@ ROWS: dict[str, Row] = {
             c.conversations.ListMembers(conversation.ListMembersRequest(conversation_id=i), metadata=c.auth)
         )
     ),
+    "hubbub.conversation.v1.ConversationService/UpdateConversation": _members_only(
+        lambda s, c, i: _unary(
+            c.conversations.UpdateConversation(
+                conversation.UpdateConversationRequest(conversation_id=i, update_mask=FieldMask(paths=["*"])),
+                metadata=c.auth,
+            )
+        ),
+        member="NOT_PERMITTED",
+    ),
     "hubbub.conversation.v1.ConversationService/AddMembers": _members_only(
         lambda s, c, i: _unary(
             c.conversations.AddMembers(

@@ -160,6 +160,39 @@ async def test_receipts_come_from_what_is_stored(pair: Pair, cluster: NodeCluste
     assert readers.receipts_mode == read_state_pb2.RECEIPTS_MODE_FULL
 
 
+async def test_group_that_limits_receipts_says_so_to_all_its_members(pair: Pair) -> None:
+    live = await LiveClient.connect(pair.bob)
+    limit = conversation_pb2.ConversationSettings(receipts_limit=read_state_pb2.RECEIPTS_MODE_COUNT_ONLY)
+    request = conversation.UpdateConversationRequest(
+        conversation_id=pair.group_id, settings=limit, update_mask=FieldMask(paths=["receipts_limit"])
+    )
+    updated = await pair.alice.conversations.UpdateConversation(request, metadata=pair.alice.auth)
+    await live.expect(lambda frame: len(frame.events) > 0)
+
+    (event,) = live.events
+    assert (event.topic_id, event.position, event.actor_id) == (pair.group_id, updated.cursor.position, pair.alice_id)
+    assert event.conversation_settings_changed.settings == updated.settings == limit
+    view = (await pair.view(pair.bob)).conversation
+    assert (view.settings, view.receipts_mode) == (limit, read_state_pb2.RECEIPTS_MODE_COUNT_ONLY)
+    listed = pair.bob.markers.ListMarkers(
+        marker.ListMarkersRequest(conversation_id=pair.group_id), metadata=pair.bob.auth
+    )
+    assert await _reason(listed) == "CONVERSATION_STATE"
+
+
+@pytest.mark.parametrize(
+    ("paths", "limit", "field"),
+    [([], 1, "update_mask"), (["title"], 1, "update_mask"), (["receipts_limit"], 9, "settings.receipts_limit")],
+)
+async def test_settings_that_are_none_are_refused(pair: Pair, paths: list[str], limit: int, field: str) -> None:
+    settings_pb = conversation_pb2.ConversationSettings(receipts_limit=limit)  # type: ignore[arg-type]  # any number
+    request = conversation.UpdateConversationRequest(
+        conversation_id=pair.group_id, settings=settings_pb, update_mask=FieldMask(paths=paths)
+    )
+    call = pair.alice.conversations.UpdateConversation(request, metadata=pair.alice.auth)
+    assert await _reason(call) == f"INVALID_FIELD {field}"
+
+
 # ---- settings
 
 

@@ -8,6 +8,7 @@ from hubbub_server.domain.id_window import IdWindow
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.member_marks import MemberMark, MemberMarks
 from hubbub_server.domain.preferences import ConversationPreferences, NotificationLevel, Preferences
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.domain.user_topic import Draft, Kept, Membership, UserTopicState
 from hubbub_server.ports.topic_states import RecentIds, Snapshot
 
@@ -27,6 +28,7 @@ def conversation_snapshot(
         ),
         last_broadcast_number=1,
         blocks={MEMBER: Block(blocked=True, source=SourcePlace(1, 12))},
+        receipts_limit=ReceiptsMode.COUNT_ONLY,
     )
     return replace(plain, state=state)
 

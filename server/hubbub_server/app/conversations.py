@@ -20,6 +20,7 @@ from hubbub_server.domain.commands import (
     Changed,
     CreateDirect,
     CreateGroup,
+    LimitReceipts,
     RemoveMember,
     SendMessage,
     Sent,
@@ -40,6 +41,7 @@ from hubbub_server.domain.ids import (
 )
 from hubbub_server.domain.limits import LIST_MAX_BYTES, MEMBERS_PER_CHANGE, clean_name
 from hubbub_server.domain.preferences import ConversationPreferences
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.ports.accounts import AccountStore
 from hubbub_server.ports.message_store import StoredMessage
@@ -60,6 +62,7 @@ class ConversationView:
     last_message: StoredMessage | None
     read_state: ReadState
     preferences: ConversationPreferences
+    receipts_limit: ReceiptsMode
 
 
 class Conversations:
@@ -191,6 +194,19 @@ class Conversations:
         command = AddMembers(actor_id=caller_id, user_ids=tuple(users))
         return await self._change_members(conversation_id, command, users)
 
+    async def limit_receipts(self, caller_id: UserId, conversation_id: str, limit: ReceiptsMode) -> Cursor:
+        """Sets the most that members of a group learn of each other's reading.
+
+        Raises:
+            ConversationNotFound, NotPermitted, WrongState, Unavailable: as they say.
+        """
+        if not is_conversation_id(conversation_id):
+            raise ConversationNotFound
+        command = LimitReceipts(actor_id=caller_id, limit=limit)
+        answer = await self._hub.submit(conversation_id, command, timeout_s=self._timeout_s)
+        assert isinstance(answer, Changed)  # noqa: S101  # by the kind of the command
+        return answer.cursor
+
     async def remove_member(self, caller_id: UserId, conversation_id: str, user_id: str) -> Cursor:
         """Removes a user from a group; "me" is the caller. Who is no member stays none.
 
@@ -242,6 +258,7 @@ class Conversations:
             last_message=messages[0] if messages else None,
             read_state=await self._read_states.of(topic, state, own),
             preferences=own.kept_of(state.conversation_id).preferences,
+            receipts_limit=state.receipts_limit,
         )
 
     async def _existing_users(self, field: str, user_ids: Sequence[str]) -> Sequence[UserId]:

@@ -8,7 +8,6 @@ within it costs nothing. Others hear of a marker when it is durable.
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from enum import Enum
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -36,9 +35,8 @@ from hubbub_server.domain.ids import ConversationId, UserId, is_conversation_id
 from hubbub_server.domain.limits import (
     PAGE_MAX_BYTES,
     READERS_MAX,
-    RECEIPTS_COUNT_MEMBERS,
-    RECEIPTS_FULL_MEMBERS,
 )
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.ports.clock import Clock
 from hubbub_server.ports.message_store import StoredMessage
@@ -55,21 +53,6 @@ class MarkerNews(Protocol):
 
     def tell_delivered(self, conversation_id: ConversationId, user_id: UserId, message_number: int) -> None:
         """A user's devices have received up to a message."""
-
-
-class ReceiptsMode(Enum):
-    """What members learn of each other's reading."""
-
-    FULL = "full"
-    COUNT_ONLY = "count_only"
-    OFF = "off"
-
-
-def receipts_mode(member_count: int) -> ReceiptsMode:
-    """Returns the mode of a conversation of that many members (C33, C34)."""
-    if member_count <= RECEIPTS_FULL_MEMBERS:
-        return ReceiptsMode.FULL
-    return ReceiptsMode.COUNT_ONLY if member_count <= RECEIPTS_COUNT_MEMBERS else ReceiptsMode.OFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +168,7 @@ class Markers:
         """
         _, state = await self._with_message(caller_id, received.conversation_id, received.message_number)
         marker = DeliveredMarker(epoch=state.epoch, message_number=received.message_number)
-        if _mode_of(state) is not ReceiptsMode.FULL:
+        if state.receipts_mode is not ReceiptsMode.FULL:
             marker = DeliveredMarker()  # nothing is kept: as if it were behind
         return await self._deliveries.take(
             caller_id, MarkDelivered(conversation_id=received.conversation_id, marker=marker)
@@ -196,7 +179,7 @@ class Markers:
         assert isinstance(answer, Delivered)  # noqa: S101  # by the kind of the command
         topic = self._hub.loaded(command.conversation_id)
         state = topic.state if topic is not None else None
-        if answer.is_news and isinstance(state, ConversationState) and _mode_of(state) is ReceiptsMode.FULL:
+        if answer.is_news and isinstance(state, ConversationState) and state.receipts_mode is ReceiptsMode.FULL:
             self._news.tell_delivered(command.conversation_id, user_id, answer.message_number)
         return answer
 
@@ -231,7 +214,7 @@ class Markers:
             return
         is_shown = isinstance(own.state, UserTopicState) and own.state.preferences.sends_read_receipts
         state = topic.state
-        if is_shown and isinstance(state, ConversationState) and _mode_of(state) is ReceiptsMode.FULL:
+        if is_shown and isinstance(state, ConversationState) and state.receipts_mode is ReceiptsMode.FULL:
             self._news.tell_read(conversation_id, user_id, marker.message_number)
 
     async def _marker_at(self, caller_id: UserId, read: ReadUpTo) -> ReadMarker:
@@ -282,8 +265,8 @@ class Markers:
             WrongState: receipts_mode is not FULL.
         """
         _, state = await member_at_head(self._hub, caller_id, conversation_id)
-        if _mode_of(state) is not ReceiptsMode.FULL:
-            raise WrongState("this conversation is too large to tell who has read what")
+        if state.receipts_mode is not ReceiptsMode.FULL:
+            raise WrongState("this conversation does not tell who has read what")
         if state.has_block:
             return ()
         read = await self._reader.readers(state.conversation_id)
@@ -309,9 +292,9 @@ class Markers:
         if message_number < 1:
             raise InvalidField("message_number", "1 or more")
         topic, state = await member_at_head(self._hub, caller_id, conversation_id)
-        mode = _mode_of(state)
+        mode = state.receipts_mode
         if mode is ReceiptsMode.OFF:
-            raise WrongState("this conversation is too large to tell how many have read what")
+            raise WrongState("this conversation does not tell how many have read what")
         if message_number > state.last_message_number:
             raise MessageNotFound
         (message,) = await self._reader.messages(topic, message_number, message_number)
@@ -380,7 +363,3 @@ class Markers:
                 if size_bytes > PAGE_MAX_BYTES and len(messages) > 1:
                     return messages[:-1], number + 1
         return messages, found[-1].message_number if len(found) == size else 0
-
-
-def _mode_of(state: ConversationState) -> ReceiptsMode:
-    return receipts_mode(len(state.members))

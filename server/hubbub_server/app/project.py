@@ -12,6 +12,7 @@ from hubbub_server.domain.events import (
     ConversationCreated,
     ConversationJoined,
     ConversationLeft,
+    ConversationSettingsChanged,
     DeliveredMarkerMoved,
     Event,
     MemberRemoved,
@@ -40,6 +41,7 @@ from hubbub_server.ports.projection import (
     MessageRow,
     ProjectionBatch,
     ReaderRow,
+    SettingsRow,
     ShardRow,
 )
 from hubbub_server.ports.record_codec import DecodedEvent, RecordCodec, RecordUndecodable
@@ -87,6 +89,7 @@ def project(codec: RecordCodec, shard: int, records: Sequence[LogRecord]) -> Pro
         events=rows.events,
         messages=rows.messages,
         conversations=rows.conversations,
+        settings=rows.settings,
         members=rows.members,
         memberships=rows.memberships,
         marks=[MemberMarkRow(conversation_id=c, user_id=u, **numbers) for (c, u), numbers in rows.marks.items()],
@@ -116,6 +119,7 @@ class _Rows:
     events: list[EventRow] = field(default_factory=list)
     messages: list[MessageRow] = field(default_factory=list)
     conversations: list[ConversationRow] = field(default_factory=list)
+    settings: list[SettingsRow] = field(default_factory=list)
     members: list[MemberRow] = field(default_factory=list)
     memberships: list[MembershipRow] = field(default_factory=list)
     marks: dict[tuple[ConversationId, UserId], dict[str, int]] = field(default_factory=dict)
@@ -173,6 +177,10 @@ class _Rows:
                         creator_id=event.actor_id,
                         creation_hash=request_hash,
                     )
+                )
+            case ConversationSettingsChanged(receipts_limit=limit):
+                self.settings.append(
+                    SettingsRow(conversation_id=conversation_id, epoch=epoch, position=position, receipts_limit=limit)
                 )
             case MembersAdded(members=members):
                 for member in members:

@@ -10,6 +10,7 @@ from hubbub_server.domain.id_window import IdKey
 from hubbub_server.domain.ids import ClientMessageId, ConversationId, UserId
 from hubbub_server.domain.message import Content
 from hubbub_server.domain.preferences import ConversationPreferences, Preferences
+from hubbub_server.domain.receipts import ReceiptsMode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,14 @@ class RemoveMember:
 
     actor_id: UserId
     user_id: UserId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitReceipts:
+    """Sets the most that members of a group learn of each other's reading. Answered by Changed."""
+
+    actor_id: UserId
+    limit: ReceiptsMode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +177,7 @@ class ChangePreferences:
     names: Collection[str]
 
 
-ConversationCommand = SendMessage | CreateDirect | CreateGroup | AddMembers | RemoveMember | RecordBlock
+ConversationCommand = SendMessage | CreateDirect | CreateGroup | AddMembers | RemoveMember | LimitReceipts | RecordBlock
 UserTopicCommand = (
     RecordMembership
     | MarkRead

@@ -9,6 +9,7 @@ from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.message import Message
 from hubbub_server.domain.preferences import ConversationPreferences, Preferences
+from hubbub_server.domain.receipts import ReceiptsMode
 
 
 class ConversationKind(Enum):
@@ -48,6 +49,13 @@ class ConversationCreated:
 
     conversation_kind: ConversationKind
     title: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationSettingsChanged:
+    """The settings of a group are others: all of them, as they are now."""
+
+    receipts_limit: ReceiptsMode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +217,7 @@ class UnknownKind:
 EventKind = (
     MessageSent
     | ConversationCreated
+    | ConversationSettingsChanged
     | MembersAdded
     | MemberRemoved
     | BlockChanged

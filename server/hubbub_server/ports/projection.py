@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from hubbub_server.domain.events import ConversationKind, MemberRole
 from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, UserId
+from hubbub_server.domain.receipts import ReceiptsMode
 
 EVERYBODY: Final = UserId(TopicId("*"))
 """In the place of a user: all members of a conversation."""
@@ -46,7 +47,7 @@ class MessageRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationRow:
-    """A conversation's settings."""
+    """What a conversation was created as."""
 
     conversation_id: ConversationId
     epoch: int
@@ -55,6 +56,16 @@ class ConversationRow:
     title: str
     creator_id: UserId
     creation_hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingsRow:
+    """What owners and admins of a conversation decided, all of it."""
+
+    conversation_id: ConversationId
+    epoch: int
+    position: int
+    receipts_limit: ReceiptsMode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +190,7 @@ class ProjectionBatch:
     events: Sequence[EventRow] = ()
     messages: Sequence[MessageRow] = ()
     conversations: Sequence[ConversationRow] = ()
+    settings: Sequence[SettingsRow] = ()
     members: Sequence[MemberRow] = ()
     memberships: Sequence[MembershipRow] = ()
     marks: Sequence[MemberMarkRow] = ()

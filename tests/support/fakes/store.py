@@ -11,6 +11,7 @@ from hubbub_server.app.stored_topic import stored_conversation, stored_user_topi
 from hubbub_server.domain.errors import StoreUnavailable
 from hubbub_server.domain.id_window import IdEntry, IdKey, IdLookup
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id, is_user_id
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.ports.marker_store import Mention, MentionPage
 from hubbub_server.ports.message_store import StoredMessage
 from hubbub_server.ports.projection import (
@@ -27,6 +28,7 @@ from hubbub_server.ports.projection import (
     MessageRow,
     ProjectionBatch,
     ReaderRow,
+    SettingsRow,
     ShardRow,
 )
 from hubbub_server.ports.topic_directory import StoredTopic
@@ -57,6 +59,7 @@ class FakeStore:
         self._events: dict[TopicId, dict[int, EventRow]] = {}
         self._messages: dict[ConversationId, dict[int, MessageRow]] = {}
         self._conversations: dict[ConversationId, ConversationRow] = {}
+        self._settings: dict[ConversationId, SettingsRow] = {}
         self._members: dict[ConversationId, dict[UserId, MemberRow]] = {}
         self._memberships: dict[UserId, dict[ConversationId, MembershipRow]] = {}
         self._marks: dict[ConversationId, dict[UserId, MemberMarkRow]] = {}
@@ -82,6 +85,8 @@ class FakeStore:
             _put(self._messages.setdefault(message.conversation_id, {}), message.message_number, message)
         for conversation in batch.conversations:
             _put(self._conversations, conversation.conversation_id, conversation)
+        for settings in batch.settings:
+            _put(self._settings, settings.conversation_id, settings)
         for member in batch.members:
             _put(self._members.setdefault(member.conversation_id, {}), member.user_id, member)
         for membership in batch.memberships:
@@ -227,7 +232,11 @@ class FakeStore:
         if is_conversation_id(topic_id):
             members = self._members.get(topic_id, {}).values()
             marks, blocks = self._marks.get(topic_id, {}).values(), self._blocks.get(topic_id, {}).values()
-            return stored_conversation(topic_id, applied, self._conversations.get(topic_id), members, marks, blocks)
+            settings = self._settings.get(topic_id)
+            limit = settings.receipts_limit if settings else ReceiptsMode.FULL
+            return stored_conversation(
+                topic_id, applied, self._conversations.get(topic_id), members, marks, blocks, limit
+            )
         raise ValueError(f"{topic_id!r} is no topic id")
 
     async def read_applied(self, topic_id: TopicId) -> AppliedRow | None:

@@ -7,7 +7,7 @@ import pytest
 
 from hubbub_server.app.conversations import member_at_head
 from hubbub_server.app.frames import ReadUpTo
-from hubbub_server.app.markers import MemberMarker, ReceiptsMode, receipts_mode
+from hubbub_server.app.markers import MemberMarker
 from hubbub_server.app.read_states import ReadState
 from hubbub_server.domain.commands import (
     ChangeConversationPreferences,
@@ -29,6 +29,7 @@ from hubbub_server.domain.message import (
     UserMention,
 )
 from hubbub_server.domain.preferences import ConversationPreferences, Preferences
+from hubbub_server.domain.receipts import ReceiptsMode, receipts_mode
 from hubbub_server.domain.signals import ReadMarker, Signal
 from tests.support.app_node import (
     ALICE,
@@ -423,6 +424,8 @@ async def test_counters_leave_out_what_is_read_and_what_the_user_left() -> None:
 def test_receipts_mode_is_by_size(members: int, mode: ReceiptsMode) -> None:
     """C34."""
     assert receipts_mode(members) is mode
+    assert receipts_mode(members, ReceiptsMode.OFF) is ReceiptsMode.OFF
+    assert receipts_mode(members, ReceiptsMode.COUNT_ONLY) is not ReceiptsMode.FULL
 
 
 def somebody(number: int) -> UserId:

@@ -31,6 +31,7 @@ _SETTINGS: Final = Insert.into(
     "conversations",
     *("conversation_id", "settings_epoch", "settings_position", "kind", "title", "creator_id", "creation_hash"),
 )
+_RECEIPTS_LIMIT: Final = Insert.into("conversations", "conversation_id", "receipts_limit")
 _MEMBER: Final = Insert.into("conversations", "conversation_id", "user_id", "epoch", "position", "role")
 _MEMBERSHIP: Final = Insert.into(
     "user_topics",
@@ -84,7 +85,7 @@ _USER_FLOOR: Final = _Floor("user_topics", "user_id")
 
 SELECTS: Final = (READ_SHARD,)
 INSERTS: Final = (
-    *(_EVENT, _MESSAGE, _MESSAGE_ID, _SETTINGS, _MEMBER, _MEMBERSHIP, _SHARD),
+    *(_EVENT, _MESSAGE, _MESSAGE_ID, _SETTINGS, _RECEIPTS_LIMIT, _MEMBER, _MEMBERSHIP, _SHARD),
     *(_MARK, _BLOCK, _ENTRY, _MENTION, _READER, _DELIVERY),
     *(_CONVERSATION_FLOOR.place, _CONVERSATION_FLOOR.id_floor, _CONVERSATION_FLOOR.unknown_event),
     *(_USER_FLOOR.place, _USER_FLOOR.id_floor, _USER_FLOOR.unknown_event),
@@ -168,6 +169,10 @@ def _states(batch: ProjectionBatch) -> dict[TopicId, list[Write]]:
                 *(epoch, position, settings.conversation_id, epoch, position, settings.kind.value, settings.title),
                 *(settings.creator_id, settings.creation_hash),
             )
+        )
+    for changed in batch.settings:
+        states.setdefault(changed.conversation_id, []).append(
+            _RECEIPTS_LIMIT.at(changed.epoch, changed.position, changed.conversation_id, changed.receipts_limit.value)
         )
     for member in batch.members:
         role = member.role.value if member.role else ""

@@ -86,6 +86,8 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     f"""CREATE TABLE IF NOT EXISTS readers (
     conversation_id text, user_id text, epoch bigint, position bigint, message_number bigint,
     PRIMARY KEY (conversation_id, user_id)) WITH {_LEVELED}""",
+    # null: never changed
+    "ALTER TABLE conversations ADD (receipts_limit text static)",
     # as readers: how far their devices have received
     f"""CREATE TABLE IF NOT EXISTS deliveries (
     conversation_id text, user_id text, epoch bigint, position bigint, message_number bigint,

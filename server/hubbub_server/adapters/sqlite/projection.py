@@ -13,7 +13,7 @@ from typing import Final, Self
 from hubbub_server.adapters.sqlite.connections import SqliteConnections
 from hubbub_server.adapters.sqlite.schema import migrate
 from hubbub_server.adapters.sqlite.topic_directory import read_shard
-from hubbub_server.ports.projection import ConversationRow, MemberRow, ProjectionBatch, ShardRow
+from hubbub_server.ports.projection import ConversationRow, MemberRow, ProjectionBatch, SettingsRow, ShardRow
 
 _WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
 _BUSY_PAUSE_S: Final = 0.01
@@ -39,6 +39,12 @@ _PUT_CONVERSATION: Final = """
     ON CONFLICT DO UPDATE SET epoch = excluded.epoch, position = excluded.position, kind = excluded.kind,
         title = excluded.title, creator_id = excluded.creator_id, creation_hash = excluded.creation_hash
     WHERE (excluded.epoch, excluded.position) > (conversations.epoch, conversations.position)"""
+
+_PUT_SETTINGS: Final = """
+    INSERT INTO conversation_settings (conversation_id, epoch, position, receipts_limit) VALUES (?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET epoch = excluded.epoch, position = excluded.position,
+        receipts_limit = excluded.receipts_limit
+    WHERE (excluded.epoch, excluded.position) > (conversation_settings.epoch, conversation_settings.position)"""
 
 _PUT_MEMBER: Final = """
     INSERT INTO members (conversation_id, user_id, epoch, position, role) VALUES (?, ?, ?, ?, ?)
@@ -206,6 +212,7 @@ def _apply(connection: sqlite3.Connection, batch: ProjectionBatch) -> None:
     connection.executemany(_PUT_EVENT, map(_EVENT_CELLS, batch.events))
     connection.executemany(_PUT_MESSAGE, map(_MESSAGE_CELLS, batch.messages))
     connection.executemany(_PUT_CONVERSATION, map(_conversation_cells, batch.conversations))
+    connection.executemany(_PUT_SETTINGS, map(_settings_cells, batch.settings))
     connection.executemany(_PUT_MEMBER, map(_member_cells, batch.members))
     connection.executemany(_PUT_MEMBERSHIP, map(_MEMBERSHIP_CELLS, batch.memberships))
     connection.executemany(_MERGE_MARK, map(_MARK_CELLS, batch.marks))
@@ -229,6 +236,10 @@ def _conversation_cells(row: ConversationRow) -> tuple[object, ...]:
         row.creator_id,
         row.creation_hash,
     )
+
+
+def _settings_cells(row: SettingsRow) -> tuple[object, ...]:
+    return row.conversation_id, row.epoch, row.position, row.receipts_limit.value
 
 
 def _member_cells(row: MemberRow) -> tuple[object, ...]:

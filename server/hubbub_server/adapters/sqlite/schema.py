@@ -110,6 +110,12 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             sender_id TEXT NOT NULL,
             PRIMARY KEY (conversation_id, user_id, message_number)
         ) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE conversation_settings (
+            conversation_id TEXT NOT NULL PRIMARY KEY,
+            epoch INTEGER NOT NULL,
+            position INTEGER NOT NULL,
+            receipts_limit TEXT NOT NULL
+        ) STRICT, WITHOUT ROWID""",
         """CREATE TABLE user_entries (
             user_id TEXT NOT NULL,
             entry TEXT NOT NULL,

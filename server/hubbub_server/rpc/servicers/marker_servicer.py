@@ -6,9 +6,9 @@ from hubbub.chat.v1 import marker_service_pb2 as pb
 from hubbub_server.app.markers import ConversationCounters, Markers
 from hubbub_server.rpc.call import current_call
 from hubbub_server.wire.commands import read_mark_delivered, read_mark_read
+from hubbub_server.wire.record_codec import MODE_TO_PB
 from hubbub_server.wire.requests import required
 from hubbub_server.wire.values import (
-    MODE_TO_PB,
     cursor_to_pb,
     delivered_to_pb,
     marked_to_pb,

@@ -28,6 +28,10 @@ class ConversationServiceStub:
     """
     GetConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.GetConversationRequest, _conversation_service_pb2.GetConversationResponse]
     """Gets one conversation as the caller sees it. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND."""
+    UpdateConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.UpdateConversationRequest, _conversation_service_pb2.UpdateConversationResponse]
+    """Changes the settings of a group, field by field; all members hear it as ConversationSettingsChanged. Owners and admins. Errors:
+    INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, CONVERSATION_STATE (direct). Set-to-state, so idempotent.
+    """
     ListConversations: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.ListConversationsRequest, _conversation_service_pb2.ListConversationsResponse]
     """Lists the caller's conversations in the order of joining, newest first; clients sort by activity themselves.
     Errors: INVALID_FIELD (page_size, page_token).
@@ -71,6 +75,16 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_conversation_service_pb2.GetConversationRequest, _abc.Awaitable[_conversation_service_pb2.GetConversationResponse]],
     ) -> _abc.Awaitable[_conversation_service_pb2.GetConversationResponse]:
         """Gets one conversation as the caller sees it. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def UpdateConversation(
+        self,
+        request: _conversation_service_pb2.UpdateConversationRequest,
+        context: _aio.ServicerContext[_conversation_service_pb2.UpdateConversationRequest, _abc.Awaitable[_conversation_service_pb2.UpdateConversationResponse]],
+    ) -> _abc.Awaitable[_conversation_service_pb2.UpdateConversationResponse]:
+        """Changes the settings of a group, field by field; all members hear it as ConversationSettingsChanged. Owners and admins. Errors:
+        INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, CONVERSATION_STATE (direct). Set-to-state, so idempotent.
+        """
 
     @_abc_1.abstractmethod
     def ListConversations(
