@@ -318,6 +318,9 @@ ROWS: dict[str, Row] = {
     "hubbub.chat.v1.MarkerService/GetCounters": Row(
         lambda s, c, i: _unary(c.markers.GetCounters(marker.GetCountersRequest(), metadata=c.auth))
     ),
+    "hubbub.chat.v1.MarkerService/ListMyMentions": Row(
+        lambda s, c, i: _unary(c.markers.ListMyMentions(marker.ListMyMentionsRequest(), metadata=c.auth))
+    ),
     "hubbub.chat.v1.MarkerService/ListMentions": _members_only(
         lambda s, c, i: _unary(c.markers.ListMentions(marker.ListMentionsRequest(conversation_id=i), metadata=c.auth))
     ),

@@ -13,6 +13,7 @@ from hubbub.chat.v1 import frame_pb2
 from hubbub.chat.v1 import marker_service_pb2 as marker
 from hubbub.conversation.v1 import conversation_pb2, message_pb2, read_state_pb2
 from hubbub.conversation.v1 import conversation_service_pb2 as conversation
+from hubbub.history.v1 import history_service_pb2 as history
 from hubbub.user.v1 import preferences_pb2
 from hubbub.user.v1 import settings_service_pb2 as settings
 
@@ -127,6 +128,38 @@ async def test_entities_come_back_as_they_were_sent(pair: Pair) -> None:
     assert message.message_number == 2
     assert message.content == mentioning(pair.group_id, pair.bob_id).content
     assert mentions.next_before_number == 0
+
+
+async def test_own_mentions_come_from_all_conversations_in_pages(pair: Pair) -> None:
+    bob = pair.bob
+    spec = conversation.DirectSpec(user_id=pair.bob_id)
+    made = await pair.alice.conversations.CreateConversation(
+        conversation.CreateConversationRequest(direct=spec), metadata=pair.alice.auth
+    )
+    direct_id = made.view.conversation.conversation_id
+    await pair.alice.chat.SendMessage(mentioning(direct_id, pair.bob_id), metadata=pair.alice.auth)
+    whole = await bob.markers.ListMyMentions(marker.ListMyMentionsRequest(), metadata=bob.auth)
+    first = await bob.markers.ListMyMentions(marker.ListMyMentionsRequest(page_size=1), metadata=bob.auth)
+    rest = await bob.markers.ListMyMentions(
+        marker.ListMyMentionsRequest(page_size=1, page_token=first.next_page_token), metadata=bob.auth
+    )
+
+    assert {each.conversation_id for each in whole.mentions} == {direct_id, pair.group_id}
+    assert [*first.mentions, *rest.mentions] == list(whole.mentions)
+    assert (whole.next_page_token, rest.next_page_token) == ("", "")
+    for each in whole.mentions:
+        request = history.GetMessageRequest(
+            conversation_id=each.conversation_id, message_number=each.message.message_number
+        )
+        assert (await bob.history.GetMessage(request, metadata=bob.auth)).message == each.message
+    of_alice = await pair.alice.markers.ListMyMentions(marker.ListMyMentionsRequest(), metadata=pair.alice.auth)
+    assert list(of_alice.mentions) == []
+    call = pair.alice.markers.ListMyMentions(
+        marker.ListMyMentionsRequest(page_token=first.next_page_token), metadata=pair.alice.auth
+    )
+    assert await _reason(call) == "INVALID_FIELD page_token"
+    call = bob.markers.ListMyMentions(marker.ListMyMentionsRequest(page_size=-1), metadata=bob.auth)
+    assert await _reason(call) == "INVALID_FIELD page_size"
 
 
 async def test_marked_unread_until_it_is_read(pair: Pair) -> None:

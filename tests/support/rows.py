@@ -129,9 +129,15 @@ def block_row(
 
 
 def mention_row(
-    topic_id: ConversationId, member_id: UserId, number: int, *, position: int | None = None, epoch: int = 1
+    topic_id: ConversationId,
+    member_id: UserId,
+    number: int,
+    *,
+    position: int | None = None,
+    epoch: int = 1,
+    time_ms: int | None = None,
 ) -> MentionRow:
-    """Returns a mention; its position is its number unless told."""
+    """Returns a mention; its position and its time are its number unless told."""
     return MentionRow(
         conversation_id=topic_id,
         user_id=member_id,
@@ -139,6 +145,7 @@ def mention_row(
         position=number if position is None else position,
         message_number=number,
         sender_id=SENDER,
+        commit_time_ms=number if time_ms is None else time_ms,
     )
 
 

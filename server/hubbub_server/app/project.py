@@ -239,6 +239,7 @@ class _Rows:
                     position=event.position,
                     message_number=message.message_number,
                     sender_id=message.sender_id,
+                    commit_time_ms=event.commit_time_ms,
                 )
             )
 

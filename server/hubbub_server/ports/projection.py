@@ -131,6 +131,12 @@ class MentionRow:
     position: int
     message_number: int
     sender_id: UserId
+    commit_time_ms: int
+
+    @property
+    def target(self) -> TopicId:
+        """Under what mentions are found by time: the user, or the conversation whose members all are meant."""
+        return self.conversation_id if self.user_id == EVERYBODY else self.user_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from hubbub_server.domain.errors import StoreUnavailable
 from hubbub_server.domain.id_window import IdEntry, IdKey, IdLookup
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id, is_user_id
 from hubbub_server.domain.receipts import ReceiptsMode
-from hubbub_server.ports.marker_store import Mention, MentionPage
+from hubbub_server.ports.marker_store import Mention, MentionPage, TimedMention
 from hubbub_server.ports.message_store import StoredMessage
 from hubbub_server.ports.projection import (
     EVERYBODY,
@@ -212,6 +212,25 @@ class FakeStore:
             if after_number < number < before_number
         ]
         return MentionPage(applied_number=applied.last_message_number if applied else 0, mentions=mentions[:limit])
+
+    async def read_mentions_by_time(
+        self, target: UserId | ConversationId, *, before: TimedMention | None, limit: int
+    ) -> Sequence[TimedMention]:
+        self._check_available()
+        if not 1 <= limit <= 1_000:
+            raise ValueError(f"limit {limit} is not in 1 to 1,000")
+        found = [
+            TimedMention(
+                commit_time_ms=row.commit_time_ms,
+                conversation_id=row.conversation_id,
+                message_number=row.message_number,
+                sender_id=row.sender_id,
+            )
+            for rows in self._mentions.values()
+            for row in rows.values()
+            if row.target == target
+        ]
+        return sorted((each for each in found if before is None or each < before), reverse=True)[:limit]
 
     async def read_readers(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
         self._check_available()

@@ -50,6 +50,10 @@ _ENTRY: Final = Insert.into("user_topics", "user_id", "conversation_id", "epoch"
 _MENTION: Final = Insert.into(
     "mentions", "conversation_id", "user_id", "bucket", "message_number", "epoch", "position", "sender_id"
 )
+_TIMED_MENTION: Final = Insert.into(
+    "mentions_by_time",
+    *("target", "commit_time_ms", "conversation_id", "message_number", "epoch", "position", "sender_id"),
+)
 _READER: Final = Insert.into("readers", "conversation_id", "user_id", "epoch", "position", "message_number")
 _DELIVERY: Final = Insert.into("deliveries", "conversation_id", "user_id", "epoch", "position", "message_number")
 _SHARD: Final = Insert.into("applied_shards", "shard", "epoch", "sequence")
@@ -86,7 +90,7 @@ _USER_FLOOR: Final = _Floor("user_topics", "user_id")
 SELECTS: Final = (READ_SHARD,)
 INSERTS: Final = (
     *(_EVENT, _MESSAGE, _MESSAGE_ID, _SETTINGS, _RECEIPTS_LIMIT, _MEMBER, _MEMBERSHIP, _SHARD),
-    *(_MARK, _BLOCK, _ENTRY, _MENTION, _READER, _DELIVERY),
+    *(_MARK, _BLOCK, _ENTRY, _MENTION, _TIMED_MENTION, _READER, _DELIVERY),
     *(_CONVERSATION_FLOOR.place, _CONVERSATION_FLOOR.id_floor, _CONVERSATION_FLOOR.unknown_event),
     *(_USER_FLOOR.place, _USER_FLOOR.id_floor, _USER_FLOOR.unknown_event),
 )
@@ -146,6 +150,12 @@ def _rows(batch: ProjectionBatch) -> _Grouped:
             _MENTION.at(
                 *(mention.epoch, mention.position, mention.conversation_id, mention.user_id, bucket, number),
                 *(mention.epoch, mention.position, mention.sender_id),
+            )
+        )
+        grouped.setdefault(("mentions_by_time", mention.target, 0), []).append(
+            _TIMED_MENTION.at(
+                *(mention.epoch, mention.position, mention.target, mention.commit_time_ms, mention.conversation_id),
+                *(number, mention.epoch, mention.position, mention.sender_id),
             )
         )
     for table, insert, rows in (("readers", _READER, batch.readers), ("deliveries", _DELIVERY, batch.deliveries)):

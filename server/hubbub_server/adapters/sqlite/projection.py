@@ -78,6 +78,12 @@ _PUT_MENTION: Final = """
     ON CONFLICT DO UPDATE SET epoch = excluded.epoch, position = excluded.position, sender_id = excluded.sender_id
     WHERE (excluded.epoch, excluded.position) > (mentions.epoch, mentions.position)"""
 
+_PUT_TIMED_MENTION: Final = """
+    INSERT INTO mentions_by_time (target, commit_time_ms, conversation_id, message_number, epoch, position, sender_id)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET epoch = excluded.epoch, position = excluded.position, sender_id = excluded.sender_id
+    WHERE (excluded.epoch, excluded.position) > (mentions_by_time.epoch, mentions_by_time.position)"""
+
 _PUT_ENTRY: Final = """
     INSERT INTO user_entries (user_id, entry, epoch, position, framed) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET epoch = excluded.epoch, position = excluded.position, framed = excluded.framed
@@ -128,6 +134,9 @@ _BLOCK_CELLS: Final = attrgetter(
     *("conversation_id", "user_id", "epoch", "position", "blocked", "source_epoch", "source_position")
 )
 _MENTION_CELLS: Final = attrgetter(*("conversation_id", "user_id", "message_number", "epoch", "position", "sender_id"))
+_TIMED_MENTION_CELLS: Final = attrgetter(
+    *("target", "commit_time_ms", "conversation_id", "message_number", "epoch", "position", "sender_id")
+)
 _ENTRY_CELLS: Final = attrgetter("user_id", "entry", "epoch", "position", "framed")
 _READER_CELLS: Final = attrgetter("conversation_id", "user_id", "epoch", "position", "message_number")
 _APPLIED_CELLS: Final = attrgetter(
@@ -218,6 +227,7 @@ def _apply(connection: sqlite3.Connection, batch: ProjectionBatch) -> None:
     connection.executemany(_MERGE_MARK, map(_MARK_CELLS, batch.marks))
     connection.executemany(_PUT_BLOCK, map(_BLOCK_CELLS, batch.blocks))
     connection.executemany(_PUT_MENTION, map(_MENTION_CELLS, batch.mentions))
+    connection.executemany(_PUT_TIMED_MENTION, map(_TIMED_MENTION_CELLS, batch.mentions))
     connection.executemany(_PUT_ENTRY, map(_ENTRY_CELLS, batch.entries))
     connection.executemany(_PUT_READER, map(_READER_CELLS, batch.readers))
     connection.executemany(_PUT_DELIVERY, map(_READER_CELLS, batch.deliveries))

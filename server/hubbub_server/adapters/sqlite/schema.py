@@ -110,6 +110,17 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             sender_id TEXT NOT NULL,
             PRIMARY KEY (conversation_id, user_id, message_number)
         ) STRICT, WITHOUT ROWID""",
+        # target is a user, or a conversation whose members all are meant
+        """CREATE TABLE mentions_by_time (
+            target TEXT NOT NULL,
+            commit_time_ms INTEGER NOT NULL,
+            conversation_id TEXT NOT NULL,
+            message_number INTEGER NOT NULL,
+            epoch INTEGER NOT NULL,
+            position INTEGER NOT NULL,
+            sender_id TEXT NOT NULL,
+            PRIMARY KEY (target, commit_time_ms, conversation_id, message_number)
+        ) STRICT, WITHOUT ROWID""",
         """CREATE TABLE conversation_settings (
             conversation_id TEXT NOT NULL PRIMARY KEY,
             epoch INTEGER NOT NULL,

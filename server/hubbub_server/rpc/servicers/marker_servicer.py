@@ -4,6 +4,7 @@ from hubbub.chat.v1 import frame_pb2, marker_service_pb2_grpc
 from hubbub.chat.v1 import marker_service_pb2 as pb
 
 from hubbub_server.app.markers import ConversationCounters, Markers
+from hubbub_server.app.own_mentions import OwnMentions
 from hubbub_server.rpc.call import current_call
 from hubbub_server.wire.commands import read_mark_delivered, read_mark_read
 from hubbub_server.wire.record_codec import MODE_TO_PB
@@ -20,9 +21,10 @@ from hubbub_server.wire.values import (
 class MarkerServicer(marker_service_pb2_grpc.MarkerServiceServicer):
     """Moves the caller's markers and tells what follows from them."""
 
-    def __init__(self, markers: Markers) -> None:
+    def __init__(self, markers: Markers, mentions: OwnMentions) -> None:
         """Takes the use cases."""
         self._markers = markers
+        self._mentions = mentions
 
     async def MarkRead(self, request: frame_pb2.MarkReadRequest, context: object) -> frame_pb2.MarkReadResponse:
         """Marks a conversation as read up to a message."""
@@ -91,6 +93,19 @@ class MarkerServicer(marker_service_pb2_grpc.MarkerServiceServicer):
         )
         return pb.ListMentionsResponse(
             messages=map(stored_message_to_pb, messages), next_before_number=next_before_number
+        )
+
+    async def ListMyMentions(self, request: pb.ListMyMentionsRequest, context: object) -> pb.ListMyMentionsResponse:
+        """Lists messages that mention the caller in all conversations."""
+        mentions, next_page_token = await self._mentions.list(
+            current_call().authenticated.user_id, page_size=request.page_size, page_token=request.page_token
+        )
+        return pb.ListMyMentionsResponse(
+            mentions=[
+                pb.Mention(conversation_id=each.conversation_id, message=stored_message_to_pb(each.message))
+                for each in mentions
+            ],
+            next_page_token=next_page_token,
         )
 
 

@@ -74,6 +74,11 @@ class MarkerServiceStub:
                 request_serializer=hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMentionsRequest.SerializeToString,
                 response_deserializer=hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMentionsResponse.FromString,
                 _registered_method=True)
+        self.ListMyMentions = channel.unary_unary(
+                '/hubbub.chat.v1.MarkerService/ListMyMentions',
+                request_serializer=hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMyMentionsRequest.SerializeToString,
+                response_deserializer=hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMyMentionsResponse.FromString,
+                _registered_method=True)
 
 
 class MarkerServiceServicer:
@@ -142,6 +147,14 @@ class MarkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListMyMentions(self, request, context):
+        """Lists messages that mention the caller in all conversations that they are a member of, newest first, read or not, without the
+        caller's own and those of users whom the caller blocked. Errors: INVALID_FIELD (page_size, page_token).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MarkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -179,6 +192,11 @@ def add_MarkerServiceServicer_to_server(servicer, server):
                     servicer.ListMentions,
                     request_deserializer=hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMentionsRequest.FromString,
                     response_serializer=hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMentionsResponse.SerializeToString,
+            ),
+            'ListMyMentions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMyMentions,
+                    request_deserializer=hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMyMentionsRequest.FromString,
+                    response_serializer=hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMyMentionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -374,6 +392,33 @@ class MarkerService:
             '/hubbub.chat.v1.MarkerService/ListMentions',
             hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMentionsRequest.SerializeToString,
             hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMentionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMyMentions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hubbub.chat.v1.MarkerService/ListMyMentions',
+            hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMyMentionsRequest.SerializeToString,
+            hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMyMentionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

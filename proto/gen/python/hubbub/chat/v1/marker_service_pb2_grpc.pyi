@@ -51,6 +51,10 @@ class MarkerServiceStub:
     """Lists messages that mention the caller in one conversation, newest first, read or not, without those of users whom the caller
     blocked. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
     """
+    ListMyMentions: _aio.UnaryUnaryMultiCallable[_marker_service_pb2.ListMyMentionsRequest, _marker_service_pb2.ListMyMentionsResponse]
+    """Lists messages that mention the caller in all conversations that they are a member of, newest first, read or not, without the
+    caller's own and those of users whom the caller blocked. Errors: INVALID_FIELD (page_size, page_token).
+    """
 
 class MarkerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Moves the caller's markers and tells what follows from them. Every call needs an access token. A conversation that the caller is
@@ -129,6 +133,16 @@ class MarkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_marker_service_pb2.ListMentionsResponse]:
         """Lists messages that mention the caller in one conversation, newest first, read or not, without those of users whom the caller
         blocked. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListMyMentions(
+        self,
+        request: _marker_service_pb2.ListMyMentionsRequest,
+        context: _aio.ServicerContext[_marker_service_pb2.ListMyMentionsRequest, _abc.Awaitable[_marker_service_pb2.ListMyMentionsResponse]],
+    ) -> _abc.Awaitable[_marker_service_pb2.ListMyMentionsResponse]:
+        """Lists messages that mention the caller in all conversations that they are a member of, newest first, read or not, without the
+        caller's own and those of users whom the caller blocked. Errors: INVALID_FIELD (page_size, page_token).
         """
 
 def add_MarkerServiceServicer_to_server(servicer: MarkerServiceServicer, server: _aio.Server) -> None: ...
