@@ -217,7 +217,7 @@ def removed(topic_id: str, position: int) -> frame_pb2.ServerFrame:
 
 
 def test_a_head_past_the_removal_tells_of_another_join_also_when_it_was_heard_before_the_request() -> None:
-    """The own topic has told that join to the process before this one, which had not come so far in the conversation."""
+    """The own topic told that join to the process before this one, which had not come so far in the conversation."""
     engine = new_engine()
     engine.receive_live(heartbeat(head("c1", 3)))
     assert engine.next_request() == [Cursor("c1", 1, 0)]

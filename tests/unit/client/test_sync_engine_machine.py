@@ -65,7 +65,7 @@ class Application:
         self.last[cursor.topic_id] = cursor
 
     def _end(self, topic_id: str) -> None:
-        """The end of what was followed, or of a membership of which nothing can be had: its log was lost, it is over."""
+        """The end of what was followed, or of a membership of which nothing can be had: over, and its log was lost."""
         if topic_id in self.last:
             self.ended[topic_id] = self.last.pop(topic_id)
             return
