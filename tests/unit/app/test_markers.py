@@ -454,7 +454,7 @@ async def test_small_conversation_tells_who_has_read_what() -> None:
 
 @pytest.mark.asyncio
 async def test_large_conversation_tells_how_many_and_no_list() -> None:
-    """C34: the query answers by the mode; the own read state works all the same."""
+    """C34: the query answers by the mode; the own read state works all the same. C89: nobody hears of each reader."""
     cluster = AppCluster()
     async with cluster.node() as node:
         await group_with(node, BOB, *(somebody(number) for number in range(100)), messages=2)
