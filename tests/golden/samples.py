@@ -210,6 +210,7 @@ SIGNALS: Final[Mapping[str, Signal]] = {
     "typing_over": Signal(conversation_id=GROUP, user_id=ALICE, kind=Typing(making=3, active=False)),
     "read_marker": Signal(conversation_id=GROUP, user_id=BOB, kind=signals.ReadMarker(message_number=3)),
     "delivered_marker": Signal(conversation_id=GROUP, user_id=BOB, kind=DeliveredMarker(message_number=2)),
+    "read_floor": Signal(conversation_id=GROUP, user_id=None, kind=signals.ReadFloor(message_number=2)),
 }
 
 FRAMES: Final[Mapping[str, Outgoing]] = {

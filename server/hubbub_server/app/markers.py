@@ -17,6 +17,7 @@ from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.frames import ReadUpTo, ReceivedUpTo
 from hubbub_server.app.marker_windows import WINDOW_S, MarkerWindows
 from hubbub_server.app.page_tokens import size_of_page
+from hubbub_server.app.read_floors import ReadFloors
 from hubbub_server.app.read_states import ReadState, ReadStates
 from hubbub_server.app.side_by_side import side_by_side
 from hubbub_server.app.topic_hub import TopicHub
@@ -54,6 +55,9 @@ class MarkerNews(Protocol):
     def tell_delivered(self, conversation_id: ConversationId, user_id: UserId, message_number: int) -> None:
         """A user's devices have received up to a message."""
 
+    def tell_floor(self, conversation_id: ConversationId, message_number: int) -> None:
+        """All members have read up to a message."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberMarker:
@@ -71,6 +75,7 @@ class Readers:
     user_ids: Sequence[UserId]
     count: int
     mode: ReceiptsMode
+    floor_number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +123,12 @@ class Markers:
         times = {"window_s": window_s, "command_timeout_s": command_timeout_s}
         self._reads = MarkerWindows[MarkRead, Marked](self._commit, commits_first=True, **times)
         self._deliveries = MarkerWindows[MarkDelivered, Delivered](self._deliver, commits_first=False, **times)
+        self._floors = ReadFloors(hub=hub, reader=reader, tell=news.tell_floor)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         """Takes marks from now on."""
+        await self._stack.enter_async_context(self._floors)
         await self._stack.enter_async_context(self._reads)
         await self._stack.enter_async_context(self._deliveries)
         return self
@@ -213,9 +220,11 @@ class Markers:
         if topic is None or own is None:
             return
         is_shown = isinstance(own.state, UserTopicState) and own.state.preferences.sends_read_receipts
-        state = topic.state
-        if is_shown and isinstance(state, ConversationState) and state.receipts_mode is ReceiptsMode.FULL:
+        mode = topic.state.receipts_mode if isinstance(topic.state, ConversationState) else ReceiptsMode.OFF
+        if is_shown and mode is ReceiptsMode.FULL:
             self._news.tell_read(conversation_id, user_id, marker.message_number)
+        elif is_shown and mode is ReceiptsMode.COUNT_ONLY:
+            self._floors.moved(conversation_id, user_id, marker.message_number)
 
     async def _marker_at(self, caller_id: UserId, read: ReadUpTo) -> ReadMarker:
         """Returns the marker at a message that the caller may see."""
@@ -306,7 +315,7 @@ class Markers:
             if member.user_id not in silent and numbers.get(member.user_id, 0) >= message_number
         ]
         named = readers[:READERS_MAX] if mode is ReceiptsMode.FULL else ()
-        return Readers(user_ids=named, count=len(readers), mode=mode)
+        return Readers(user_ids=named, count=len(readers), mode=mode, floor_number=state.read_floor(numbers))
 
     # ---- counters and mentions
 

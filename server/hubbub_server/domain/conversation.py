@@ -118,6 +118,12 @@ class ConversationState:
         """What members learn of each other's reading."""
         return receipts_mode(len(self.members), self.receipts_limit)
 
+    def read_floor(self, readers: Mapping[UserId, int]) -> int:
+        """Returns up to which message every member has read, `readers` being what they show of it; 0: nothing."""
+        marks = ((user_id, self.marks.get(user_id)) for user_id in self.members)
+        numbers = (max(mark.message_number if mark else 0, readers.get(user_id, 0)) for user_id, mark in marks)
+        return min(min(numbers, default=0), self.last_message_number)
+
     @property
     def has_block(self) -> bool:
         """Tells whether one side of a direct conversation refuses what the other sends."""

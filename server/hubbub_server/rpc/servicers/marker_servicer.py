@@ -70,7 +70,10 @@ class MarkerServicer(marker_service_pb2_grpc.MarkerServiceServicer):
             current_call().authenticated.user_id, _conversation_id(request.conversation_id), request.message_number
         )
         return pb.ListReadersResponse(
-            user_ids=readers.user_ids, reader_count=readers.count, receipts_mode=MODE_TO_PB[readers.mode]
+            user_ids=readers.user_ids,
+            reader_count=readers.count,
+            receipts_mode=MODE_TO_PB[readers.mode],
+            read_floor_number=readers.floor_number,
         )
 
     async def GetCounters(self, request: pb.GetCountersRequest, context: object) -> pb.GetCountersResponse:

@@ -215,10 +215,11 @@ class Signal(_message.Message):
     TYPING_FIELD_NUMBER: _builtins.int
     READ_MARKER_FIELD_NUMBER: _builtins.int
     DELIVERED_MARKER_FIELD_NUMBER: _builtins.int
+    READ_FLOOR_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """The conversation."""
     user_id: _builtins.str
-    """The member that it is about."""
+    """The member that it is about; empty for read_floor, which is about all and sent to all."""
     @_builtins.property
     def typing(self) -> Global___Typing:
         """The user writes, or stopped."""
@@ -231,6 +232,10 @@ class Signal(_message.Message):
     def delivered_marker(self) -> Global___DeliveredMarker:
         """The user's devices have received."""
 
+    @_builtins.property
+    def read_floor(self) -> Global___ReadFloor:
+        """All members have read."""
+
     def __init__(
         self,
         *,
@@ -239,12 +244,13 @@ class Signal(_message.Message):
         typing: Global___Typing | None = ...,
         read_marker: Global___ReadMarker | None = ...,
         delivered_marker: Global___DeliveredMarker | None = ...,
+        read_floor: Global___ReadFloor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delivered_marker", b"delivered_marker", "kind", b"kind", "read_marker", b"read_marker", "typing", b"typing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delivered_marker", b"delivered_marker", "kind", b"kind", "read_floor", b"read_floor", "read_marker", b"read_marker", "typing", b"typing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "delivered_marker", b"delivered_marker", "kind", b"kind", "read_marker", b"read_marker", "typing", b"typing", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "delivered_marker", b"delivered_marker", "kind", b"kind", "read_floor", b"read_floor", "read_marker", b"read_marker", "typing", b"typing", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["typing", "read_marker", "delivered_marker"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["typing", "read_marker", "delivered_marker", "read_floor"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -331,6 +337,30 @@ class DeliveredMarker(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeliveredMarker: _TypeAlias = DeliveredMarker  # noqa: Y015
+
+@_typing.final
+class ReadFloor(_message.Message):
+    """How far all members have read, told where receipts_mode is COUNT_ONLY when it has moved, some seconds late. Keep the largest number.
+    See ListReadersResponse.read_floor_number.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_NUMBER_FIELD_NUMBER: _builtins.int
+    message_number: _builtins.int
+    """Everything up to this message is read by every member."""
+    def __init__(
+        self,
+        *,
+        message_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_number", b"message_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadFloor: _TypeAlias = ReadFloor  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):

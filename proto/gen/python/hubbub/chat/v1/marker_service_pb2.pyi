@@ -188,10 +188,15 @@ class ListReadersResponse(_message.Message):
     USER_IDS_FIELD_NUMBER: _builtins.int
     READER_COUNT_FIELD_NUMBER: _builtins.int
     RECEIPTS_MODE_FIELD_NUMBER: _builtins.int
+    READ_FLOOR_NUMBER_FIELD_NUMBER: _builtins.int
     reader_count: _builtins.int
     """How many have."""
     receipts_mode: _read_state_pb2.ReceiptsMode.ValueType
     """As of this number of members."""
+    read_floor_number: _builtins.int
+    """Everything up to this message is read by every member, as far as they show it: who hides their reading holds it where they last
+    sent, showed it, or joined. 0: nothing is.
+    """
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """In the order of ListMembers, at most 100; empty when receipts_mode is COUNT_ONLY."""
@@ -202,10 +207,11 @@ class ListReadersResponse(_message.Message):
         user_ids: _abc.Iterable[_builtins.str] | None = ...,
         reader_count: _builtins.int = ...,
         receipts_mode: _read_state_pb2.ReceiptsMode.ValueType = ...,
+        read_floor_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reader_count", b"reader_count", "receipts_mode", b"receipts_mode", "user_ids", b"user_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["read_floor_number", b"read_floor_number", "reader_count", b"reader_count", "receipts_mode", b"receipts_mode", "user_ids", b"user_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
