@@ -40,8 +40,8 @@ def error_info(reason: str) -> dict[str, Any]:
 
 @pytest.fixture
 def kim(instance: Instance) -> Iterator[Person]:
-    """Somebody who has no conversation yet."""
-    with Person(instance.url, "kim") as person:
+    """Somebody who has no conversation yet: another one for each test."""
+    with Person(instance.url, f"kim-{uuid.uuid4().hex[:8]}") as person:
         yield person
 
 
