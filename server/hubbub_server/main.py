@@ -18,6 +18,7 @@ from hubbub_server.app.conversation_signals import ConversationSignals
 from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.effects import BlockEffects, MembershipEffects
 from hubbub_server.app.markers import Markers
+from hubbub_server.app.own_mentions import OwnMentions
 from hubbub_server.app.read_history import ReadHistory
 from hubbub_server.app.read_states import ReadStates
 from hubbub_server.app.resume import ResumeTokens
@@ -94,7 +95,7 @@ async def _node(settings: Settings, life: Life) -> None:
             read_states=read_states,
             effects=memberships,
             clock=clock,
-            tell_read=signals.tell_read,
+            news=signals,
         )
         redis = await open_redis(stack, settings)
         presence = await open_presence(stack, core, hub, bus, redis)
@@ -124,6 +125,9 @@ async def _node(settings: Settings, life: Life) -> None:
             history=ReadHistory(hub=hub, reader=reader, directory=core.directory),
             sync=Sync(hub=hub, reader=reader),
             markers=markers,
+            mentions=OwnMentions(
+                hub=hub, reader=reader, read_states=read_states, directory=core.directory, id_key=id_key
+            ),
             settings=UserSettings(
                 hub=hub,
                 read_states=read_states,

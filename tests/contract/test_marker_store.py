@@ -2,8 +2,8 @@
 
 import pytest
 
-from hubbub_server.ports.marker_store import Mention
-from hubbub_server.ports.projection import EVERYBODY, ProjectionBatch
+from hubbub_server.ports.marker_store import Mention, TimedMention
+from hubbub_server.ports.projection import EVERYBODY, MentionRow, ProjectionBatch
 from tests.support.rows import (
     SENDER,
     applied_row,
@@ -98,3 +98,52 @@ async def test_readers_are_where_their_newest_event_put_them(store: OpenStore) -
 
     assert await store.markers.read_readers(ROOM) == {ALICE: 7, BOB: 2}
     assert await store.markers.read_readers(OTHER) == {}
+
+
+async def test_deliveries_are_kept_beside_readers(store: OpenStore) -> None:
+    """As readers: one row a member, whatever order the events come in; neither moves the other."""
+    for position, number in ((3, 7), (2, 5), (3, 7)):
+        row = reader_row(ROOM, ALICE, position, number)
+        await store.projection.apply(ProjectionBatch(deliveries=[row], shard=shard_row()))
+    await store.projection.apply(ProjectionBatch(readers=[reader_row(ROOM, ALICE, 4, 2)], shard=shard_row()))
+
+    assert await store.markers.read_deliveries(ROOM) == {ALICE: 7}
+    assert await store.markers.read_readers(ROOM) == {ALICE: 2}
+    assert await store.markers.read_deliveries(OTHER) == {}
+
+
+def timed(*rows: MentionRow) -> list[TimedMention]:
+    return [
+        TimedMention(
+            commit_time_ms=row.commit_time_ms,
+            conversation_id=row.conversation_id,
+            message_number=row.message_number,
+            sender_id=row.sender_id,
+        )
+        for row in rows
+    ]
+
+
+async def test_mentions_of_a_user_come_by_time_over_all_conversations(store: OpenStore) -> None:
+    """Of one time by conversation and number; those of everybody are found under their conversation."""
+    ordered = [
+        mention_row(OTHER, ALICE, 9, time_ms=50),
+        mention_row(ROOM, ALICE, 3, time_ms=40),
+        mention_row(ROOM, ALICE, 2, time_ms=40),
+        mention_row(OTHER, ALICE, 8, time_ms=40),
+        mention_row(ROOM, ALICE, 1, time_ms=30),
+    ]
+    others = [mention_row(ROOM, BOB, 7, time_ms=45), mention_row(ROOM, EVERYBODY, 5, time_ms=44)]
+    for rows in (ordered[::-1] + others, ordered):
+        await store.projection.apply(ProjectionBatch(mentions=rows, shard=shard_row()))
+    expected = timed(*ordered)
+
+    assert await store.markers.read_mentions_by_time(ALICE, before=None, limit=1_000) == expected
+    for start in range(5):
+        page = await store.markers.read_mentions_by_time(ALICE, before=expected[start], limit=2)
+        assert page == expected[start + 1 : start + 3]
+    assert await store.markers.read_mentions_by_time(ROOM, before=None, limit=9) == timed(others[1])
+    assert await store.markers.read_mentions_by_time(OTHER, before=None, limit=9) == []
+    for limit in (0, 1_001):
+        with pytest.raises(ValueError, match="limit"):
+            await store.markers.read_mentions_by_time(ALICE, before=None, limit=limit)

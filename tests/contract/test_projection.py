@@ -17,6 +17,7 @@ from hubbub_server.app.stored_topic import stored_conversation, stored_user_topi
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.events import MemberRole
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.ports.message_store import StoredMessage
 from hubbub_server.ports.projection import (
@@ -43,6 +44,7 @@ from tests.support.rows import (
     message_row,
     messages_batch,
     reader_row,
+    settings_row,
     shard_row,
     user_id,
 )
@@ -78,6 +80,7 @@ def merge(batches: Sequence[ProjectionBatch]) -> ProjectionBatch:
         events=[row for batch in batches for row in batch.events],
         messages=[row for batch in batches for row in batch.messages],
         conversations=[row for batch in batches for row in batch.conversations],
+        settings=[row for batch in batches for row in batch.settings],
         members=[row for batch in batches for row in batch.members],
         memberships=[row for batch in batches for row in batch.memberships],
         marks=[row for batch in batches for row in batch.marks],
@@ -85,6 +88,7 @@ def merge(batches: Sequence[ProjectionBatch]) -> ProjectionBatch:
         mentions=[row for batch in batches for row in batch.mentions],
         entries=newest([row for batch in batches for row in batch.entries], lambda row: row.entry),
         readers=newest([row for batch in batches for row in batch.readers], lambda row: row.user_id),
+        deliveries=newest([row for batch in batches for row in batch.deliveries], lambda row: row.user_id),
         applied=list(applied.values()),
         shard=batches[-1].shard,
     )
@@ -98,7 +102,7 @@ def histories(draw: st.DrawFn) -> tuple[TopicId, TopicId, list[ProjectionBatch]]
     epoch, room_position, alice_position, number = 1, 0, 0, 0
     batches = []
     kinds = st.sampled_from(
-        ["message", "change", "settings", "member", "membership", "unknown", "epoch", "block", "entry"]
+        ["message", "change", "settings", "member", "membership", "unknown", "epoch", "block", "entry", "limit"]
     )
     for sequence, kind in enumerate(draw(st.lists(kinds, min_size=1, max_size=14)), start=1):
         epoch += kind == "epoch"
@@ -115,6 +119,7 @@ def histories(draw: st.DrawFn) -> tuple[TopicId, TopicId, list[ProjectionBatch]]
             entry = draw(st.sampled_from(["preferences", "marker c1"]))
             rows["entries"] = [entry_row(alice, entry, alice_position, epoch=epoch)]
             rows["readers"] = [reader_row(room, alice, alice_position, alice_position, epoch=epoch)]
+            rows["deliveries"] = [reader_row(room, alice, alice_position, alice_position + 1, epoch=epoch)]
             applied = applied_row(alice, alice_position, epoch=epoch, last_message_number=0)
         else:
             room_position += 1
@@ -133,6 +138,9 @@ def histories(draw: st.DrawFn) -> tuple[TopicId, TopicId, list[ProjectionBatch]]
             elif kind == "settings":
                 title = f"title at {room_position}"
                 rows["conversations"] = [conversation_row(room, room_position, epoch=epoch, title=title)]
+            elif kind == "limit":
+                limit = draw(st.sampled_from(ReceiptsMode))
+                rows["settings"] = [settings_row(room, room_position, limit, epoch=epoch)]
             elif kind == "member":
                 role = draw(st.sampled_from([None, *MemberRole]))
                 person = draw(st.sampled_from(PEOPLE))
@@ -220,9 +228,16 @@ async def check_holds(store: OpenStore, batches: list[ProjectionBatch], room: Co
     blocks = newest(whole.blocks, lambda row: row.user_id)
     if room in applied:
         conversation = conversations[0] if conversations else None
+        limits = newest(whole.settings, lambda row: row.conversation_id)
+        limit = limits[0].receipts_limit if limits else ReceiptsMode.FULL
         assert await store.directory.load(room) == stored_conversation(
-            room, applied[room], conversation, members, merged(whole.marks), blocks
+            room, applied[room], conversation, members, merged(whole.marks), blocks, limit
         )
+    for rows, found in (
+        (whole.readers, await store.markers.read_readers(room)),
+        (whole.deliveries, await store.markers.read_deliveries(room)),
+    ):
+        assert found == {row.user_id: row.message_number for row in newest(rows, lambda row: row.user_id)}
     if alice in applied:
         assert await store.directory.load(alice) == stored_user_topic(
             alice, applied[alice], memberships, newest(whole.entries, lambda row: row.entry)

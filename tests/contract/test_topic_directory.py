@@ -9,6 +9,7 @@ from hubbub_server.domain.events import ConversationKind, Member, MemberRole, So
 from hubbub_server.domain.id_window import IdWindow
 from hubbub_server.domain.ids import TopicId
 from hubbub_server.domain.member_marks import MemberMark, MemberMarks
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.domain.user_topic import Membership, UserTopicState
 from hubbub_server.ports.projection import EVERYBODY, ProjectionBatch, ShardRow
 from hubbub_server.ports.topic_directory import StoredTopic
@@ -23,6 +24,7 @@ from tests.support.rows import (
     mark_row,
     member_row,
     membership_row,
+    settings_row,
     shard_row,
     user_id,
 )
@@ -47,6 +49,7 @@ async def test_conversation_comes_back_with_members_and_former_members(store: Op
     await store.projection.apply(
         ProjectionBatch(
             conversations=[conversation_row(ROOM, title="")],
+            settings=[settings_row(ROOM, 6, ReceiptsMode.OFF), settings_row(ROOM, 5, ReceiptsMode.FULL)],
             members=[member_row(ROOM, ALICE, 2, MemberRole.OWNER), member_row(ROOM, BOB, 8, None)],
             marks=[mark_row(ROOM, ALICE, 3, counted=2, mention=4), mark_row(ROOM, EVERYBODY, mention=1)],
             blocks=[block_row(ROOM, BOB, 7)],
@@ -72,6 +75,7 @@ async def test_conversation_comes_back_with_members_and_former_members(store: Op
             last_broadcast_number=1,
             marks=MemberMarks({ALICE: MemberMark(message_number=3, counted_number=2, mention_number=4)}),
             blocks={BOB: Block(blocked=True, source=SourcePlace(1, 70))},
+            receipts_limit=ReceiptsMode.OFF,
             window=IdWindow(floor_ms=77, evicted_position=9),
         ),
         applied=applied,

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.e2e.instance import Instance, Person
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -40,8 +41,8 @@ def error_info(reason: str) -> dict[str, Any]:
 
 @pytest.fixture
 def kim(instance: Instance) -> Iterator[Person]:
-    """Somebody who has no conversation yet."""
-    with Person(instance.url, "kim") as person:
+    """Somebody who has no conversation yet: another one for each test."""
+    with Person(instance.url, f"kim-{uuid.uuid4().hex[:8]}") as person:
         yield person
 
 
@@ -213,3 +214,38 @@ def test_what_is_unread_and_what_is_wanted(carol: Person, kim: Person) -> None:
     assert refused.json()["details"] == [error_info("NOT_PERMITTED")]
     assert kim.call("DELETE", blocked).status_code == 200
     assert carol.send(conversation_id, str(uuid.uuid4()), "hello").status_code == 200
+
+
+def test_who_received_and_read_and_was_mentioned_in_a_group(carol: Person, kim: Person, dave: Person) -> None:
+    """Through the transcoder, a real log and a real store; the worker is a moment behind, mentions are not."""
+    spec = {"requestId": str(uuid.uuid4()), "group": {"title": "tea", "userIds": [kim.user_id]}}
+    made = carol.call("POST", "/v1/conversations", spec).json()["view"]["conversation"]
+    assert (made["receiptsMode"], made["settings"]) == (
+        "RECEIPTS_MODE_FULL",
+        {"receiptsLimit": "RECEIPTS_MODE_FULL"},
+    )
+    place = f"/v1/conversations/{made['conversationId']}"
+    entities = [{"length": 4, "userMention": {"userId": kim.user_id}}]
+    body = {"clientMessageId": str(uuid.uuid4()), "content": {"text": {"text": "@kim hello", "entities": entities}}}
+    assert carol.call("POST", f"{place}/messages", body).status_code == 200
+    mentions = kim.call("GET", "/v1/me/mentions", params={"pageSize": 5}).json()["mentions"]
+    assert [(each["conversationId"], each["message"]["messageNumber"]) for each in mentions] == [
+        (made["conversationId"], "1")
+    ]
+
+    delivered = kim.call("POST", f"{place}:markDelivered", {"messageNumber": "1"})
+    assert delivered.json()["messageNumber"] == "1", delivered.text
+    expected = [{"userId": kim.user_id, "deliveredNumber": "1"}]
+    wait_until(lambda: carol.call("GET", f"{place}/markers").json().get("markers") == expected)
+
+    limit = {"settings": {"receiptsLimit": "RECEIPTS_MODE_COUNT_ONLY"}, "updateMask": "receiptsLimit"}
+    assert kim.call("PATCH", place, limit).status_code == 403
+    assert carol.call("PATCH", place, limit).json()["settings"] == limit["settings"]
+    refused = carol.call("GET", f"{place}/markers")
+    assert refused.json()["details"] == [error_info("CONVERSATION_STATE")]
+
+    assert dave.call("PUT", f"/v1/me/blocked-users/{carol.user_id}").status_code == 200
+    refused = carol.call("POST", f"{place}/members", {"userIds": [dave.user_id]})
+    assert refused.status_code == 403
+    assert refused.json()["details"] == [error_info("NOT_PERMITTED") | {"metadata": {"user_ids": dave.user_id}}]
+    assert dave.call("DELETE", f"/v1/me/blocked-users/{carol.user_id}").status_code == 200

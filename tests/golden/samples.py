@@ -8,8 +8,8 @@ from google.protobuf.json_format import MessageToDict
 
 from hubbub_server.app import frames
 from hubbub_server.app.frames import Outgoing
-from hubbub_server.domain import errors, signals
-from hubbub_server.domain.commands import Marked, Sent
+from hubbub_server.domain import errors, events, signals
+from hubbub_server.domain.commands import Delivered, Marked, Sent
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.events import (
     BlockChanged,
@@ -19,6 +19,8 @@ from hubbub_server.domain.events import (
     ConversationLeft,
     ConversationMarkedUnread,
     ConversationPreferencesChanged,
+    ConversationSettingsChanged,
+    DeliveredMarkerMoved,
     DraftChanged,
     Event,
     EventKind,
@@ -54,6 +56,7 @@ from hubbub_server.domain.preferences import (
     Status,
     StatusState,
 )
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.domain.signals import DeliveredMarker, Signal, Typing
 from hubbub_server.ports.message_store import StoredMessage
 from hubbub_server.ports.topic_log import AppendUnknown, LogFull
@@ -192,6 +195,10 @@ RECORDS: Final[Mapping[str, tuple[Event, ...]]] = {
         _own(12, PreferencesChanged(preferences=_PREFERENCES)),
         _own(13, PreferencesChanged(preferences=Preferences())),
     ),
+    "conversation_settings_changed": (_event(10, ConversationSettingsChanged(receipts_limit=ReceiptsMode.COUNT_ONLY)),),
+    "delivered_marker_moved": (
+        _own(14, DeliveredMarkerMoved(conversation_id=GROUP, marker=events.DeliveredMarker(epoch=3, message_number=4))),
+    ),
 }
 
 _CURSOR: Final = Cursor(topic_id=GROUP, epoch=3, position=7)
@@ -203,6 +210,7 @@ SIGNALS: Final[Mapping[str, Signal]] = {
     "typing_over": Signal(conversation_id=GROUP, user_id=ALICE, kind=Typing(making=3, active=False)),
     "read_marker": Signal(conversation_id=GROUP, user_id=BOB, kind=signals.ReadMarker(message_number=3)),
     "delivered_marker": Signal(conversation_id=GROUP, user_id=BOB, kind=DeliveredMarker(message_number=2)),
+    "read_floor": Signal(conversation_id=GROUP, user_id=None, kind=signals.ReadFloor(message_number=2)),
 }
 
 FRAMES: Final[Mapping[str, Outgoing]] = {
@@ -219,6 +227,7 @@ FRAMES: Final[Mapping[str, Outgoing]] = {
     "heartbeat": frames.Heartbeat(heads=(_HEAD,), resume_token="token", live=True),
     "reply_sent": frames.Reply(request_id="1", answer=_SENT),
     "reply_marked": frames.Reply(request_id="4", answer=Marked(marker=_MARKER, unread_mark_position=5, cursor=_CURSOR)),
+    "reply_delivered": frames.Reply(request_id="5", answer=Delivered(message_number=4, is_news=True, cursor=_CURSOR)),
     "reply_reauthenticated": frames.Reply(request_id="2", answer=frames.Reauthenticated(token_expire_time_ms=_TIME_MS)),
     "reply_typing_set": frames.Reply(request_id="4", answer=frames.TypingSet()),
     **{f"signal_{name}": frames.Signals(body=_SIGNAL_CODEC.encode(signal)) for name, signal in SIGNALS.items()},
@@ -254,6 +263,7 @@ ERRORS: Final[Mapping[str, BaseException]] = {
     "BadCredentials": errors.BadCredentials(),
     "CredentialsExpired": errors.CredentialsExpired("the access token ended"),
     "NotPermitted": errors.NotPermitted("only owners and admins add members"),
+    "InvitationRefused": errors.InvitationRefused([ALICE, BOB]),
     "NotFound": errors.NotFound("told to nobody"),
     "ConversationNotFound": errors.ConversationNotFound(),
     "MessageNotFound": errors.MessageNotFound(),

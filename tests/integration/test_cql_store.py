@@ -23,6 +23,7 @@ from hubbub_server.adapters.cql.timestamps import timestamp_of
 from hubbub_server.adapters.cql.topic_directory import CqlTopicDirectory
 from hubbub_server.domain.errors import StoreUnavailable
 from hubbub_server.domain.events import MemberRole
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.ports.projection import ProjectionBatch
 from tests.contract.test_projection import check_holds, deliveries, histories
 from tests.support.cassandra import KEYSPACE, CassandraServer
@@ -42,6 +43,7 @@ from tests.support.rows import (
     message_row,
     messages_batch,
     reader_row,
+    settings_row,
     shard_row,
     user_id,
 )
@@ -116,6 +118,7 @@ async def test_every_cell_on_the_server_carries_the_place_of_its_event(
             events=[event_row(ROOM, 2, epoch=3)],
             messages=[message_row(ROOM, 7, position=4, epoch=3)],
             conversations=[conversation_row(ROOM, 5, epoch=3)],
+            settings=[settings_row(ROOM, 14, ReceiptsMode.OFF, epoch=3)],
             members=[member_row(ROOM, ALICE, 6, None, epoch=3)],
             memberships=[membership_row(ALICE, ROOM, 8, joined=True, epoch=3)],
             marks=[mark_row(ROOM, ALICE, 7, mention=8)],
@@ -123,6 +126,7 @@ async def test_every_cell_on_the_server_carries_the_place_of_its_event(
             mentions=[mention_row(ROOM, ALICE, 7, position=4, epoch=3)],
             entries=[entry_row(ALICE, "preferences", 8, epoch=3)],
             readers=[reader_row(ROOM, ALICE, 13, 7, epoch=3)],
+            deliveries=[reader_row(ROOM, ALICE, 15, 7, epoch=3)],
             applied=[
                 applied_row(ROOM, 9, epoch=3, id_floor_ms=70, has_unknown_event=True),
                 applied_row(ALICE, 10, epoch=3, id_floor_ms=71, has_unknown_event=True),
@@ -135,10 +139,12 @@ async def test_every_cell_on_the_server_carries_the_place_of_its_event(
         "events": {"": 2},
         "messages": {"": 4},
         "message_ids": {"": 4},
-        "conversations": {"": 6, "applied_": 9, "settings_": 5, "block": 12},
+        "conversations": {"": 6, "applied_": 9, "settings_": 5, "block": 12, "receipts_": 14},
         "user_topics": {"": 8, "applied_": 10},
         "mentions": {"": 4},
+        "mentions_by_time": {"": 4},
         "readers": {"": 13},
+        "deliveries": {"": 15},
         "applied_shards": {"": 11},
     }
     settings_columns = {"kind", "title", "creator_id", "creation_hash"}

@@ -88,6 +88,11 @@ async def _read_in_band(scene: Scene, client: RpcClient, conversation_id: str) -
     return await _in_band(client, frame_pb2.Command(request_id="1", mark_read=read))
 
 
+async def _received_in_band(scene: Scene, client: RpcClient, conversation_id: str) -> str:
+    received = frame_pb2.MarkDeliveredRequest(conversation_id=conversation_id, message_number=1)
+    return await _in_band(client, frame_pb2.Command(request_id="1", mark_delivered=received))
+
+
 async def _in_band(client: RpcClient, command: frame_pb2.Command) -> str:
     call = client.chat.Connect(metadata=client.auth)
     outcome = await _command(call, command)
@@ -235,6 +240,15 @@ ROWS: dict[str, Row] = {
             c.conversations.ListMembers(conversation.ListMembersRequest(conversation_id=i), metadata=c.auth)
         )
     ),
+    "hubbub.conversation.v1.ConversationService/UpdateConversation": _members_only(
+        lambda s, c, i: _unary(
+            c.conversations.UpdateConversation(
+                conversation.UpdateConversationRequest(conversation_id=i, update_mask=FieldMask(paths=["*"])),
+                metadata=c.auth,
+            )
+        ),
+        member="NOT_PERMITTED",
+    ),
     "hubbub.conversation.v1.ConversationService/AddMembers": _members_only(
         lambda s, c, i: _unary(
             c.conversations.AddMembers(
@@ -278,6 +292,13 @@ ROWS: dict[str, Row] = {
             c.history.GetMessage(history.GetMessageRequest(conversation_id=i, message_number=1), metadata=c.auth)
         )
     ),
+    "hubbub.chat.v1.MarkerService/MarkDelivered": _members_only(
+        lambda s, c, i: _unary(
+            c.markers.MarkDelivered(
+                frame_pb2.MarkDeliveredRequest(conversation_id=i, message_number=1), metadata=c.auth
+            )
+        ),
+    ),
     "hubbub.chat.v1.MarkerService/MarkRead": _members_only(
         lambda s, c, i: _unary(
             c.markers.MarkRead(frame_pb2.MarkReadRequest(conversation_id=i, message_number=1), metadata=c.auth)
@@ -296,6 +317,9 @@ ROWS: dict[str, Row] = {
     ),
     "hubbub.chat.v1.MarkerService/GetCounters": Row(
         lambda s, c, i: _unary(c.markers.GetCounters(marker.GetCountersRequest(), metadata=c.auth))
+    ),
+    "hubbub.chat.v1.MarkerService/ListMyMentions": Row(
+        lambda s, c, i: _unary(c.markers.ListMyMentions(marker.ListMyMentionsRequest(), metadata=c.auth))
     ),
     "hubbub.chat.v1.MarkerService/ListMentions": _members_only(
         lambda s, c, i: _unary(c.markers.ListMentions(marker.ListMentionsRequest(conversation_id=i), metadata=c.auth))
@@ -375,6 +399,7 @@ COMMANDS: dict[str, Row] = {
     "Connect: send_message": _members_only(_send_in_band),
     "Connect: set_typing": _members_only(_type_in_band),
     "Connect: mark_read": _members_only(_read_in_band),
+    "Connect: mark_delivered": _members_only(_received_in_band),
 }
 
 
@@ -489,6 +514,10 @@ async def test_in_band_absent_and_foreign_answer_alike_byte_for_byte(scene: Scen
                 frame_pb2.Command(
                     request_id="1",
                     mark_read=frame_pb2.MarkReadRequest(conversation_id=conversation_id, message_number=1),
+                ),
+                frame_pb2.Command(
+                    request_id="1",
+                    mark_delivered=frame_pb2.MarkDeliveredRequest(conversation_id=conversation_id, message_number=1),
                 ),
             ):
                 call = client.chat.Connect(metadata=client.auth)

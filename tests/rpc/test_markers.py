@@ -13,6 +13,7 @@ from hubbub.chat.v1 import frame_pb2
 from hubbub.chat.v1 import marker_service_pb2 as marker
 from hubbub.conversation.v1 import conversation_pb2, message_pb2, read_state_pb2
 from hubbub.conversation.v1 import conversation_service_pb2 as conversation
+from hubbub.history.v1 import history_service_pb2 as history
 from hubbub.user.v1 import preferences_pb2
 from hubbub.user.v1 import settings_service_pb2 as settings
 
@@ -82,6 +83,26 @@ async def test_mark_read_in_band_is_answered_like_the_unary_call_and_heard_by_ot
     assert alice.events == []
 
 
+async def test_mark_delivered_in_band_is_answered_like_the_unary_call_and_heard_by_others(pair: Pair) -> None:
+    phone, laptop = await LiveClient.connect(pair.bob), await LiveClient.connect(pair.bob)
+    alice = await LiveClient.connect(pair.alice)
+    received = frame_pb2.MarkDeliveredRequest(conversation_id=pair.group_id, message_number=2)
+    await phone.command(frame_pb2.Command(request_id="1", mark_delivered=received))
+    answer = (await phone.answer("1")).reply.mark_delivered
+    assert answer == await pair.bob.markers.MarkDelivered(received, metadata=pair.bob.auth)
+    await laptop.expect(lambda frame: len(frame.events) > 0)
+
+    (event,) = laptop.events
+    moved = event.delivered_marker_moved
+    assert (event.topic_id, event.position) == (pair.bob_id, answer.cursor.position)
+    assert (moved.conversation_id, moved.epoch, moved.message_number) == (pair.group_id, 1, answer.message_number)
+    assert answer.message_number == 2
+    await alice.expect(lambda frame: len(frame.signals) > 0)
+    (signal,) = alice.signals
+    assert (signal.user_id, signal.delivered_marker.message_number) == (pair.bob_id, 2)
+    assert (await pair.view(pair.bob)).read_state.unread_count == 2
+
+
 async def test_views_and_counters_tell_the_same(pair: Pair) -> None:
     view, of_alice = await pair.view(pair.bob), await pair.view(pair.alice)
     counters = await pair.bob.markers.GetCounters(marker.GetCountersRequest(), metadata=pair.bob.auth)
@@ -107,6 +128,38 @@ async def test_entities_come_back_as_they_were_sent(pair: Pair) -> None:
     assert message.message_number == 2
     assert message.content == mentioning(pair.group_id, pair.bob_id).content
     assert mentions.next_before_number == 0
+
+
+async def test_own_mentions_come_from_all_conversations_in_pages(pair: Pair) -> None:
+    bob = pair.bob
+    spec = conversation.DirectSpec(user_id=pair.bob_id)
+    made = await pair.alice.conversations.CreateConversation(
+        conversation.CreateConversationRequest(direct=spec), metadata=pair.alice.auth
+    )
+    direct_id = made.view.conversation.conversation_id
+    await pair.alice.chat.SendMessage(mentioning(direct_id, pair.bob_id), metadata=pair.alice.auth)
+    whole = await bob.markers.ListMyMentions(marker.ListMyMentionsRequest(), metadata=bob.auth)
+    first = await bob.markers.ListMyMentions(marker.ListMyMentionsRequest(page_size=1), metadata=bob.auth)
+    rest = await bob.markers.ListMyMentions(
+        marker.ListMyMentionsRequest(page_size=1, page_token=first.next_page_token), metadata=bob.auth
+    )
+
+    assert {each.conversation_id for each in whole.mentions} == {direct_id, pair.group_id}
+    assert [*first.mentions, *rest.mentions] == list(whole.mentions)
+    assert (whole.next_page_token, rest.next_page_token) == ("", "")
+    for each in whole.mentions:
+        request = history.GetMessageRequest(
+            conversation_id=each.conversation_id, message_number=each.message.message_number
+        )
+        assert (await bob.history.GetMessage(request, metadata=bob.auth)).message == each.message
+    of_alice = await pair.alice.markers.ListMyMentions(marker.ListMyMentionsRequest(), metadata=pair.alice.auth)
+    assert list(of_alice.mentions) == []
+    call = pair.alice.markers.ListMyMentions(
+        marker.ListMyMentionsRequest(page_token=first.next_page_token), metadata=pair.alice.auth
+    )
+    assert await _reason(call) == "INVALID_FIELD page_token"
+    call = bob.markers.ListMyMentions(marker.ListMyMentionsRequest(page_size=-1), metadata=bob.auth)
+    assert await _reason(call) == "INVALID_FIELD page_size"
 
 
 async def test_marked_unread_until_it_is_read(pair: Pair) -> None:
@@ -135,9 +188,42 @@ async def test_receipts_come_from_what_is_stored(pair: Pair, cluster: NodeCluste
         marker.ListReadersRequest(conversation_id=pair.group_id, message_number=1), metadata=pair.alice.auth
     )
 
-    assert list(markers.markers) == [marker.MemberMarker(user_id=pair.bob_id, message_number=1)]
+    assert list(markers.markers) == [marker.MemberMarker(user_id=pair.bob_id, message_number=1, delivered_number=1)]
     assert (list(readers.user_ids), readers.reader_count) == ([pair.bob_id], 1)
     assert readers.receipts_mode == read_state_pb2.RECEIPTS_MODE_FULL
+
+
+async def test_group_that_limits_receipts_says_so_to_all_its_members(pair: Pair) -> None:
+    live = await LiveClient.connect(pair.bob)
+    limit = conversation_pb2.ConversationSettings(receipts_limit=read_state_pb2.RECEIPTS_MODE_COUNT_ONLY)
+    request = conversation.UpdateConversationRequest(
+        conversation_id=pair.group_id, settings=limit, update_mask=FieldMask(paths=["receipts_limit"])
+    )
+    updated = await pair.alice.conversations.UpdateConversation(request, metadata=pair.alice.auth)
+    await live.expect(lambda frame: len(frame.events) > 0)
+
+    (event,) = live.events
+    assert (event.topic_id, event.position, event.actor_id) == (pair.group_id, updated.cursor.position, pair.alice_id)
+    assert event.conversation_settings_changed.settings == updated.settings == limit
+    view = (await pair.view(pair.bob)).conversation
+    assert (view.settings, view.receipts_mode) == (limit, read_state_pb2.RECEIPTS_MODE_COUNT_ONLY)
+    listed = pair.bob.markers.ListMarkers(
+        marker.ListMarkersRequest(conversation_id=pair.group_id), metadata=pair.bob.auth
+    )
+    assert await _reason(listed) == "CONVERSATION_STATE"
+
+
+@pytest.mark.parametrize(
+    ("paths", "limit", "field"),
+    [([], 1, "update_mask"), (["title"], 1, "update_mask"), (["receipts_limit"], 9, "settings.receipts_limit")],
+)
+async def test_settings_that_are_none_are_refused(pair: Pair, paths: list[str], limit: int, field: str) -> None:
+    settings_pb = conversation_pb2.ConversationSettings(receipts_limit=limit)  # type: ignore[arg-type]  # any number
+    request = conversation.UpdateConversationRequest(
+        conversation_id=pair.group_id, settings=settings_pb, update_mask=FieldMask(paths=paths)
+    )
+    call = pair.alice.conversations.UpdateConversation(request, metadata=pair.alice.auth)
+    assert await _reason(call) == f"INVALID_FIELD {field}"
 
 
 # ---- settings
@@ -255,6 +341,12 @@ async def test_bad_requests_name_the_field(pair: Pair) -> None:
         "INVALID_FIELD message_number": mark(message_number=0),
         "INVALID_FIELD unread_mark_position": mark(message_number=1, unread_mark_position=-1),
         "MESSAGE_NOT_FOUND": mark(message_number=3),
+        "INVALID_FIELD message_number ": bob.markers.MarkDelivered(
+            frame_pb2.MarkDeliveredRequest(conversation_id=group_id), metadata=bob.auth
+        ),
+        "MESSAGE_NOT_FOUND ": bob.markers.MarkDelivered(
+            frame_pb2.MarkDeliveredRequest(conversation_id=group_id, message_number=3), metadata=bob.auth
+        ),
         "INVALID_FIELD update_mask": update(empty),
         "INVALID_FIELD update_mask ": update(empty, "status.text"),
         "INVALID_FIELD preferences.notification_level": update(unknown_level, "status"),

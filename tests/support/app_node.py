@@ -174,7 +174,7 @@ class AppCluster:
             read_states=read_states,
             effects=MembershipEffects(hub),
             clock=self.clock,
-            tell_read=signals.tell_read,
+            news=signals,
             window_s=window_s,
         )
         async with hub, markers:

@@ -28,8 +28,8 @@ KEYSPACE: Final = "hubbub_test"
 _READY_TIMEOUT_S: Final = 180.0
 
 _TABLES: Final = (
-    *("events", "messages", "message_ids", "conversations", "user_topics", "mentions", "readers"),
-    "applied_shards",
+    *("events", "messages", "message_ids", "conversations", "user_topics", "mentions", "mentions_by_time"),
+    *("readers", "deliveries", "applied_shards"),
 )
 
 

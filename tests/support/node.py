@@ -29,6 +29,7 @@ from hubbub_server.app.conversation_signals import ConversationSignals
 from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.effects import BlockEffects, MembershipEffects
 from hubbub_server.app.markers import Markers
+from hubbub_server.app.own_mentions import OwnMentions
 from hubbub_server.app.presence import Presence
 from hubbub_server.app.project import project
 from hubbub_server.app.read_history import ReadHistory
@@ -231,7 +232,7 @@ class NodeCluster:
                 read_states=read_states,
                 effects=memberships,
                 clock=self.clock,
-                tell_read=signals.tell_read,
+                news=signals,
                 window_s=0.0,
             ) as markers,
             presence,
@@ -273,6 +274,9 @@ class NodeCluster:
                     history=ReadHistory(hub=hub, reader=reader, directory=self.store),
                     sync=Sync(hub=hub, reader=reader),
                     markers=markers,
+                    mentions=OwnMentions(
+                        hub=hub, reader=reader, read_states=read_states, directory=self.store, id_key=ID_KEY
+                    ),
                     settings=UserSettings(
                         hub=hub,
                         read_states=read_states,

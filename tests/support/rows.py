@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from hubbub_server.domain.events import ConversationKind, MemberRole
 from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, UserId
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.ports.projection import (
     AppliedRow,
     BlockRow,
@@ -17,6 +18,7 @@ from hubbub_server.ports.projection import (
     MessageRow,
     ProjectionBatch,
     ReaderRow,
+    SettingsRow,
     ShardRow,
 )
 
@@ -127,9 +129,15 @@ def block_row(
 
 
 def mention_row(
-    topic_id: ConversationId, member_id: UserId, number: int, *, position: int | None = None, epoch: int = 1
+    topic_id: ConversationId,
+    member_id: UserId,
+    number: int,
+    *,
+    position: int | None = None,
+    epoch: int = 1,
+    time_ms: int | None = None,
 ) -> MentionRow:
-    """Returns a mention; its position is its number unless told."""
+    """Returns a mention; its position and its time are its number unless told."""
     return MentionRow(
         conversation_id=topic_id,
         user_id=member_id,
@@ -137,6 +145,7 @@ def mention_row(
         position=number if position is None else position,
         message_number=number,
         sender_id=SENDER,
+        commit_time_ms=number if time_ms is None else time_ms,
     )
 
 
@@ -144,6 +153,11 @@ def entry_row(of: UserId, entry: str, position: int, *, epoch: int = 1) -> Entry
     """Returns an entry whose bytes name its place."""
     framed = f"{of}/{epoch}/{position}".encode()
     return EntryRow(user_id=of, entry=entry, epoch=epoch, position=position, framed=framed)
+
+
+def settings_row(topic_id: ConversationId, position: int, limit: ReceiptsMode, *, epoch: int = 1) -> SettingsRow:
+    """Returns what owners decided."""
+    return SettingsRow(conversation_id=topic_id, epoch=epoch, position=position, receipts_limit=limit)
 
 
 def reader_row(topic_id: ConversationId, member_id: UserId, position: int, number: int, *, epoch: int = 1) -> ReaderRow:

@@ -257,6 +257,7 @@ class ScriptedServer(
     CreateConversation: Any = _refuse
     GetConversation: Any = _refuse
     ListMembers: Any = _refuse
+    UpdateConversation: Any = _refuse
     AddMembers: Any = _refuse
     RemoveMember: Any = _refuse
     Sync: Any = _refuse

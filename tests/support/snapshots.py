@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 from hubbub_server.domain.conversation import Block, ConversationState
-from hubbub_server.domain.events import ConversationKind, Member, MemberRole, ReadMarker, SourcePlace
+from hubbub_server.domain.events import ConversationKind, DeliveredMarker, Member, MemberRole, ReadMarker, SourcePlace
 from hubbub_server.domain.id_window import IdWindow
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.member_marks import MemberMark, MemberMarks
 from hubbub_server.domain.preferences import ConversationPreferences, NotificationLevel, Preferences
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.domain.user_topic import Draft, Kept, Membership, UserTopicState
 from hubbub_server.ports.topic_states import RecentIds, Snapshot
 
@@ -27,6 +28,7 @@ def conversation_snapshot(
         ),
         last_broadcast_number=1,
         blocks={MEMBER: Block(blocked=True, source=SourcePlace(1, 12))},
+        receipts_limit=ReceiptsMode.COUNT_ONLY,
     )
     return replace(plain, state=state)
 
@@ -64,6 +66,7 @@ def user_snapshot(topic_id: TopicId, position: int = 2, *, epoch: int = 1, seque
     plain = plain_user_snapshot(topic_id, position, epoch=epoch, sequence=sequence)
     kept = Kept(
         marker=ReadMarker(epoch=1, message_number=3, counted_number=2),
+        delivered=DeliveredMarker(epoch=1, message_number=4),
         unread_mark_position=2,
         preferences=ConversationPreferences(mute_end_time_ms=1_800_000_000_789, pinned=True),
         draft=Draft(text="I th", change_time_ms=1_800_000_000_000),

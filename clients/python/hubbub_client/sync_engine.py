@@ -50,13 +50,18 @@ class _Topic:
     cursor: Cursor
     head: int
     doubted: bool = False
-    joins: list[int] = field(default_factory=list)  # positions of joins known from the own topic, ascending
+    joins: list[Cursor] = field(default_factory=list)  # just before each later join that is known, in order
     left: Cursor | None = None  # the newest removal known from the own topic
     early: dict[int, event_pb2.Event] = field(default_factory=dict)
 
     @property
     def is_behind(self) -> bool:
         return self.doubted or self.head > self.cursor.position
+
+
+def _place(cursor: Cursor) -> tuple[int, int]:
+    """Returns what orders cursors of one topic: a later epoch is a later life of the topic."""
+    return cursor.epoch, cursor.position
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +328,8 @@ class SyncEngine:
             self._start(start)
             self._hear(start.topic_id, start.epoch, start.position + 1)
             return {start.topic_id: start}
-        topic.joins.append(start.position + 1)
+        if start != topic.cursor and start not in topic.joins:
+            topic.joins = sorted((*topic.joins, start), key=_place)  # the list may have told a later one before
         return {}
 
     def _leave(self, end: Cursor) -> dict[str, Cursor | None]:
@@ -351,16 +357,15 @@ class SyncEngine:
         """Ends a topic, or lets it jump to the later join that is known already."""
         topic_id = topic.cursor.topic_id
         self.typing.forget(topic_id)
-        if self._request is not None:
-            self._request.pop(topic_id, None)  # what the rest of the answer says is about the ended membership
+        head = max(topic.head, self._forget_asked(topic))
         del self._topics[topic_id]
         self._behind.pop(topic_id, None)
         self._stalled.discard(topic_id)
         early, topic.early = topic.early, {}
-        joins = [position for position in topic.joins if position > topic.cursor.position]
+        joins = [start for start in topic.joins if _place(start) >= _place(topic.cursor)]
         if not joins:
-            if topic.head > topic.cursor.position:  # it goes on with this user, so there is another join
-                self._hear(topic_id, topic.cursor.epoch, topic.head)
+            if head > topic.cursor.position:  # it goes on with this user, so there is another join
+                self._hear(topic_id, topic.cursor.epoch, head)
                 self._orphans.add(topic_id)
             self._early_count -= len(early)
             is_told = topic.left is not None and topic.left.position >= topic.cursor.position
@@ -368,11 +373,16 @@ class SyncEngine:
                 self._ended[topic_id] = topic.cursor  # so that earlier joins and leavings are not taken for news
             self._ready.append(Delivery(events.TopicEnded(topic_id=topic_id), {topic_id: None} if is_told else {}))
             return
-        restart = Cursor(topic_id, topic.cursor.epoch, joins[0] - 1)
+        restart = joins[0]
         self._ready.append(Delivery(events.TopicEnded(topic_id=topic_id), {topic_id: restart}))
         fresh = self._start(restart)
-        fresh.joins, fresh.early = joins[1:], early
-        self._hear(topic_id, restart.epoch, max(topic.head, joins[0]))
+        fresh.joins = joins[1:]
+        self._hear(topic_id, restart.epoch, restart.position + 1)
+        if restart.epoch != topic.cursor.epoch:
+            self._early_count -= len(early)
+            return
+        fresh.early = early
+        self._hear(topic_id, restart.epoch, head)
         self._apply_early(fresh)
 
     # ---- Sync
@@ -440,6 +450,14 @@ class SyncEngine:
 
     def _asked(self, topic_id: str) -> _Asked | None:
         return (self._request or {}).get(topic_id)
+
+    def _forget_asked(self, topic: _Topic) -> int:
+        """Takes an ended topic out of the request: what the rest of the answer says is about the ended membership.
+
+        Returns the head that was heard before the request. One past the end was heard in a later membership.
+        """
+        asked = (self._request or {}).pop(topic.cursor.topic_id, None)
+        return asked.head if asked is not None and asked.cursor.epoch == topic.cursor.epoch else 0
 
     def _restore(self, asked: _Asked) -> None:
         """Puts back what was known before the request: it was not answered."""

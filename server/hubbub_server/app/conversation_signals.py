@@ -17,7 +17,7 @@ from hubbub_server.app.throttle import Throttle
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.errors import RateLimited
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id
-from hubbub_server.domain.signals import ReadMarker, Signal
+from hubbub_server.domain.signals import DeliveredMarker, ReadFloor, ReadMarker, Signal
 from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.obs import metrics
 from hubbub_server.ports.clock import Clock
@@ -40,6 +40,8 @@ class ConversationSignals:
         self._codec = codec
         self._topics: dict[TopicId, ActiveTopic] = {}
         """What is heard live: conversations, and the own topics of users with streams here."""
+        self._floors: dict[TopicId, int] = {}
+        """The largest read floor that was heard, of conversations that are heard live."""
         self._heard = Throttle(clock, text="too many signals", burst=HEARD_BURST, per_s=HEARD_PER_S)
 
     def publish(self, signal: Signal) -> None:
@@ -51,6 +53,17 @@ class ConversationSignals:
         marker = ReadMarker(message_number=message_number)
         self.publish(Signal(conversation_id=conversation_id, user_id=user_id, kind=marker))
 
+    def tell_delivered(self, conversation_id: ConversationId, user_id: UserId, message_number: int) -> None:
+        """Tells the other members that a user's devices have received up to a message, or does not."""
+        marker = DeliveredMarker(message_number=message_number)
+        self.publish(Signal(conversation_id=conversation_id, user_id=user_id, kind=marker))
+
+    def tell_floor(self, conversation_id: ConversationId, message_number: int) -> None:
+        """Tells the members that all of them have read up to a message, unless this node has heard so, or does not."""
+        if message_number > self._floors.get(conversation_id, 0):
+            floor = ReadFloor(message_number=message_number)
+            self.publish(Signal(conversation_id=conversation_id, user_id=None, kind=floor))
+
     def topic_heard(self, topic: ActiveTopic) -> None:
         """See Interest."""
         self._topics[topic.topic_id] = topic
@@ -61,6 +74,7 @@ class ConversationSignals:
         """See Interest."""
         if self._topics.get(topic.topic_id) is topic:
             del self._topics[topic.topic_id]
+            self._floors.pop(topic.topic_id, None)
             if is_conversation_id(topic.topic_id):
                 self._bus.unsubscribe(BUS_KIND, topic.topic_id, self._hear)
 
@@ -75,7 +89,13 @@ class ConversationSignals:
             return
         state = topic.state
         assert isinstance(state, ConversationState)  # noqa: S101  # by the form of the id
-        if signal.conversation_id != key or signal.user_id not in state.members or state.has_block:
+        if signal.conversation_id != key or state.has_block:
+            return
+        if isinstance(signal.kind, ReadFloor):
+            if signal.kind.message_number <= self._floors.get(key, 0):
+                return  # another node has told it
+            self._floors[key] = signal.kind.message_number
+        elif signal.user_id not in state.members:
             return
         try:
             self._heard.take(key)
@@ -84,9 +104,11 @@ class ConversationSignals:
         else:
             self._pass_on(topic, state, signal.user_id, Signals(body=body))
 
-    def _pass_on(self, topic: ActiveTopic, state: ConversationState, sender_id: UserId, frame: Signals) -> None:
+    def _pass_on(self, topic: ActiveTopic, state: ConversationState, sender_id: UserId | None, frame: Signals) -> None:
         def is_for(user_id: UserId) -> bool:
-            return user_id != sender_id and user_id in state.members and not self._blocks(user_id, sender_id)
+            if user_id not in state.members:
+                return False
+            return sender_id is None or (user_id != sender_id and not self._blocks(user_id, sender_id))
 
         subscribers = tuple(topic.subscribers)
         metrics.signals.inc(len(subscribers))

@@ -9,6 +9,7 @@ from typing import Final
 
 from hubbub_server.app.active_topic import ActiveTopic
 from hubbub_server.app.effects import MembershipEffects
+from hubbub_server.app.invitations import Invitations
 from hubbub_server.app.page_tokens import PageTokens, size_of_page
 from hubbub_server.app.read_states import ReadState, ReadStates
 from hubbub_server.app.side_by_side import side_by_side
@@ -19,11 +20,12 @@ from hubbub_server.domain.commands import (
     Changed,
     CreateDirect,
     CreateGroup,
+    LimitReceipts,
     RemoveMember,
     SendMessage,
     Sent,
 )
-from hubbub_server.domain.conversation import ConversationState
+from hubbub_server.domain.conversation import ConversationState, may_add_members
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import ConversationNotFound, InvalidField, UserNotFound
 from hubbub_server.domain.events import ConversationKind, Member
@@ -39,6 +41,7 @@ from hubbub_server.domain.ids import (
 )
 from hubbub_server.domain.limits import LIST_MAX_BYTES, MEMBERS_PER_CHANGE, clean_name
 from hubbub_server.domain.preferences import ConversationPreferences
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.ports.accounts import AccountStore
 from hubbub_server.ports.message_store import StoredMessage
@@ -59,6 +62,7 @@ class ConversationView:
     last_message: StoredMessage | None
     read_state: ReadState
     preferences: ConversationPreferences
+    receipts_limit: ReceiptsMode
 
 
 class Conversations:
@@ -80,6 +84,7 @@ class Conversations:
         self._reader = reader
         self._read_states = read_states
         self._effects = effects
+        self._invitations = Invitations(hub)
         self._accounts = accounts
         self._id_key = id_key
         self._page_tokens = PageTokens(id_key)
@@ -101,6 +106,7 @@ class Conversations:
         Raises:
             InvalidField, UserNotFound, Unavailable: as they say.
             IdReused: `request_id` made another group.
+            InvitationRefused: one of the users blocks the caller; a group that was made before is returned.
         """
         canonical = canonical_uuid(request_id)
         if canonical is None:
@@ -110,8 +116,14 @@ class Conversations:
             raise InvalidField("group.user_ids", f"at most {MEMBERS_PER_CHANGE} users")
         others = await self._existing_users("group.user_ids", user_ids)
         conversation_id = group_conversation_id(self._id_key, caller_id, canonical)
+        if not await self._is_made(conversation_id):
+            await self._invitations.check(caller_id, others)
         command = CreateGroup(creator_id=caller_id, title=title, user_ids=tuple(others))
         return await self._create(conversation_id, caller_id, command)
+
+    async def _is_made(self, conversation_id: ConversationId) -> bool:
+        state = (await self._hub.at_head(conversation_id)).state
+        return isinstance(state, ConversationState) and state.kind is not None
 
     async def _create(
         self, conversation_id: ConversationId, caller_id: UserId, command: CreateDirect | CreateGroup
@@ -171,13 +183,29 @@ class Conversations:
 
         Raises:
             InvalidField, ConversationNotFound, NotPermitted, UserNotFound, WrongState, Unavailable: as they say.
+            InvitationRefused: one who would become a member blocks the caller.
         """
         if not 1 <= len(user_ids) <= MEMBERS_PER_CHANGE:
             raise InvalidField("user_ids", f"1 to {MEMBERS_PER_CHANGE} users")
-        await self._as_member(caller_id, conversation_id)  # permission before existence of the users
+        _, state = await self._as_member(caller_id, conversation_id)  # permission before existence of the users
         users = await self._existing_users("user_ids", user_ids)
+        if may_add_members(state, caller_id):  # else it is refused anyway, and tells nothing of blocks
+            await self._invitations.check(caller_id, [user_id for user_id in users if user_id not in state.members])
         command = AddMembers(actor_id=caller_id, user_ids=tuple(users))
         return await self._change_members(conversation_id, command, users)
+
+    async def limit_receipts(self, caller_id: UserId, conversation_id: str, limit: ReceiptsMode) -> Cursor:
+        """Sets the most that members of a group learn of each other's reading.
+
+        Raises:
+            ConversationNotFound, NotPermitted, WrongState, Unavailable: as they say.
+        """
+        if not is_conversation_id(conversation_id):
+            raise ConversationNotFound
+        command = LimitReceipts(actor_id=caller_id, limit=limit)
+        answer = await self._hub.submit(conversation_id, command, timeout_s=self._timeout_s)
+        assert isinstance(answer, Changed)  # noqa: S101  # by the kind of the command
+        return answer.cursor
 
     async def remove_member(self, caller_id: UserId, conversation_id: str, user_id: str) -> Cursor:
         """Removes a user from a group; "me" is the caller. Who is no member stays none.
@@ -230,6 +258,7 @@ class Conversations:
             last_message=messages[0] if messages else None,
             read_state=await self._read_states.of(topic, state, own),
             preferences=own.kept_of(state.conversation_id).preferences,
+            receipts_limit=state.receipts_limit,
         )
 
     async def _existing_users(self, field: str, user_ids: Sequence[str]) -> Sequence[UserId]:

@@ -2,7 +2,7 @@
 
 from enum import Enum
 
-from hubbub_server.domain.commands import Marked, SendMessage, Sent
+from hubbub_server.domain.commands import Delivered, Marked, SendMessage, Sent
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import HubbubError
 from hubbub_server.domain.frozen import dataclass
@@ -40,6 +40,14 @@ class ReadUpTo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedUpTo:
+    """The payload of a mark_delivered command."""
+
+    conversation_id: ConversationId
+    message_number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reauthenticate:
     """The payload of a reauthenticate command."""
 
@@ -54,7 +62,7 @@ class SetTyping:
     typing: Typing
 
 
-CommandPayload = Send | ReadUpTo | Reauthenticate | SetTyping
+CommandPayload = Send | ReadUpTo | ReceivedUpTo | Reauthenticate | SetTyping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +146,7 @@ class TypingSet:
     """The typing was heard."""
 
 
-Done = Sent | Marked | Reauthenticated | TypingSet
+Done = Sent | Marked | Delivered | Reauthenticated | TypingSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from hubbub_server.app.authenticate import Authenticate, Caller
 from hubbub_server.app.frames import ClientFrame, Events, Outgoing, Signals, TypingSet
 from hubbub_server.app.markers import Markers
 from hubbub_server.app.resume import StreamResume
-from hubbub_server.app.session import Action, CheckToken, OpenTopics, Read, Session, Submit, TellTyping
+from hubbub_server.app.session import Action, CheckToken, Mark, OpenTopics, Session, Submit, TellTyping
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.typing_signals import TypingSignals
 from hubbub_server.domain.commands import Answer, Sent
@@ -207,8 +207,8 @@ class LiveStream:
             case TellTyping():
                 said_at = self._streams.typing.said(self.caller.user_id, action.command.conversation_id)
                 self._spawn(self._tell_typing(action, said_at))
-            case Read():
-                self._spawn(self._mark_read(action))
+            case Mark():
+                self._spawn(self._mark(action))
             case CheckToken(request_id=request_id, access_token=access_token):
                 try:
                     caller = self._streams.authenticate.authenticate(access_token)
@@ -242,9 +242,9 @@ class LiveStream:
         finally:
             self._wake()
 
-    async def _mark_read(self, action: Read) -> None:
+    async def _mark(self, action: Mark) -> None:
         try:
-            marked = await self._streams.markers.mark_read(self.caller.user_id, action.read)
+            marked = await self._streams.markers.mark(self.caller.user_id, action.mark)
         except HubbubError as error:
             self._session.answer(action.request_id, error)
         except Exception:

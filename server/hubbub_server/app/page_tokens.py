@@ -19,18 +19,27 @@ class PageTokens:
 
     def make(self, scope: str, place: int) -> str:
         """Returns the token of the page that starts after `place` in the list that `scope` names."""
-        text = str(place).encode()
+        return self.make_text(scope, str(place))
+
+    def make_text(self, scope: str, place: str) -> str:
+        """As `make`, of a list whose places are no numbers."""
+        text = place.encode()
         return base64.urlsafe_b64encode(self._mac(scope, text) + text).decode().rstrip("=")
 
     def read(self, scope: str, token: str) -> int | None:
         """Returns the place of a token, None for the first page. Raises InvalidField for a token of elsewhere."""
+        text = self.read_text(scope, token)
+        return None if text is None else int(text)
+
+    def read_text(self, scope: str, token: str) -> str | None:
+        """As `read`, of a token that `make_text` made."""
         if not token:
             return None
         try:
             raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
             mac, text = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
             if hmac.compare_digest(mac, self._mac(scope, text)):
-                return int(text)
+                return text.decode()
         except ValueError:
             pass  # not base64, not ASCII: told below
         raise InvalidField("page_token", "the next_page_token of the page before, of the same list")

@@ -12,6 +12,8 @@ from hubbub_server.domain.events import (
     ConversationCreated,
     ConversationJoined,
     ConversationLeft,
+    ConversationSettingsChanged,
+    DeliveredMarkerMoved,
     Event,
     MemberRemoved,
     MemberRole,
@@ -39,6 +41,7 @@ from hubbub_server.ports.projection import (
     MessageRow,
     ProjectionBatch,
     ReaderRow,
+    SettingsRow,
     ShardRow,
 )
 from hubbub_server.ports.record_codec import DecodedEvent, RecordCodec, RecordUndecodable
@@ -86,6 +89,7 @@ def project(codec: RecordCodec, shard: int, records: Sequence[LogRecord]) -> Pro
         events=rows.events,
         messages=rows.messages,
         conversations=rows.conversations,
+        settings=rows.settings,
         members=rows.members,
         memberships=rows.memberships,
         marks=[MemberMarkRow(conversation_id=c, user_id=u, **numbers) for (c, u), numbers in rows.marks.items()],
@@ -93,6 +97,7 @@ def project(codec: RecordCodec, shard: int, records: Sequence[LogRecord]) -> Pro
         mentions=rows.mentions,
         entries=list(rows.entries.values()),
         readers=list(rows.readers.values()),
+        deliveries=list(rows.deliveries.values()),
         applied=list(rows.applied.values()),
         shard=ShardRow(shard=shard, epoch=records[-1].facts.epoch, sequence=records[-1].sequence),
     )
@@ -114,6 +119,7 @@ class _Rows:
     events: list[EventRow] = field(default_factory=list)
     messages: list[MessageRow] = field(default_factory=list)
     conversations: list[ConversationRow] = field(default_factory=list)
+    settings: list[SettingsRow] = field(default_factory=list)
     members: list[MemberRow] = field(default_factory=list)
     memberships: list[MembershipRow] = field(default_factory=list)
     marks: dict[tuple[ConversationId, UserId], dict[str, int]] = field(default_factory=dict)
@@ -121,6 +127,7 @@ class _Rows:
     mentions: list[MentionRow] = field(default_factory=list)
     entries: dict[tuple[UserId, str], EntryRow] = field(default_factory=dict)
     readers: dict[tuple[ConversationId, UserId], ReaderRow] = field(default_factory=dict)
+    deliveries: dict[tuple[ConversationId, UserId], ReaderRow] = field(default_factory=dict)
     applied: dict[TopicId, AppliedRow] = field(default_factory=dict)
 
     def add(self, decoded: DecodedEvent, request_hash: str, facts: RecordFacts) -> None:
@@ -170,6 +177,10 @@ class _Rows:
                         creator_id=event.actor_id,
                         creation_hash=request_hash,
                     )
+                )
+            case ConversationSettingsChanged(receipts_limit=limit):
+                self.settings.append(
+                    SettingsRow(conversation_id=conversation_id, epoch=epoch, position=position, receipts_limit=limit)
                 )
             case MembersAdded(members=members):
                 for member in members:
@@ -228,6 +239,7 @@ class _Rows:
                     position=event.position,
                     message_number=message.message_number,
                     sender_id=message.sender_id,
+                    commit_time_ms=event.commit_time_ms,
                 )
             )
 
@@ -272,6 +284,14 @@ class _Rows:
                     epoch=epoch,
                     position=position,
                     message_number=marker.message_number,
+                )
+            case DeliveredMarkerMoved(conversation_id=conversation_id, marker=delivered):
+                self.deliveries[conversation_id, user_id] = ReaderRow(
+                    conversation_id=conversation_id,
+                    user_id=user_id,
+                    epoch=epoch,
+                    position=position,
+                    message_number=delivered.message_number,
                 )
             case _:
                 pass

@@ -36,6 +36,7 @@ from hubbub_server.app.frames import (
     ReadUpTo,
     Reauthenticate,
     Reauthenticated,
+    ReceivedUpTo,
     Rejected,
     Reply,
     Reset,
@@ -48,7 +49,7 @@ from hubbub_server.app.frames import (
     UnknownFrame,
     Welcome,
 )
-from hubbub_server.domain.commands import Marked, Sent
+from hubbub_server.domain.commands import Delivered, Marked, Sent
 from hubbub_server.domain.cursor import TopicHead
 from hubbub_server.domain.errors import (
     BadCredentials,
@@ -128,14 +129,14 @@ class TellTyping:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Read:
-    """To do: mark as read, in any order, then `answer`."""
+class Mark:
+    """To do: mark as read or as received, in any order, then `answer`."""
 
     request_id: str
-    read: ReadUpTo
+    mark: ReadUpTo | ReceivedUpTo
 
 
-Action = OpenTopics | Submit | CheckToken | TellTyping | Read
+Action = OpenTopics | Submit | CheckToken | TellTyping | Mark
 
 
 class Resume(Protocol):
@@ -310,8 +311,8 @@ class Session:
                 return (Submit(request_id=request_id, send=send),)
             case SetTyping() as typing:
                 return (TellTyping(request_id=request_id, command=typing),)
-            case ReadUpTo() as read:
-                return (Read(request_id=request_id, read=read),)
+            case ReadUpTo() | ReceivedUpTo() as mark:
+                return (Mark(request_id=request_id, mark=mark),)
             case _:
                 return ()
 
@@ -393,7 +394,7 @@ class Session:
 
     # ---- answers
 
-    def answer(self, request_id: str, answer: Sent | Marked | TypingSet | HubbubError) -> None:
+    def answer(self, request_id: str, answer: Sent | Marked | Delivered | TypingSet | HubbubError) -> None:
         """Answers a command."""
         if isinstance(answer, HubbubError):
             self._push(Rejected(request_id=request_id, error=answer))

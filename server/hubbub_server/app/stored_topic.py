@@ -7,6 +7,7 @@ from hubbub_server.domain.events import Member, SourcePlace
 from hubbub_server.domain.id_window import IdWindow
 from hubbub_server.domain.ids import ConversationId, UserId, is_conversation_id
 from hubbub_server.domain.member_marks import MemberMark, MemberMarks
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.domain.topic import TopicState
 from hubbub_server.domain.user_topic import Membership, UserTopicState, with_entry
 from hubbub_server.ports.projection import (
@@ -30,6 +31,7 @@ def stored_conversation(
     members: Iterable[MemberRow],
     marks: Iterable[MemberMarkRow] = (),
     blocks: Iterable[BlockRow] = (),
+    receipts_limit: ReceiptsMode = ReceiptsMode.FULL,
 ) -> StoredTopic:
     """Returns a conversation as of `applied`. Without its own row it is one whose creation this version cannot read."""
     joined: dict[UserId, Member] = {}
@@ -60,6 +62,7 @@ def stored_conversation(
             row.user_id: Block(blocked=row.blocked, source=SourcePlace(row.source_epoch, row.source_position))
             for row in blocks
         },
+        receipts_limit=receipts_limit,
         window=IdWindow(floor_ms=applied.id_floor_ms, evicted_position=applied.position),
         has_unknown_event=applied.has_unknown_event,
     )

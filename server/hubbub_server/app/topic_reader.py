@@ -4,7 +4,7 @@ The caller brings the topic to the head first (`TopicHub.at_head`), so an answer
 before. Numbers and positions are dense, so completeness is checked by counting.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from hubbub_server.app.active_topic import ActiveTopic
@@ -15,7 +15,7 @@ from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.limits import SYNC_MAX_EVENTS
 from hubbub_server.domain.message import Message, mentions_of
 from hubbub_server.ports.event_store import EventStore
-from hubbub_server.ports.marker_store import MarkerStore, Mention
+from hubbub_server.ports.marker_store import MarkerStore, Mention, TimedMention
 from hubbub_server.ports.message_store import MessageStore, StoredMessage
 from hubbub_server.ports.record_codec import RecordCodec
 from hubbub_server.ports.topic_log import LogRecord, RecordFacts, TopicLog
@@ -131,6 +131,32 @@ class TopicReader:
                     )
         return [found[number] for number in sorted(found, reverse=True)][:limit]
 
+    async def mentions_not_stored(self, topic: ActiveTopic, user_id: UserId) -> list[StoredMessage]:
+        """Reads the messages up to the head that mention a user, or everybody, and are not in the store yet.
+
+        What is stored later than this call begins may be among them.
+
+        Raises:
+            LogUnavailable, StoreUnavailable: they cannot be had now.
+        """
+        sequence, tail, end = topic.sequence, list(topic.tail()), topic.head.last_message_number + 1
+        page = await self._markers.read_mentions(
+            ConversationId(topic.topic_id), user_id, after_number=end, before_number=end, limit=1
+        )
+        numbers: list[int] = []
+        if page.applied_number + 1 < end:
+            async for message in self._sent_after(topic, sequence, tail, page.applied_number):
+                mentions = mentions_of(message)
+                if message.message_number < end and (mentions.everybody or user_id in mentions.user_ids):
+                    numbers.append(message.message_number)
+        return [message for number in numbers for message in await self.messages(topic, number, number)]
+
+    async def stored_mentions(
+        self, target: UserId | ConversationId, *, before: TimedMention | None, limit: int
+    ) -> Sequence[TimedMention]:
+        """Reads mentions as MarkerStore.read_mentions_by_time does. Raises StoreUnavailable."""
+        return await self._markers.read_mentions_by_time(target, before=before, limit=limit)
+
     async def _sent_after(
         self, topic: ActiveTopic, sequence: int, tail: list[LogRecord], number: int
     ) -> AsyncIterator[Message]:
@@ -149,6 +175,10 @@ class TopicReader:
     async def readers(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
         """Reads how far users have read, as of what the store knows. Raises StoreUnavailable."""
         return await self._markers.read_readers(conversation_id)
+
+    async def deliveries(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
+        """Reads how far users' devices have received, as of what the store knows. Raises StoreUnavailable."""
+        return await self._markers.read_deliveries(conversation_id)
 
     async def events(self, topic: ActiveTopic, after_position: int, last_position: int) -> AsyncIterator[Events]:
         """Reads events in order: `after_position` < position <= `last_position`, complete; at most 1,000.

@@ -4,12 +4,13 @@ from collections.abc import Collection
 
 from hubbub_server.domain.cursor import Cursor
 from hubbub_server.domain.errors import HubbubError
-from hubbub_server.domain.events import Event, ReadMarker, SourcePlace
+from hubbub_server.domain.events import DeliveredMarker, Event, ReadMarker, SourcePlace
 from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.id_window import IdKey
 from hubbub_server.domain.ids import ClientMessageId, ConversationId, UserId
 from hubbub_server.domain.message import Content
 from hubbub_server.domain.preferences import ConversationPreferences, Preferences
+from hubbub_server.domain.receipts import ReceiptsMode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,14 @@ class RemoveMember:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LimitReceipts:
+    """Sets the most that members of a group learn of each other's reading. Answered by Changed."""
+
+    actor_id: UserId
+    limit: ReceiptsMode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordMembership:
     """Writes on a user's topic what happened to them in a conversation at (`epoch`, `position`) of its log.
 
@@ -93,6 +102,38 @@ class MarkRead:
     conversation_id: ConversationId
     marker: ReadMarker
     unread_mark_position: int = 0
+
+    def merged(self, later: "MarkRead") -> "MarkRead":
+        """Returns the command that stands for this one and another of the same conversation, whatever their order."""
+        return MarkRead(
+            conversation_id=self.conversation_id,
+            marker=later.marker if self.marker.is_behind(later.marker) else self.marker,
+            unread_mark_position=max(self.unread_mark_position, later.unread_mark_position),
+        )
+
+    def covers(self, other: "MarkRead") -> bool:
+        """Tells whether another command asks for nothing that this one does not ask for."""
+        return self.merged(other) == self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkDelivered:
+    """Moves the delivered marker of a conversation forward.
+
+    Nothing changes where that, or the read marker, is as far, or where the user does not let others know. Answered by
+    Delivered.
+    """
+
+    conversation_id: ConversationId
+    marker: DeliveredMarker
+
+    def merged(self, later: "MarkDelivered") -> "MarkDelivered":
+        """As of MarkRead."""
+        return later if self.marker.is_behind(later.marker) else self
+
+    def covers(self, other: "MarkDelivered") -> bool:
+        """As of MarkRead."""
+        return not self.marker.is_behind(other.marker)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,9 +177,16 @@ class ChangePreferences:
     names: Collection[str]
 
 
-ConversationCommand = SendMessage | CreateDirect | CreateGroup | AddMembers | RemoveMember | RecordBlock
+ConversationCommand = SendMessage | CreateDirect | CreateGroup | AddMembers | RemoveMember | LimitReceipts | RecordBlock
 UserTopicCommand = (
-    RecordMembership | MarkRead | MarkUnread | ChangeConversationPreferences | SetDraft | SetBlock | ChangePreferences
+    RecordMembership
+    | MarkRead
+    | MarkDelivered
+    | MarkUnread
+    | ChangeConversationPreferences
+    | SetDraft
+    | SetBlock
+    | ChangePreferences
 )
 Command = ConversationCommand | UserTopicCommand
 
@@ -168,7 +216,16 @@ class Marked:
     cursor: Cursor
 
 
-Answer = Sent | Changed | Marked
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """Up to where a conversation is received or read now; `is_news`: an event says so."""
+
+    message_number: int
+    is_news: bool
+    cursor: Cursor
+
+
+Answer = Sent | Changed | Marked | Delivered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from hubbub_server.domain.commands import (
     CreateGroup,
     Decision,
     Done,
+    LimitReceipts,
     LookupNeeded,
     RecordBlock,
     Refused,
@@ -39,6 +40,7 @@ from hubbub_server.domain.events import (
     BlockChanged,
     ConversationCreated,
     ConversationKind,
+    ConversationSettingsChanged,
     Event,
     EventKind,
     Member,
@@ -63,6 +65,7 @@ from hubbub_server.domain.message import (
     only_mentions_of,
     request_hash,
 )
+from hubbub_server.domain.receipts import ReceiptsMode, receipts_mode
 
 _DAY_MS = 24 * 60 * 60 * 1000
 
@@ -97,6 +100,7 @@ class ConversationState:
     """Of every member."""
     blocks: Mapping[UserId, Block] = field(default_factory=lambda: MappingProxyType({}))
     """By who refuses the other side's messages."""
+    receipts_limit: ReceiptsMode = ReceiptsMode.FULL
     window: IdWindow = field(default_factory=IdWindow)
     has_unknown_event: bool = False
 
@@ -110,6 +114,17 @@ class ConversationState:
         )
 
     @property
+    def receipts_mode(self) -> ReceiptsMode:
+        """What members learn of each other's reading."""
+        return receipts_mode(len(self.members), self.receipts_limit)
+
+    def read_floor(self, readers: Mapping[UserId, int]) -> int:
+        """Returns up to which message every member has read, `readers` being what they show of it; 0: nothing."""
+        marks = ((user_id, self.marks.get(user_id)) for user_id in self.members)
+        numbers = (max(mark.message_number if mark else 0, readers.get(user_id, 0)) for user_id, mark in marks)
+        return min(min(numbers, default=0), self.last_message_number)
+
+    @property
     def has_block(self) -> bool:
         """Tells whether one side of a direct conversation refuses what the other sends."""
         return bool(self.blocks) and any(block.blocked for block in self.blocks.values())
@@ -119,7 +134,7 @@ class ConversationState:
         return sorted(self.members.values(), key=lambda m: (m.role is not MemberRole.OWNER, m.join_position, m.user_id))
 
 
-def decide(
+def decide(  # noqa: PLR0911  # one a command
     state: ConversationState, command: ConversationCommand, now_ms: int, lookup: IdLookup | None = None
 ) -> Decision:
     """Decides a command on the state at the head."""
@@ -137,6 +152,8 @@ def decide(
                 return _decide_add_members(state, command, now_ms)
             case RemoveMember():
                 return _decide_remove_member(state, command, now_ms)
+            case LimitReceipts():
+                return _decide_limit_receipts(state, command, now_ms)
             case RecordBlock():
                 return _decide_block(state, command, now_ms)
     except HubbubError as error:
@@ -151,6 +168,8 @@ def evolve(state: ConversationState, event: Event, hash_of_request: str = "") ->
     match event.kind:
         case ConversationCreated(conversation_kind=kind, title=title):
             return replace(state, kind=kind, title=title, creator_id=event.actor_id, creation_hash=hash_of_request)
+        case ConversationSettingsChanged(receipts_limit=limit):
+            return replace(state, receipts_limit=limit)
         case MembersAdded(members=added):
             added_ids = {m.user_id for m in added}
             return replace(
@@ -202,6 +221,7 @@ def _evolve_message(
         last_broadcast_number=number if mentions.everybody else state.last_broadcast_number,
         marks=_marks_with(state.marks, message, mentions.user_ids),
         blocks=state.blocks,
+        receipts_limit=state.receipts_limit,
         window=_window_with(state, event, message, hash_of_request),
         has_unknown_event=state.has_unknown_event,
     )
@@ -394,11 +414,28 @@ def _create(
     return _change(state, creator_id, kinds, now_ms, (hash_of_request, *[""] * len(additions)))
 
 
+def _decide_limit_receipts(state: ConversationState, command: LimitReceipts, now_ms: int) -> Decision:
+    actor = _member(state, command.actor_id)
+    if state.kind is ConversationKind.DIRECT:
+        raise WrongState("a direct conversation has no settings")
+    if actor.role is MemberRole.MEMBER:
+        raise NotPermitted("only owners and admins change settings")
+    if command.limit is state.receipts_limit:
+        return Done(answer=Changed(cursor=state.head.cursor))
+    return _change(state, command.actor_id, [ConversationSettingsChanged(receipts_limit=command.limit)], now_ms)
+
+
+def may_add_members(state: ConversationState, user_id: UserId) -> bool:
+    """Tells whether a user may add others: owners and admins of groups."""
+    member = state.members.get(user_id)
+    return state.kind is ConversationKind.GROUP and member is not None and member.role is not MemberRole.MEMBER
+
+
 def _decide_add_members(state: ConversationState, command: AddMembers, now_ms: int) -> Decision:
     actor = _member(state, command.actor_id)
     if state.kind is ConversationKind.DIRECT:
         raise WrongState("nobody can be added to a direct conversation")
-    if actor.role is MemberRole.MEMBER:
+    if not may_add_members(state, actor.user_id):
         raise NotPermitted("only owners and admins add members")
     new = [user_id for user_id in dict.fromkeys(command.user_ids) if user_id not in state.members]
     if not new:

@@ -6,6 +6,7 @@
     ├── BadCredentials          no, forged or unknown credentials
     │   └── CredentialsExpired  the access token ended
     ├── NotPermitted            a member without the right
+    │   └── InvitationRefused   a user who would become a member blocks the caller
     ├── NotFound                absent or forbidden, alike
     │   ├── ConversationNotFound
     │   ├── MessageNotFound
@@ -26,6 +27,10 @@
 
 `wire/status.py` maps each to one gRPC status. Ids and numbers are attributes; texts are one lower-case clause.
 """
+
+from collections.abc import Sequence
+
+from hubbub_server.domain.ids import UserId
 
 
 class HubbubError(Exception):
@@ -60,6 +65,17 @@ class CredentialsExpired(BadCredentials):
 
 class NotPermitted(HubbubError):
     """A member without the right to do this."""
+
+
+class InvitationRefused(NotPermitted):
+    """Users who would become members of a group block the caller. `user_ids` are at most NAMED_MAX of them."""
+
+    NAMED_MAX = 50
+
+    def __init__(self, user_ids: Sequence[UserId]) -> None:
+        """Names them, at least one."""
+        super().__init__("some of these users do not take your invitations")
+        self.user_ids = tuple(user_ids[: self.NAMED_MAX])
 
 
 class NotFound(HubbubError):

@@ -9,6 +9,7 @@ from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.message import Message
 from hubbub_server.domain.preferences import ConversationPreferences, Preferences
+from hubbub_server.domain.receipts import ReceiptsMode
 
 
 class ConversationKind(Enum):
@@ -48,6 +49,13 @@ class ConversationCreated:
 
     conversation_kind: ConversationKind
     title: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationSettingsChanged:
+    """The settings of a group are others: all of them, as they are now."""
+
+    receipts_limit: ReceiptsMode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +135,18 @@ class ReadMarker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveredMarker:
+    """How far a user's devices have received a conversation. Order as of ReadMarker."""
+
+    epoch: int = 0
+    message_number: int = 0
+
+    def is_behind(self, other: "DeliveredMarker") -> bool:
+        """Tells whether `other` is later."""
+        return (self.epoch, self.message_number) < (other.epoch, other.message_number)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadMarkerMoved:
     """User topic: the user has read further, or again, which ends a mark-as-unread. `hidden`: nobody else learns it."""
 
@@ -182,6 +202,14 @@ class PreferencesChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveredMarkerMoved:
+    """User topic: the user's devices have received more; others may know of it."""
+
+    conversation_id: ConversationId
+    marker: DeliveredMarker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownKind:
     """An event of a newer version: its bytes travel on, its topic takes no commands until this node is upgraded."""
 
@@ -189,6 +217,7 @@ class UnknownKind:
 EventKind = (
     MessageSent
     | ConversationCreated
+    | ConversationSettingsChanged
     | MembersAdded
     | MemberRemoved
     | BlockChanged
@@ -201,6 +230,7 @@ EventKind = (
     | UserBlocked
     | UserUnblocked
     | PreferencesChanged
+    | DeliveredMarkerMoved
     | UnknownKind
 )
 

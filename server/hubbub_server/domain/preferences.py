@@ -84,6 +84,14 @@ class Preferences:
     presence_visibility: PresenceVisibility = PresenceVisibility.EVERYONE
     status: Status = field(default_factory=Status)
 
+    def shows_deliveries(self, now_ms: int) -> bool:
+        """Tells whether others may know what the user's devices receive: that says when they are there, too."""
+        return (
+            self.sends_read_receipts
+            and self.presence_visibility is not PresenceVisibility.NOBODY
+            and self.status.at(now_ms).state is not StatusState.INVISIBLE
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationPreferences:

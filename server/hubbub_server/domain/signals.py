@@ -28,14 +28,21 @@ class DeliveredMarker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadFloor:
+    """All members have read up to a message, inclusive. About nobody: its signal has no user."""
+
+    message_number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownSignal:
     """Of a newer version: passed on as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """One signal. Members other than the user get it."""
+    """One signal. Members other than the user get it. A read floor has no user: all members do."""
 
     conversation_id: ConversationId
-    user_id: UserId
-    kind: Typing | ReadMarker | DeliveredMarker | UnknownSignal
+    user_id: UserId | None
+    kind: Typing | ReadMarker | DeliveredMarker | ReadFloor | UnknownSignal

@@ -20,7 +20,9 @@ from hubbub_server.domain.commands import (
     Changed,
     ChangePreferences,
     Decision,
+    Delivered,
     Done,
+    MarkDelivered,
     Marked,
     MarkRead,
     MarkUnread,
@@ -37,6 +39,8 @@ from hubbub_server.domain.events import (
     ConversationLeft,
     ConversationMarkedUnread,
     ConversationPreferencesChanged,
+    DeliveredMarker,
+    DeliveredMarkerMoved,
     DraftChanged,
     Event,
     EventKind,
@@ -81,9 +85,16 @@ class Kept:
     """What a user keeps about a conversation. `unread_mark_position` is the event of the mark that stands; 0: none."""
 
     marker: ReadMarker = ReadMarker()  # frozen
+    delivered: DeliveredMarker = DeliveredMarker()  # frozen
     unread_mark_position: int = 0
     preferences: ConversationPreferences = ConversationPreferences()  # frozen
     draft: Draft | None = None
+
+    @property
+    def received(self) -> DeliveredMarker:
+        """How far it is received: what is read is."""
+        read = DeliveredMarker(epoch=self.marker.epoch, message_number=self.marker.message_number)
+        return read if self.delivered.is_behind(read) else self.delivered
 
 
 NOTHING_KEPT: Final = Kept()
@@ -125,7 +136,7 @@ class UserTopicState:
         return self.kept.get(conversation_id, NOTHING_KEPT)
 
 
-def decide(state: UserTopicState, command: UserTopicCommand, now_ms: int) -> Decision:
+def decide(state: UserTopicState, command: UserTopicCommand, now_ms: int) -> Decision:  # noqa: PLR0911  # one a command
     """Decides a command on the state at the head."""
     if state.has_unknown_event:
         return Refused(error=Unavailable("this topic has events of a newer version", retry_after_s=30))
@@ -135,6 +146,8 @@ def decide(state: UserTopicState, command: UserTopicCommand, now_ms: int) -> Dec
                 return _accept(state, _news_of_membership(state, command), now_ms)
             case MarkRead() | MarkUnread():
                 return _decide_mark(state, command, now_ms)
+            case MarkDelivered():
+                return _decide_delivered(state, command, now_ms)
             case ChangeConversationPreferences():
                 return _accept(state, _change_conversation_preferences(state, command), now_ms)
             case SetDraft():
@@ -204,6 +217,17 @@ def _decide_mark(state: UserTopicState, command: MarkRead | MarkUnread, now_ms: 
             kind = ConversationMarkedUnread(conversation_id=conversation_id)
     cursor = replace(state.head.cursor, position=state.position + (kind is not None))
     return _accept(state, kind, now_ms, Marked(marker=marker, unread_mark_position=mark_position, cursor=cursor))
+
+
+def _decide_delivered(state: UserTopicState, command: MarkDelivered, now_ms: int) -> Decision:
+    known = _kept_of_joined(state, command.conversation_id).received
+    number, kind = known.message_number, None
+    if known.is_behind(command.marker) and state.preferences.shows_deliveries(now_ms):
+        kind = DeliveredMarkerMoved(conversation_id=command.conversation_id, marker=command.marker)
+        number = command.marker.message_number
+    cursor = replace(state.head.cursor, position=state.position + (kind is not None))
+    answer = Delivered(message_number=number, is_news=kind is not None, cursor=cursor)
+    return _accept(state, kind, now_ms, answer)
 
 
 def _change_conversation_preferences(state: UserTopicState, command: ChangeConversationPreferences) -> EventKind | None:
@@ -276,6 +300,10 @@ def with_entry(state: UserTopicState, event: Event) -> UserTopicState:
             kept = state.kept_of(conversation_id)
             marker = marker if kept.marker.is_behind(marker) else kept.marker
             return _keep(state, conversation_id, replace(kept, marker=marker, unread_mark_position=0))
+        case DeliveredMarkerMoved(conversation_id=conversation_id, marker=delivered):
+            kept = state.kept_of(conversation_id)
+            delivered = delivered if kept.delivered.is_behind(delivered) else kept.delivered
+            return _keep(state, conversation_id, replace(kept, delivered=delivered))
         case ConversationMarkedUnread(conversation_id=conversation_id):
             kept = state.kept_of(conversation_id)
             return _keep(state, conversation_id, replace(kept, unread_mark_position=event.position))
@@ -299,6 +327,8 @@ def entry_of(kind: EventKind) -> str | None:
     match kind:
         case ReadMarkerMoved(conversation_id=conversation_id):
             return f"marker {conversation_id}"
+        case DeliveredMarkerMoved(conversation_id=conversation_id):
+            return f"delivered {conversation_id}"
         case ConversationMarkedUnread(conversation_id=conversation_id):
             return f"unread {conversation_id}"
         case ConversationPreferencesChanged(conversation_id=conversation_id):

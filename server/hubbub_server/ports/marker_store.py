@@ -1,7 +1,7 @@
-"""Reads what conversations' read states need of the store: mentions, and how far others have read."""
+"""Reads what conversations' read states need of the store: mentions, and how far others have read and received."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from hubbub_server.domain.ids import ConversationId, UserId
@@ -13,6 +13,16 @@ class Mention:
 
     message_number: int
     sender_id: UserId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class TimedMention:
+    """A mention by its time, then by its conversation: newer ones are larger."""
+
+    commit_time_ms: int
+    conversation_id: ConversationId
+    message_number: int
+    sender_id: UserId = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +44,19 @@ class MarkerStore(Protocol):
         `limit` is 1 to 1,000. `applied_number` is read before the rows, so a later one is never denied.
         """
 
+    async def read_mentions_by_time(
+        self, target: UserId | ConversationId, *, before: TimedMention | None, limit: int
+    ) -> Sequence[TimedMention]:
+        """Reads the newest mentions before one, newest first: of a user by id, or of all members of a conversation.
+
+        `limit` is 1 to 1,000. As of what is applied; conversations that the user left are among them.
+        """
+
     async def read_readers(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
         """Reads the number up to which each user has read, as others may know it; who hides it is missing.
 
         As of what is applied of the users' own topics. Ex-members are among them.
         """
+
+    async def read_deliveries(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
+        """Reads the number up to which each user's devices have received, as `read_readers` does."""

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from hubbub_server.domain.events import ConversationKind, MemberRole
 from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import ClientMessageId, ConversationId, TopicId, UserId
+from hubbub_server.domain.receipts import ReceiptsMode
 
 EVERYBODY: Final = UserId(TopicId("*"))
 """In the place of a user: all members of a conversation."""
@@ -46,7 +47,7 @@ class MessageRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationRow:
-    """A conversation's settings."""
+    """What a conversation was created as."""
 
     conversation_id: ConversationId
     epoch: int
@@ -55,6 +56,16 @@ class ConversationRow:
     title: str
     creator_id: UserId
     creation_hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingsRow:
+    """What owners and admins of a conversation decided, all of it."""
+
+    conversation_id: ConversationId
+    epoch: int
+    position: int
+    receipts_limit: ReceiptsMode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +131,12 @@ class MentionRow:
     position: int
     message_number: int
     sender_id: UserId
+    commit_time_ms: int
+
+    @property
+    def target(self) -> TopicId:
+        """Under what mentions are found by time: the user, or the conversation whose members all are meant."""
+        return self.conversation_id if self.user_id == EVERYBODY else self.user_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +152,7 @@ class EntryRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderRow:
-    """How far a user has read a conversation, as others may know it. Place in the user's own topic."""
+    """How far a user has read a conversation, or received it, as others may know it. Place in the user's own topic."""
 
     conversation_id: ConversationId
     user_id: UserId
@@ -179,6 +196,7 @@ class ProjectionBatch:
     events: Sequence[EventRow] = ()
     messages: Sequence[MessageRow] = ()
     conversations: Sequence[ConversationRow] = ()
+    settings: Sequence[SettingsRow] = ()
     members: Sequence[MemberRow] = ()
     memberships: Sequence[MembershipRow] = ()
     marks: Sequence[MemberMarkRow] = ()
@@ -186,6 +204,7 @@ class ProjectionBatch:
     mentions: Sequence[MentionRow] = ()
     entries: Sequence[EntryRow] = ()
     readers: Sequence[ReaderRow] = ()
+    deliveries: Sequence[ReaderRow] = ()
     applied: Sequence[AppliedRow] = ()
     shard: ShardRow
 

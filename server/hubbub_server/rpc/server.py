@@ -31,6 +31,7 @@ from hubbub.user.v1 import (
 from hubbub_server.app.authenticate import Authenticate
 from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.markers import Markers
+from hubbub_server.app.own_mentions import OwnMentions
 from hubbub_server.app.presence import Presence
 from hubbub_server.app.read_history import ReadHistory
 from hubbub_server.app.session import CLIENT_SILENCE_S
@@ -105,6 +106,7 @@ class UseCases:
     history: ReadHistory
     sync: Sync
     markers: Markers
+    mentions: OwnMentions
     settings: UserSettings
     streams: Streams
     typing: TypingSignals
@@ -217,7 +219,9 @@ class RpcServer:
             ChatServicer(cases.conversations, cases.streams, cases.typing), server
         )
         history_service_pb2_grpc.add_HistoryServiceServicer_to_server(self._history_servicer(), server)
-        marker_service_pb2_grpc.add_MarkerServiceServicer_to_server(MarkerServicer(cases.markers), server)
+        marker_service_pb2_grpc.add_MarkerServiceServicer_to_server(
+            MarkerServicer(cases.markers, cases.mentions), server
+        )
         settings_service_pb2_grpc.add_SettingsServiceServicer_to_server(SettingsServicer(cases.settings), server)
         presence_service_pb2_grpc.add_PresenceServiceServicer_to_server(PresenceServicer(cases.presence), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

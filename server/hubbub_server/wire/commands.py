@@ -4,10 +4,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hubbub.chat.v1 import frame_pb2
 from hubbub.conversation.v1 import message_pb2
 
-from hubbub_server.app.frames import ReadUpTo, Reauthenticate, Send, SetTyping
+from hubbub_server.app.frames import ReadUpTo, Reauthenticate, ReceivedUpTo, Send, SetTyping
 from hubbub_server.domain.commands import SendMessage
 from hubbub_server.domain.errors import ConversationNotFound, InvalidField
-from hubbub_server.domain.ids import ClientMessageId, UserId, canonical_uuid, is_conversation_id
+from hubbub_server.domain.ids import ClientMessageId, ConversationId, UserId, canonical_uuid, is_conversation_id
 from hubbub_server.domain.limits import FALLBACK_MAX_CODE_POINTS
 from hubbub_server.domain.message import Content, check_content
 from hubbub_server.domain.signals import Typing
@@ -46,19 +46,32 @@ def read_mark_read(pb: frame_pb2.MarkReadRequest, *, prefix: str = "") -> ReadUp
         InvalidField: a field breaks its rule.
         ConversationNotFound: the conversation_id is none of ours, so it is nobody's.
     """
+    if pb.unread_mark_position < 0:
+        raise InvalidField(f"{prefix}unread_mark_position", "0 or more")
+    conversation_id, message_number = _read_message(pb, prefix)
+    return ReadUpTo(
+        conversation_id=conversation_id,
+        message_number=message_number,
+        unread_mark_position=pb.unread_mark_position,
+    )
+
+
+def read_mark_delivered(pb: frame_pb2.MarkDeliveredRequest, *, prefix: str = "") -> ReceivedUpTo:
+    """Reads how far a device has received. Raises as `read_mark_read`."""
+    conversation_id, message_number = _read_message(pb, prefix)
+    return ReceivedUpTo(conversation_id=conversation_id, message_number=message_number)
+
+
+def _read_message(
+    pb: frame_pb2.MarkReadRequest | frame_pb2.MarkDeliveredRequest, prefix: str
+) -> tuple[ConversationId, int]:
     if not pb.conversation_id:
         raise InvalidField(f"{prefix}conversation_id", "required")
     if pb.message_number < 1:
         raise InvalidField(f"{prefix}message_number", "1 or more")
-    if pb.unread_mark_position < 0:
-        raise InvalidField(f"{prefix}unread_mark_position", "0 or more")
     if not is_conversation_id(pb.conversation_id):
         raise ConversationNotFound
-    return ReadUpTo(
-        conversation_id=pb.conversation_id,
-        message_number=pb.message_number,
-        unread_mark_position=pb.unread_mark_position,
-    )
+    return pb.conversation_id, pb.message_number
 
 
 def read_reauthenticate(pb: frame_pb2.ReauthenticateRequest, *, prefix: str = "") -> Reauthenticate:

@@ -13,14 +13,27 @@ from hubbub.chat.v1 import chat_service_pb2, frame_pb2
 
 from hubbub_server.app import frames
 from hubbub_server.app.frames import ClientFrame, Events, Outgoing, Signals, StreamCommand, UnknownFrame
-from hubbub_server.domain.commands import Marked, Sent
+from hubbub_server.domain.commands import Delivered, Marked, Sent
 from hubbub_server.domain.errors import HubbubError, InvalidField, ProtocolBreach
 from hubbub_server.domain.ids import UserId, canonical_uuid
 from hubbub_server.domain.limits import FRAME_MAX_BYTES, REQUEST_ID_MAX_CHARACTERS, RESUME_TOKEN_MAX_BYTES
-from hubbub_server.wire.commands import read_mark_read, read_reauthenticate, read_send_message, read_set_typing
+from hubbub_server.wire.commands import (
+    read_mark_delivered,
+    read_mark_read,
+    read_reauthenticate,
+    read_send_message,
+    read_set_typing,
+)
 from hubbub_server.wire.status import status_of
 from hubbub_server.wire.times import duration, timestamp
-from hubbub_server.wire.values import cursor_to_pb, head_to_pb, marked_to_pb, sent_to_pb, stored_message_to_pb
+from hubbub_server.wire.values import (
+    cursor_to_pb,
+    delivered_to_pb,
+    head_to_pb,
+    marked_to_pb,
+    sent_to_pb,
+    stored_message_to_pb,
+)
 from hubbub_server.wire.varint import encode_varint
 
 _FRAME_TAG: Final = b"\x0a"  # field 1, length-delimited
@@ -89,6 +102,8 @@ def _read_payload(pb: frame_pb2.Command, user_id: UserId) -> frames.CommandPaylo
                 return read_set_typing(pb.set_typing, prefix="command.set_typing.")
             case "mark_read":
                 return read_mark_read(pb.mark_read, prefix="command.mark_read.")
+            case "mark_delivered":
+                return read_mark_delivered(pb.mark_delivered, prefix="command.mark_delivered.")
             case None:
                 raise InvalidField("command.payload", "one of the known commands")
     except HubbubError as error:
@@ -183,6 +198,8 @@ def _reply_to_pb(reply: frames.Reply) -> frame_pb2.Reply:
             return frame_pb2.Reply(request_id=reply.request_id, send_message=sent_to_pb(reply.answer))
         case Marked():
             return frame_pb2.Reply(request_id=reply.request_id, mark_read=marked_to_pb(reply.answer))
+        case Delivered():
+            return frame_pb2.Reply(request_id=reply.request_id, mark_delivered=delivered_to_pb(reply.answer))
         case frames.Reauthenticated(token_expire_time_ms=expire_time_ms):
             return frame_pb2.Reply(
                 request_id=reply.request_id,

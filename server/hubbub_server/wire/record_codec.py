@@ -9,12 +9,13 @@ from typing import Final, assert_never
 
 from google.protobuf.message import DecodeError
 from hubbub.chat.v1 import event_pb2
-from hubbub.conversation.v1 import conversation_pb2, message_pb2
+from hubbub.conversation.v1 import conversation_pb2, message_pb2, read_state_pb2
 
 from hubbub_server.domain import events
 from hubbub_server.domain.events import ConversationKind, Event, EventKind, Member, MemberRole
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, canonical_uuid, is_conversation_id, is_user_id
 from hubbub_server.domain.message import Message
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.ports.record_codec import DecodedEvent, RecordUndecodable
 from hubbub_server.wire.content import content_from_pb, fill_content
 from hubbub_server.wire.preferences import (
@@ -41,6 +42,14 @@ ROLE_TO_PB: Final = {
     MemberRole.MEMBER: conversation_pb2.MEMBER_ROLE_MEMBER,
 }
 ROLE_FROM_PB: Final = {number: role for role, number in ROLE_TO_PB.items()}
+MODE_TO_PB: Final = {
+    ReceiptsMode.FULL: read_state_pb2.RECEIPTS_MODE_FULL,
+    ReceiptsMode.COUNT_ONLY: read_state_pb2.RECEIPTS_MODE_COUNT_ONLY,
+    ReceiptsMode.OFF: read_state_pb2.RECEIPTS_MODE_OFF,
+}
+MODE_FROM_PB: Final = {number: mode for mode, number in MODE_TO_PB.items()} | {
+    read_state_pb2.RECEIPTS_MODE_UNSPECIFIED: ReceiptsMode.FULL
+}
 
 
 class ProtoRecordCodec:
@@ -117,6 +126,8 @@ def _event_to_pb(event: Event) -> event_pb2.Event:  # noqa: C901, PLR0912  # one
             pb.conversation_created.conversation.CopyFrom(
                 conversation_pb2.Conversation(conversation_id=event.topic_id, kind=KIND_TO_PB[kind], title=title)
             )
+        case events.ConversationSettingsChanged(receipts_limit=limit):
+            pb.conversation_settings_changed.settings.CopyFrom(settings_to_pb(limit))
         case events.MembersAdded(members=members):
             pb.members_added.members.extend(map(member_to_pb, members))
         case events.MemberRemoved(user_id=user_id):
@@ -151,6 +162,12 @@ def _event_to_pb(event: Event) -> event_pb2.Event:  # noqa: C901, PLR0912  # one
             pb.user_unblocked.CopyFrom(event_pb2.UserUnblocked(user_id=user_id, conversation_id=conversation_id))
         case events.PreferencesChanged(preferences=wanted):
             pb.preferences_changed.preferences.CopyFrom(preferences_to_pb(wanted))
+        case events.DeliveredMarkerMoved(conversation_id=conversation_id, marker=delivered):
+            pb.delivered_marker_moved.CopyFrom(
+                event_pb2.DeliveredMarkerMoved(
+                    conversation_id=conversation_id, epoch=delivered.epoch, message_number=delivered.message_number
+                )
+            )
         case events.UnknownKind():
             raise ValueError("an unknown kind cannot be encoded again")
         case _:
@@ -176,6 +193,16 @@ def member_to_pb(member: Member) -> conversation_pb2.Member:
     )
 
 
+def settings_to_pb(receipts_limit: ReceiptsMode) -> conversation_pb2.ConversationSettings:
+    """Returns the settings of a conversation, all of them."""
+    return conversation_pb2.ConversationSettings(receipts_limit=MODE_TO_PB[receipts_limit])
+
+
+def receipts_limit_from_pb(pb: conversation_pb2.ConversationSettings) -> ReceiptsMode:
+    """Reads settings; the contract: an unknown limit counts as OFF."""
+    return MODE_FROM_PB.get(pb.receipts_limit, ReceiptsMode.OFF)
+
+
 # ---- from protobuf
 
 
@@ -189,6 +216,10 @@ def _kind_from_pb(pb: event_pb2.Event) -> EventKind:  # noqa: C901, PLR0911, PLR
             if kind is None:  # a sort of conversation that this version has no rules for
                 return events.UnknownKind()
             return events.ConversationCreated(conversation_kind=kind, title=conversation.title)
+        case "conversation_settings_changed":
+            return events.ConversationSettingsChanged(
+                receipts_limit=receipts_limit_from_pb(pb.conversation_settings_changed.settings)
+            )
         case "members_added":
             return events.MembersAdded(members=tuple(map(_member_from_pb, pb.members_added.members)))
         case "member_removed":
@@ -241,6 +272,12 @@ def _kind_from_pb(pb: event_pb2.Event) -> EventKind:  # noqa: C901, PLR0911, PLR
             )
         case "preferences_changed":
             return events.PreferencesChanged(preferences=preferences_from_pb(pb.preferences_changed.preferences))
+        case "delivered_marker_moved":
+            received = pb.delivered_marker_moved
+            return events.DeliveredMarkerMoved(
+                conversation_id=_conversation_id(received.conversation_id),
+                marker=events.DeliveredMarker(epoch=received.epoch, message_number=received.message_number),
+            )
         case None:
             return events.UnknownKind()
 

@@ -1,16 +1,18 @@
-"""Requests of SettingsService to values. Checks what can be seen in the request alone."""
+"""Settings of users and of conversations, from requests. Checks what can be seen in the request alone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
-from hubbub.conversation.v1 import read_state_pb2
+from hubbub.conversation.v1 import conversation_pb2, read_state_pb2
 from hubbub.user.v1 import preferences_pb2
 
 from hubbub_server.domain.errors import InvalidField
 from hubbub_server.domain.preferences import ConversationPreferences, Preferences
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.wire.preferences import conversation_preferences_from_pb, preferences_from_pb
+from hubbub_server.wire.record_codec import MODE_FROM_PB
 from hubbub_server.wire.times import check_time
 
 _ALL: Final = "*"
@@ -27,6 +29,8 @@ _OF_CONVERSATION: Final = {
     "pinned": "pinned",
     "archived": "archived",
 }
+
+_OF_SETTINGS: Final = {"receipts_limit": "receipts_limit"}
 
 
 def read_preferences(pb: preferences_pb2.Preferences, mask: FieldMask) -> tuple[Preferences, frozenset[str]]:
@@ -47,6 +51,14 @@ def read_conversation_preferences(
     _check_enum("notification_level", pb.notification_level, read_state_pb2.NotificationLevel.values())
     _check_time("mute_end_time", pb.mute_end_time)
     return conversation_preferences_from_pb(pb), names
+
+
+def read_conversation_settings(pb: conversation_pb2.ConversationSettings, mask: FieldMask) -> ReceiptsMode:
+    """Reads new settings of a conversation: the limit of its receipts, the only one so far. Raises InvalidField."""
+    _read_mask(mask, _OF_SETTINGS)
+    if pb.receipts_limit not in MODE_FROM_PB:
+        raise InvalidField("settings.receipts_limit", "one of the known values")
+    return MODE_FROM_PB[pb.receipts_limit]
 
 
 def _read_mask(mask: FieldMask, known: Mapping[str, str]) -> frozenset[str]:

@@ -5,7 +5,7 @@ from hubbub.chat.v1 import frame_pb2
 
 from hubbub_server.domain.ids import is_conversation_id, is_user_id
 from hubbub_server.domain.limits import TYPING_EXPIRES_S
-from hubbub_server.domain.signals import DeliveredMarker, ReadMarker, Signal, Typing, UnknownSignal
+from hubbub_server.domain.signals import DeliveredMarker, ReadFloor, ReadMarker, Signal, Typing, UnknownSignal
 from hubbub_server.wire.times import duration
 
 
@@ -14,7 +14,7 @@ class ProtoSignalCodec:
 
     def encode(self, signal: Signal) -> bytes:
         """See SignalCodec."""
-        pb = frame_pb2.Signal(conversation_id=signal.conversation_id, user_id=signal.user_id)
+        pb = frame_pb2.Signal(conversation_id=signal.conversation_id, user_id=signal.user_id or "")
         match signal.kind:
             case Typing(making=making, active=active):
                 typing = frame_pb2.Typing(active=active, expires_in=duration(TYPING_EXPIRES_S if active else 0.0))
@@ -24,6 +24,8 @@ class ProtoSignalCodec:
                 pb.read_marker.message_number = number
             case DeliveredMarker(message_number=number):
                 pb.delivered_marker.message_number = number
+            case ReadFloor(message_number=number):
+                pb.read_floor.message_number = number
             case UnknownSignal():
                 raise ValueError("only the bytes of a newer signal are known")
         return frame_pb2.ServerFrame(signals=[pb]).SerializeToString(deterministic=True)
@@ -37,12 +39,17 @@ class ProtoSignalCodec:
         if len(frame.signals) != 1 or frame.events or frame.WhichOneof("control"):
             raise ValueError("not one signal")
         (pb,) = frame.signals
-        if not is_conversation_id(pb.conversation_id) or not is_user_id(pb.user_id):
-            raise ValueError("a signal of nothing or nobody")
-        return Signal(conversation_id=pb.conversation_id, user_id=pb.user_id, kind=_kind_of(pb))
+        kind = _kind_of(pb)
+        if not is_conversation_id(pb.conversation_id):
+            raise ValueError("a signal of nothing")
+        if isinstance(kind, ReadFloor) and not pb.user_id:
+            return Signal(conversation_id=pb.conversation_id, user_id=None, kind=kind)
+        if not is_user_id(pb.user_id):
+            raise ValueError("a signal of nobody")
+        return Signal(conversation_id=pb.conversation_id, user_id=pb.user_id, kind=kind)
 
 
-def _kind_of(pb: frame_pb2.Signal) -> Typing | ReadMarker | DeliveredMarker | UnknownSignal:
+def _kind_of(pb: frame_pb2.Signal) -> Typing | ReadMarker | DeliveredMarker | ReadFloor | UnknownSignal:
     match pb.WhichOneof("kind"):
         case "typing":
             return Typing(making=pb.typing.kind, active=pb.typing.active)
@@ -50,5 +57,7 @@ def _kind_of(pb: frame_pb2.Signal) -> Typing | ReadMarker | DeliveredMarker | Un
             return ReadMarker(message_number=pb.read_marker.message_number)
         case "delivered_marker":
             return DeliveredMarker(message_number=pb.delivered_marker.message_number)
+        case "read_floor":
+            return ReadFloor(message_number=pb.read_floor.message_number)
         case _:
             return UnknownSignal()

@@ -11,11 +11,12 @@ from hubbub.bus.v1alpha1 import topic_state_pb2
 from hubbub.conversation.v1 import conversation_pb2
 
 from hubbub_server.domain.conversation import Block, ConversationState
-from hubbub_server.domain.events import ConversationKind, Member, SourcePlace
+from hubbub_server.domain.events import ConversationKind, DeliveredMarker, Member, SourcePlace
 from hubbub_server.domain.id_window import IdWindow
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id, is_user_id
 from hubbub_server.domain.member_marks import MemberMark, MemberMarks
 from hubbub_server.domain.preferences import ConversationPreferences, Preferences
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.domain.user_topic import Draft, Kept, Membership, UserTopicState
 from hubbub_server.ports.topic_states import RecentIds, Snapshot, SnapshotUndecodable
 from hubbub_server.wire.preferences import (
@@ -26,7 +27,14 @@ from hubbub_server.wire.preferences import (
     preferences_from_pb,
     preferences_to_pb,
 )
-from hubbub_server.wire.record_codec import KIND_FROM_PB, KIND_TO_PB, ROLE_FROM_PB, member_to_pb
+from hubbub_server.wire.record_codec import (
+    KIND_FROM_PB,
+    KIND_TO_PB,
+    ROLE_FROM_PB,
+    member_to_pb,
+    receipts_limit_from_pb,
+    settings_to_pb,
+)
 from hubbub_server.wire.times import milliseconds, timestamp
 
 _FORMAT: Final = 2
@@ -115,6 +123,7 @@ def _conversation_to_pb(state: ConversationState) -> topic_state_pb2.Conversatio
             )
             for user_id, block in state.blocks.items()
         ],
+        settings=None if state.receipts_limit is ReceiptsMode.FULL else settings_to_pb(state.receipts_limit),
     )
 
 
@@ -136,6 +145,7 @@ def _conversation_from_pb(conversation_id: ConversationId, pb: topic_state_pb2.T
         last_broadcast_number=conversation.last_broadcast_number,
         marks=_marks_from_pb(pb),
         blocks={_user_id(each.user_id): _block_from_pb(each) for each in conversation.blocks},
+        receipts_limit=receipts_limit_from_pb(conversation.settings),
         window=IdWindow(milliseconds(conversation.id_floor_time), pb.position),
     )
 
@@ -216,12 +226,15 @@ def _kept_to_pb(conversation_id: ConversationId, kept: Kept) -> topic_state_pb2.
         preferences=None if is_usual else conversation_preferences_to_pb(kept.preferences),
         draft=kept.draft.text if kept.draft else "",
         draft_time=timestamp(kept.draft.change_time_ms) if kept.draft else None,
+        delivered_epoch=kept.delivered.epoch,
+        delivered_number=kept.delivered.message_number,
     )
 
 
 def _kept_from_pb(pb: topic_state_pb2.KeptConversation) -> Kept:
     return Kept(
         marker=marker_from_pb(pb.marker),
+        delivered=DeliveredMarker(epoch=pb.delivered_epoch, message_number=pb.delivered_number),
         unread_mark_position=pb.unread_mark_position,
         preferences=conversation_preferences_from_pb(pb.preferences),
         draft=Draft(text=pb.draft, change_time_ms=milliseconds(pb.draft_time)) if pb.draft else None,

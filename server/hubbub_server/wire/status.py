@@ -66,8 +66,7 @@ def status_of(error: BaseException, *, request_id: str = "") -> status_pb2.Statu
         _add(status, _error_info(reasons.ERROR_REASON_INTERNAL, {"request_id": request_id}))
         return status
     status = status_pb2.Status(code=rule.code, message=str(error))
-    metadata = {"first_number": str(error.first_number)} if isinstance(error, errors.IdReused) else {}
-    _add(status, _error_info(rule.reason, metadata))
+    _add(status, _error_info(rule.reason, _metadata_of(error)))
     match error:
         case errors.InvalidField(field=field, rule=description):
             violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
@@ -77,6 +76,16 @@ def status_of(error: BaseException, *, request_id: str = "") -> status_pb2.Statu
         case _:
             pass
     return status
+
+
+def _metadata_of(error: BaseException) -> dict[str, str]:
+    match error:
+        case errors.IdReused(first_number=first_number):
+            return {"first_number": str(first_number)}
+        case errors.InvitationRefused(user_ids=user_ids):
+            return {"user_ids": ",".join(user_ids)}
+        case _:
+            return {}
 
 
 def _rule_of(error: BaseException) -> _Rule | None:

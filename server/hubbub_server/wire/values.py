@@ -1,7 +1,5 @@
 """Values to protobuf messages and back: what answers and frames are made of."""
 
-from typing import Final
-
 from hubbub.auth.v1 import auth_service_pb2
 from hubbub.chat.v1 import frame_pb2
 from hubbub.conversation.v1 import conversation_pb2, conversation_service_pb2, message_pb2, read_state_pb2
@@ -9,22 +7,16 @@ from hubbub.user.v1 import user_service_pb2
 
 from hubbub_server.app.authenticate import Credentials
 from hubbub_server.app.conversations import ConversationView
-from hubbub_server.app.markers import ReceiptsMode, receipts_mode
 from hubbub_server.app.read_states import ReadState
-from hubbub_server.domain.commands import Marked, Sent
+from hubbub_server.domain.commands import Delivered, Marked, Sent
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.ids import TopicId
+from hubbub_server.domain.receipts import receipts_mode
 from hubbub_server.ports.accounts import Profile
 from hubbub_server.ports.message_store import StoredMessage
 from hubbub_server.wire.preferences import conversation_preferences_to_pb, marker_to_pb
-from hubbub_server.wire.record_codec import KIND_TO_PB, member_to_pb
+from hubbub_server.wire.record_codec import KIND_TO_PB, MODE_TO_PB, member_to_pb, settings_to_pb
 from hubbub_server.wire.times import timestamp
-
-MODE_TO_PB: Final = {
-    ReceiptsMode.FULL: read_state_pb2.RECEIPTS_MODE_FULL,
-    ReceiptsMode.COUNT_ONLY: read_state_pb2.RECEIPTS_MODE_COUNT_ONLY,
-    ReceiptsMode.OFF: read_state_pb2.RECEIPTS_MODE_OFF,
-}
 
 
 def cursor_to_pb(cursor: Cursor) -> conversation_pb2.Cursor:
@@ -64,6 +56,13 @@ def marked_to_pb(marked: Marked) -> frame_pb2.MarkReadResponse:
     )
 
 
+def delivered_to_pb(delivered: Delivered) -> frame_pb2.MarkDeliveredResponse:
+    """Returns the answer to MarkDelivered, the same unary and in-band."""
+    return frame_pb2.MarkDeliveredResponse(
+        message_number=delivered.message_number, cursor=cursor_to_pb(delivered.cursor)
+    )
+
+
 def stored_message_to_pb(stored: StoredMessage) -> message_pb2.Message:
     """Returns a message of a page: the bytes that were stored, with the "state" fields joined on."""
     state = message_pb2.Message(commit_time=timestamp(stored.commit_time_ms), change_position=stored.change_position)
@@ -78,7 +77,8 @@ def view_to_pb(view: ConversationView) -> conversation_service_pb2.ConversationV
             kind=KIND_TO_PB[view.kind],
             title=view.title,
             member_count=view.member_count,
-            receipts_mode=MODE_TO_PB[receipts_mode(view.member_count)],
+            receipts_mode=MODE_TO_PB[receipts_mode(view.member_count, view.receipts_limit)],
+            settings=settings_to_pb(view.receipts_limit),
         ),
         membership=member_to_pb(view.membership),
         head=head_to_pb(view.head),

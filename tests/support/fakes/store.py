@@ -11,7 +11,8 @@ from hubbub_server.app.stored_topic import stored_conversation, stored_user_topi
 from hubbub_server.domain.errors import StoreUnavailable
 from hubbub_server.domain.id_window import IdEntry, IdKey, IdLookup
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id, is_user_id
-from hubbub_server.ports.marker_store import Mention, MentionPage
+from hubbub_server.domain.receipts import ReceiptsMode
+from hubbub_server.ports.marker_store import Mention, MentionPage, TimedMention
 from hubbub_server.ports.message_store import StoredMessage
 from hubbub_server.ports.projection import (
     EVERYBODY,
@@ -27,6 +28,7 @@ from hubbub_server.ports.projection import (
     MessageRow,
     ProjectionBatch,
     ReaderRow,
+    SettingsRow,
     ShardRow,
 )
 from hubbub_server.ports.topic_directory import StoredTopic
@@ -57,6 +59,7 @@ class FakeStore:
         self._events: dict[TopicId, dict[int, EventRow]] = {}
         self._messages: dict[ConversationId, dict[int, MessageRow]] = {}
         self._conversations: dict[ConversationId, ConversationRow] = {}
+        self._settings: dict[ConversationId, SettingsRow] = {}
         self._members: dict[ConversationId, dict[UserId, MemberRow]] = {}
         self._memberships: dict[UserId, dict[ConversationId, MembershipRow]] = {}
         self._marks: dict[ConversationId, dict[UserId, MemberMarkRow]] = {}
@@ -64,6 +67,7 @@ class FakeStore:
         self._mentions: dict[tuple[ConversationId, UserId], dict[int, MentionRow]] = {}
         self._entries: dict[UserId, dict[str, EntryRow]] = {}
         self._readers: dict[ConversationId, dict[UserId, ReaderRow]] = {}
+        self._deliveries: dict[ConversationId, dict[UserId, ReaderRow]] = {}
         self._applied: dict[TopicId, AppliedRow] = {}
         self._shards: dict[int, ShardRow] = {}
 
@@ -81,6 +85,8 @@ class FakeStore:
             _put(self._messages.setdefault(message.conversation_id, {}), message.message_number, message)
         for conversation in batch.conversations:
             _put(self._conversations, conversation.conversation_id, conversation)
+        for settings in batch.settings:
+            _put(self._settings, settings.conversation_id, settings)
         for member in batch.members:
             _put(self._members.setdefault(member.conversation_id, {}), member.user_id, member)
         for membership in batch.memberships:
@@ -96,6 +102,8 @@ class FakeStore:
             _put(self._entries.setdefault(entry.user_id, {}), entry.entry, entry)
         for reader in batch.readers:
             _put(self._readers.setdefault(reader.conversation_id, {}), reader.user_id, reader)
+        for delivery in batch.deliveries:
+            _put(self._deliveries.setdefault(delivery.conversation_id, {}), delivery.user_id, delivery)
         for applied in batch.applied:
             self._put_applied(applied)
         shard = self._shards.get(batch.shard.shard)
@@ -205,9 +213,32 @@ class FakeStore:
         ]
         return MentionPage(applied_number=applied.last_message_number if applied else 0, mentions=mentions[:limit])
 
+    async def read_mentions_by_time(
+        self, target: UserId | ConversationId, *, before: TimedMention | None, limit: int
+    ) -> Sequence[TimedMention]:
+        self._check_available()
+        if not 1 <= limit <= 1_000:
+            raise ValueError(f"limit {limit} is not in 1 to 1,000")
+        found = [
+            TimedMention(
+                commit_time_ms=row.commit_time_ms,
+                conversation_id=row.conversation_id,
+                message_number=row.message_number,
+                sender_id=row.sender_id,
+            )
+            for rows in self._mentions.values()
+            for row in rows.values()
+            if row.target == target
+        ]
+        return sorted((each for each in found if before is None or each < before), reverse=True)[:limit]
+
     async def read_readers(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
         self._check_available()
         return {row.user_id: row.message_number for row in self._readers.get(conversation_id, {}).values()}
+
+    async def read_deliveries(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
+        self._check_available()
+        return {row.user_id: row.message_number for row in self._deliveries.get(conversation_id, {}).values()}
 
     async def load(self, topic_id: TopicId) -> StoredTopic | None:
         self._check_available()
@@ -220,7 +251,11 @@ class FakeStore:
         if is_conversation_id(topic_id):
             members = self._members.get(topic_id, {}).values()
             marks, blocks = self._marks.get(topic_id, {}).values(), self._blocks.get(topic_id, {}).values()
-            return stored_conversation(topic_id, applied, self._conversations.get(topic_id), members, marks, blocks)
+            settings = self._settings.get(topic_id)
+            limit = settings.receipts_limit if settings else ReceiptsMode.FULL
+            return stored_conversation(
+                topic_id, applied, self._conversations.get(topic_id), members, marks, blocks, limit
+            )
         raise ValueError(f"{topic_id!r} is no topic id")
 
     async def read_applied(self, topic_id: TopicId) -> AppliedRow | None:

@@ -7,7 +7,7 @@ import pytest
 
 from hubbub_server.app.conversations import member_at_head
 from hubbub_server.app.frames import ReadUpTo
-from hubbub_server.app.markers import ReceiptsMode, receipts_mode
+from hubbub_server.app.markers import MemberMarker
 from hubbub_server.app.read_states import ReadState
 from hubbub_server.domain.commands import (
     ChangeConversationPreferences,
@@ -29,6 +29,7 @@ from hubbub_server.domain.message import (
     UserMention,
 )
 from hubbub_server.domain.preferences import ConversationPreferences, Preferences
+from hubbub_server.domain.receipts import ReceiptsMode, receipts_mode
 from hubbub_server.domain.signals import ReadMarker, Signal
 from tests.support.app_node import (
     ALICE,
@@ -50,6 +51,10 @@ EVERYBODY_HEARS = BroadcastMention(audience=BroadcastAudience.ALL)
 
 def read(number: int, *, seen: int = 0) -> ReadUpTo:
     return ReadUpTo(conversation_id=GROUP, message_number=number, unread_mark_position=seen)
+
+
+def at(user_id: UserId, read_number: int, delivered_number: int = 0) -> MemberMarker:
+    return MemberMarker(user_id=user_id, read_number=read_number, delivered_number=max(read_number, delivered_number))
 
 
 def mention(*kinds: EntityKind, serial: int, sender_id: UserId = ALICE) -> SendMessage:
@@ -419,6 +424,8 @@ async def test_counters_leave_out_what_is_read_and_what_the_user_left() -> None:
 def test_receipts_mode_is_by_size(members: int, mode: ReceiptsMode) -> None:
     """C34."""
     assert receipts_mode(members) is mode
+    assert receipts_mode(members, ReceiptsMode.OFF) is ReceiptsMode.OFF
+    assert receipts_mode(members, ReceiptsMode.COUNT_ONLY) is not ReceiptsMode.FULL
 
 
 def somebody(number: int) -> UserId:
@@ -435,8 +442,8 @@ async def test_small_conversation_tells_who_has_read_what() -> None:
         await node.markers.mark_read(ALICE, read(1))
         await cluster.project()
 
-        assert await node.markers.list_markers(ALICE, GROUP) == [(BOB, 3), (CAROL, 2)]
-        assert await node.markers.list_markers(BOB, GROUP) == [(ALICE, 1), (CAROL, 2)]
+        assert await node.markers.list_markers(ALICE, GROUP) == [at(BOB, 3), at(CAROL, 2)]
+        assert await node.markers.list_markers(BOB, GROUP) == [at(ALICE, 1), at(CAROL, 2)]
         readers = await node.markers.list_readers(CAROL, GROUP, 3)
         assert (readers.user_ids, readers.count) == ([BOB], 1)
         readers = await node.markers.list_readers(ALICE, GROUP, 2)
@@ -447,7 +454,7 @@ async def test_small_conversation_tells_who_has_read_what() -> None:
 
 @pytest.mark.asyncio
 async def test_large_conversation_tells_how_many_and_no_list() -> None:
-    """C34: the query answers by the mode; the own read state works all the same."""
+    """C34: the query answers by the mode; the own read state works all the same. C89: nobody hears of each reader."""
     cluster = AppCluster()
     async with cluster.node() as node:
         await group_with(node, BOB, *(somebody(number) for number in range(100)), messages=2)
@@ -478,7 +485,7 @@ async def test_hidden_reading_is_told_to_nobody() -> None:
         await cluster.project()
         await settle()
         assert alice.signals == [bob_read(1)]
-        assert await node.markers.list_markers(ALICE, GROUP) == [(BOB, 1)]
+        assert await node.markers.list_markers(ALICE, GROUP) == [at(BOB, 1)]
         assert await unread(node, BOB) == (1, 0)
 
         await node.submit(replace(hide, preferences=Preferences()), topic_id=BOB)
@@ -487,7 +494,7 @@ async def test_hidden_reading_is_told_to_nobody() -> None:
         await settle()
         assert alice.signals == [bob_read(1), bob_read(3)]
         assert bob.signals == []
-        assert await node.markers.list_markers(ALICE, GROUP) == [(BOB, 3)]
+        assert await node.markers.list_markers(ALICE, GROUP) == [at(BOB, 3)]
 
 
 @pytest.mark.asyncio

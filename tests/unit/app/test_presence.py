@@ -175,6 +175,27 @@ def test_a_node_that_was_taken_for_dead_tells_everything_again() -> None:
     on_stage(play)
 
 
+def test_another_life_tells_at_once_also_of_whom_the_one_before_told_a_moment_ago() -> None:
+    """G7: not only when their next turn comes, a lease after that."""
+
+    async def play(stage: PresenceStage, one: PresenceNode, two: PresenceNode) -> None:
+        session = one.session(BOB, ACTIVE)
+        async with two.watcher(ALICE, BOB) as log:
+            await log.until(BOB, "online", within_s=SOON_S)
+            one.node_registry.error = AWAY  # it cannot renew its lease, and tells as long as that is good
+            await asyncio.sleep(LEASE_S / 2)
+            session.report(INACTIVE)
+            told = await log.until(BOB, "away", within_s=SOON_S)
+            gone = await log.until(BOB, "offline", within_s=DEAD_WITHIN_S)
+            one.node_registry.error = None
+            again = await log.until(BOB, "away", within_s=LEASE_S)
+
+        assert gone.at_s - told.at_s < LEASE_S / 2
+        assert again.at_s - told.at_s < LEASE_S
+
+    on_stage(play)
+
+
 def test_a_flushed_registry_is_doubted_and_whole_within_a_lease() -> None:
     """The failure matrix, row Redis: nobody is told to be offline for it."""
 

@@ -280,6 +280,7 @@ class Cluster:
         stack = AsyncExitStack()
         await stack.enter_async_context(hub)
         markers = Markers(
+            news=signals,
             hub=hub,
             reader=reader,
             read_states=ReadStates(hub=hub, reader=reader),

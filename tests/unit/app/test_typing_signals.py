@@ -459,6 +459,7 @@ async def play(steps: list[tuple[str, UserId, str, float]]) -> None:
                     typing_by = {each: None if by == session_id else by for each, by in typing_by.items()}
             for signal in here.bob.signals:
                 assert isinstance(signal.kind, Typing)
+                assert signal.user_id is not None
                 if signal.kind.active:
                     starts_s[signal.user_id].append(clock.monotonic_s())
                     shown_until_s[signal.user_id] = clock.monotonic_s() + TYPING_EXPIRES_S

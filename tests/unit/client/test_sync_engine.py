@@ -190,8 +190,8 @@ def test_a_resume_token_is_taken_only_when_nothing_is_missing() -> None:
     assert engine.resume_token == "good"
 
 
-def joined(topic_id: str, *, own_position: int, join_position: int) -> frame_pb2.ServerFrame:
-    news = event_pb2.ConversationJoined(conversation_id=topic_id, join_position=join_position, epoch=1)
+def joined(topic_id: str, *, own_position: int, join_position: int, epoch: int = 1) -> frame_pb2.ServerFrame:
+    news = event_pb2.ConversationJoined(conversation_id=topic_id, join_position=join_position, epoch=epoch)
     return frame_pb2.ServerFrame(
         events=[event_pb2.Event(topic_id=ME, epoch=1, position=own_position, conversation_joined=news)]
     )
@@ -207,6 +207,49 @@ def test_a_late_event_does_not_hide_the_newer_epoch_of_a_topic_whose_join_has_no
 
     assert taken(engine) == [(ME, 1), ("c3", 1)]
     assert engine.next_request() == [Cursor("c3", 1, 1)]
+
+
+def removed(topic_id: str, position: int) -> frame_pb2.ServerFrame:
+    gone = event_pb2.MemberRemoved(user_id=ME)
+    return frame_pb2.ServerFrame(
+        events=[event_pb2.Event(topic_id=topic_id, epoch=1, position=position, member_removed=gone)]
+    )
+
+
+def test_a_head_past_the_removal_tells_of_another_join_also_when_it_was_heard_before_the_request() -> None:
+    """The own topic told that join to the process before this one, which had not come so far in the conversation."""
+    engine = new_engine()
+    engine.receive_live(heartbeat(head("c1", 3)))
+    assert engine.next_request() == [Cursor("c1", 1, 0)]
+    engine.receive_sync(said("c1", 1))
+    engine.receive_sync(removed("c1", 2))
+    engine.receive_sync(said("c1", 3))
+    engine.receive_sync(caught_up(head("c1", 3)))
+    engine.finish_request()
+
+    assert engine.relist_needed
+
+
+def test_joins_are_taken_in_their_order_whoever_tells_them() -> None:
+    """The list of conversations tells the newest one; what the own topic tells after that may be older."""
+    engine = new_engine()
+    engine.relist([Cursor("c1", 1, 7), Cursor("c2", 1, 0)])
+    engine.receive_live(joined("c1", own_position=1, join_position=3))
+    engine.receive_live(said("c1", 1))
+    engine.receive_live(removed("c1", 2))
+    engine.receive_live(said("c1", 3))
+
+    assert taken(engine) == [(ME, 1), ("c1", 1), ("c1", 2), ("c1", 3)]
+
+
+def test_a_later_join_is_in_the_epoch_that_its_news_names() -> None:
+    engine = new_engine()
+    engine.receive_live(joined("c1", own_position=1, join_position=8, epoch=2))
+    engine.receive_live(said("c1", 1))
+    engine.receive_live(removed("c1", 2))
+    engine.receive_live(said("c1", 8, epoch=2))
+
+    assert taken(engine) == [(ME, 1), ("c1", 1), ("c1", 2), ("c1", 8)]
 
 
 def test_an_event_of_another_epoch_is_not_applied_but_asked_about() -> None:

@@ -41,8 +41,7 @@ class Application:
                 assert head.cursor != self.last.get(head.cursor.topic_id)
                 self._jump(head.cursor)
             case events.TopicEnded(topic_id=topic_id):
-                if topic_id in self.last:
-                    self.ended[topic_id] = self.last.pop(topic_id)
+                self._end(topic_id)
             case item:
                 self._follow(item)
 
@@ -65,8 +64,19 @@ class Application:
             assert (cursor.epoch, cursor.position) == (last.epoch, last.position + 1)
         self.last[cursor.topic_id] = cursor
 
+    def _end(self, topic_id: str) -> None:
+        """The end of what was followed, or of a membership of which nothing can be had: over, and its log was lost."""
+        if topic_id in self.last:
+            self.ended[topic_id] = self.last.pop(topic_id)
+            return
+        log = self.server.logs[topic_id]
+        ended = self.ended.get(topic_id, Cursor(topic_id, 0, 0))
+        join = min(join for join in log.joins if join > (ended.epoch, ended.position))
+        assert join[0] < log.epoch
+        self.ended[topic_id] = Cursor(topic_id, *join)
+
     def _begin(self, cursor: Cursor) -> None:
-        """The first event of a membership is the join; no membership in between is left out."""
+        """The first event of a membership is the join; no membership in between is left out without a word."""
         log = self.server.logs[cursor.topic_id]
         if cursor.topic_id == ME:
             assert cursor.position == 1

@@ -401,7 +401,7 @@ async def test_a_client_that_does_not_read_cannot_keep_a_call_in_its_write(bench
 
 
 async def test_a_silent_peer_is_asked_and_cut_when_it_does_not_answer(bench: Bench) -> None:
-    """Keepalive of ours: a half-open socket."""
+    """Keepalive of ours: a half-open socket (C35: a phone in airplane mode does not stay online)."""
     peer, pipe = bench.connect()
     peer.call(CALL)
     await pipe.move()

@@ -11,6 +11,9 @@ from hubbub_server.domain.events import (
     ConversationLeft,
     ConversationMarkedUnread,
     ConversationPreferencesChanged,
+    ConversationSettingsChanged,
+    DeliveredMarker,
+    DeliveredMarkerMoved,
     DraftChanged,
     Event,
     EventKind,
@@ -46,6 +49,7 @@ from hubbub_server.domain.preferences import (
     Status,
     StatusState,
 )
+from hubbub_server.domain.receipts import ReceiptsMode
 
 FEWER = settings(max_examples=30)
 """For values that take long to draw."""
@@ -125,6 +129,7 @@ preferences = st.builds(
 kinds: st.SearchStrategy[EventKind] = st.one_of(
     st.builds(MessageSent, message=messages),
     st.builds(ConversationCreated, conversation_kind=st.sampled_from(ConversationKind), title=texts),
+    st.builds(ConversationSettingsChanged, receipts_limit=st.sampled_from(ReceiptsMode)),
     st.builds(MembersAdded, members=st.lists(members, max_size=5).map(tuple)),
     st.builds(MemberRemoved, user_id=user_ids),
     st.builds(ConversationJoined, conversation_id=conversation_ids, epoch=epochs, join_position=numbers),
@@ -137,6 +142,11 @@ kinds: st.SearchStrategy[EventKind] = st.one_of(
     st.builds(UserBlocked, user_id=user_ids, conversation_id=conversation_ids),
     st.builds(UserUnblocked, user_id=user_ids, conversation_id=conversation_ids),
     st.builds(PreferencesChanged, preferences=preferences),
+    st.builds(
+        DeliveredMarkerMoved,
+        conversation_id=conversation_ids,
+        marker=st.builds(DeliveredMarker, epoch=epochs, message_number=numbers),
+    ),
 )
 events = st.builds(
     Event,

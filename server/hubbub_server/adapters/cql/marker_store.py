@@ -1,12 +1,12 @@
 """Reads markers and mentions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from hubbub_server.adapters.cql.schema import mention_bucket_of
 from hubbub_server.adapters.cql.session import CqlSession
 from hubbub_server.domain.ids import ConversationId, UserId
-from hubbub_server.ports.marker_store import Mention, MentionPage
+from hubbub_server.ports.marker_store import Mention, MentionPage, TimedMention
 from hubbub_server.ports.projection import EVERYBODY
 
 _APPLIED_NUMBER: Final = "SELECT DISTINCT applied_message_number FROM conversations WHERE conversation_id = ?"
@@ -15,9 +15,18 @@ _MENTIONS: Final = """
     SELECT message_number, sender_id FROM mentions
     WHERE conversation_id = ? AND user_id = ? AND bucket = ? AND message_number > ? AND message_number < ? LIMIT ?"""
 
+_BY_TIME: Final = """
+    SELECT commit_time_ms, conversation_id, message_number, sender_id FROM mentions_by_time
+    WHERE target = ? AND (commit_time_ms, conversation_id, message_number) < (?, ?, ?) LIMIT ?"""
+
 _READERS: Final = "SELECT user_id, message_number FROM readers WHERE conversation_id = ?"
 
-SELECTS: Final = (_APPLIED_NUMBER, _MENTIONS, _READERS)
+_DELIVERIES: Final = "SELECT user_id, message_number FROM deliveries WHERE conversation_id = ?"
+
+SELECTS: Final = (_APPLIED_NUMBER, _MENTIONS, _BY_TIME, _READERS, _DELIVERIES)
+
+_NEVER: Final = (2**63 - 1, "", 0)
+"""After every mention."""
 
 
 class CqlMarkerStore:
@@ -46,6 +55,22 @@ class CqlMarkerStore:
         newest_first = [found[number] for number in sorted(found, reverse=True)]
         return MentionPage(applied_number=applied_number, mentions=newest_first[:limit])
 
+    async def read_mentions_by_time(
+        self, target: UserId | ConversationId, *, before: TimedMention | None, limit: int
+    ) -> Sequence[TimedMention]:
+        """Reads the newest mentions before one, newest first."""
+        if not 1 <= limit <= 1_000:
+            raise ValueError(f"limit {limit} is not in 1 to 1,000")
+        end = (before.commit_time_ms, before.conversation_id, before.message_number) if before else _NEVER
+        return [
+            TimedMention(commit_time_ms=time_ms, conversation_id=room, message_number=number, sender_id=sender_id)
+            for time_ms, room, number, sender_id in await self._session.read(_BY_TIME, target, *end, limit)
+        ]
+
     async def read_readers(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
         """Reads how far users have read."""
         return dict(await self._session.read(_READERS, conversation_id))
+
+    async def read_deliveries(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
+        """Reads how far users have received."""
+        return dict(await self._session.read(_DELIVERIES, conversation_id))

@@ -31,6 +31,7 @@ _SETTINGS: Final = Insert.into(
     "conversations",
     *("conversation_id", "settings_epoch", "settings_position", "kind", "title", "creator_id", "creation_hash"),
 )
+_RECEIPTS_LIMIT: Final = Insert.into("conversations", "conversation_id", "receipts_limit")
 _MEMBER: Final = Insert.into("conversations", "conversation_id", "user_id", "epoch", "position", "role")
 _MEMBERSHIP: Final = Insert.into(
     "user_topics",
@@ -49,7 +50,12 @@ _ENTRY: Final = Insert.into("user_topics", "user_id", "conversation_id", "epoch"
 _MENTION: Final = Insert.into(
     "mentions", "conversation_id", "user_id", "bucket", "message_number", "epoch", "position", "sender_id"
 )
+_TIMED_MENTION: Final = Insert.into(
+    "mentions_by_time",
+    *("target", "commit_time_ms", "conversation_id", "message_number", "epoch", "position", "sender_id"),
+)
 _READER: Final = Insert.into("readers", "conversation_id", "user_id", "epoch", "position", "message_number")
+_DELIVERY: Final = Insert.into("deliveries", "conversation_id", "user_id", "epoch", "position", "message_number")
 _SHARD: Final = Insert.into("applied_shards", "shard", "epoch", "sequence")
 
 _FLOOR: Final = (
@@ -83,8 +89,8 @@ _USER_FLOOR: Final = _Floor("user_topics", "user_id")
 
 SELECTS: Final = (READ_SHARD,)
 INSERTS: Final = (
-    *(_EVENT, _MESSAGE, _MESSAGE_ID, _SETTINGS, _MEMBER, _MEMBERSHIP, _SHARD),
-    *(_MARK, _BLOCK, _ENTRY, _MENTION, _READER),
+    *(_EVENT, _MESSAGE, _MESSAGE_ID, _SETTINGS, _RECEIPTS_LIMIT, _MEMBER, _MEMBERSHIP, _SHARD),
+    *(_MARK, _BLOCK, _ENTRY, _MENTION, _TIMED_MENTION, _READER, _DELIVERY),
     *(_CONVERSATION_FLOOR.place, _CONVERSATION_FLOOR.id_floor, _CONVERSATION_FLOOR.unknown_event),
     *(_USER_FLOOR.place, _USER_FLOOR.id_floor, _USER_FLOOR.unknown_event),
 )
@@ -146,13 +152,20 @@ def _rows(batch: ProjectionBatch) -> _Grouped:
                 *(mention.epoch, mention.position, mention.sender_id),
             )
         )
-    for reader in batch.readers:
-        epoch, position = reader.epoch, reader.position
-        grouped.setdefault(("readers", reader.conversation_id, 0), []).append(
-            _READER.at(
-                *(epoch, position, reader.conversation_id, reader.user_id, epoch, position, reader.message_number)
+        grouped.setdefault(("mentions_by_time", mention.target, 0), []).append(
+            _TIMED_MENTION.at(
+                *(mention.epoch, mention.position, mention.target, mention.commit_time_ms, mention.conversation_id),
+                *(number, mention.epoch, mention.position, mention.sender_id),
             )
         )
+    for table, insert, rows in (("readers", _READER, batch.readers), ("deliveries", _DELIVERY, batch.deliveries)):
+        for reader in rows:
+            epoch, position = reader.epoch, reader.position
+            grouped.setdefault((table, reader.conversation_id, 0), []).append(
+                insert.at(
+                    *(epoch, position, reader.conversation_id, reader.user_id, epoch, position, reader.message_number)
+                )
+            )
     return grouped
 
 
@@ -166,6 +179,10 @@ def _states(batch: ProjectionBatch) -> dict[TopicId, list[Write]]:
                 *(epoch, position, settings.conversation_id, epoch, position, settings.kind.value, settings.title),
                 *(settings.creator_id, settings.creation_hash),
             )
+        )
+    for changed in batch.settings:
+        states.setdefault(changed.conversation_id, []).append(
+            _RECEIPTS_LIMIT.at(changed.epoch, changed.position, changed.conversation_id, changed.receipts_limit.value)
         )
     for member in batch.members:
         role = member.role.value if member.role else ""

@@ -2,7 +2,8 @@
 
 Partitions are read as a whole or by key, and are bounded: events and messages in buckets of 4,096 by position and by
 number (never empty, as both are dense), client ids in slots by hash, members and memberships by topic. Mentions are
-sparse: in buckets of 65,536 by number, of which some are empty.
+sparse: in buckets of 65,536 by number, of which some are empty. Mentions by time are not bounded: newest first, nobody
+reads far.
 
 A topic's applied floor is static in the partition of its members (a conversation) or memberships (a user's topic).
 Whatever belongs to its state is written together with its floor as one mutation of that partition, which replicas apply
@@ -84,6 +85,17 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     WITH CLUSTERING ORDER BY (message_number DESC) AND {_LEVELED}""",
     # epoch, position: in the topic of user_id
     f"""CREATE TABLE IF NOT EXISTS readers (
+    conversation_id text, user_id text, epoch bigint, position bigint, message_number bigint,
+    PRIMARY KEY (conversation_id, user_id)) WITH {_LEVELED}""",
+    # target: a user, or a conversation whose members all are meant. Not in buckets: a row is 0.1 KB and needs a message
+    f"""CREATE TABLE IF NOT EXISTS mentions_by_time (
+    target text, commit_time_ms bigint, conversation_id text, message_number bigint, epoch bigint, position bigint,
+    sender_id text, PRIMARY KEY (target, commit_time_ms, conversation_id, message_number))
+    WITH CLUSTERING ORDER BY (commit_time_ms DESC, conversation_id DESC, message_number DESC) AND {_LEVELED}""",
+    # null: never changed
+    "ALTER TABLE conversations ADD (receipts_limit text static)",
+    # as readers: how far their devices have received
+    f"""CREATE TABLE IF NOT EXISTS deliveries (
     conversation_id text, user_id text, epoch bigint, position bigint, message_number bigint,
     PRIMARY KEY (conversation_id, user_id)) WITH {_LEVELED}""",
 )

@@ -8,6 +8,7 @@ from hubbub_server.app.stored_topic import stored_conversation, stored_user_topi
 from hubbub_server.domain.errors import StoreUnavailable
 from hubbub_server.domain.events import ConversationKind, MemberRole
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id, is_user_id
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.ports.projection import (
     AppliedRow,
     BlockRow,
@@ -23,7 +24,7 @@ from hubbub_server.ports.topic_directory import StoredTopic
 _FLOOR: Final = """applied_epoch, applied_position, applied_sequence, applied_commit_time_ms, applied_message_number,
     applied_counted_number, applied_id_floor_ms, applied_unknown_event"""
 _FLOOR_CELLS: Final = 8
-_SETTINGS_CELLS: Final = 6
+_SETTINGS_CELLS: Final = 7
 _MARK_CELLS: Final = slice(_FLOOR_CELLS + _SETTINGS_CELLS, _FLOOR_CELLS + _SETTINGS_CELLS + 3)
 _BLOCK_CELLS: Final = slice(_MARK_CELLS.stop, _MARK_CELLS.stop + 5)
 
@@ -33,7 +34,7 @@ _USER_FLOOR: Final = f"SELECT DISTINCT {_FLOOR} FROM user_topics WHERE user_id =
 
 _CONVERSATION: Final = f"""
     SELECT {_FLOOR}, settings_epoch, settings_position, kind, title, creator_id, creation_hash,
-        mark_number, mark_counted_number, mark_mention_number,
+        receipts_limit, mark_number, mark_counted_number, mark_mention_number,
         block_epoch, block_position, blocked, block_source_epoch, block_source_position,
         user_id, epoch, position, role
     FROM conversations WHERE conversation_id = ?"""
@@ -95,6 +96,7 @@ class CqlTopicDirectory:
                 _members(topic_id, rows),
                 _marks(topic_id, rows),
                 _blocks(topic_id, rows),
+                _receipts_limit(rows),
             )
         raise ValueError(f"{topic_id!r} is no topic id")
 
@@ -156,7 +158,8 @@ def _applied(topic_id: TopicId, rows: list[Row]) -> AppliedRow | None:
 
 
 def _conversation(conversation_id: ConversationId, rows: list[Row]) -> ConversationRow | None:
-    epoch, position, kind, title, creator_id, creation_hash = rows[0][_FLOOR_CELLS : _FLOOR_CELLS + _SETTINGS_CELLS]
+    settings = rows[0][_FLOOR_CELLS : _FLOOR_CELLS + _SETTINGS_CELLS]
+    epoch, position, kind, title, creator_id, creation_hash, _ = settings
     if kind is None:
         return None
     return ConversationRow(
@@ -168,6 +171,11 @@ def _conversation(conversation_id: ConversationId, rows: list[Row]) -> Conversat
         creator_id=creator_id,
         creation_hash=creation_hash,
     )
+
+
+def _receipts_limit(rows: list[Row]) -> ReceiptsMode:
+    limit = rows[0][_FLOOR_CELLS + _SETTINGS_CELLS - 1]
+    return ReceiptsMode.FULL if limit is None else ReceiptsMode(limit)
 
 
 def _members(conversation_id: ConversationId, rows: list[Row]) -> list[MemberRow]:

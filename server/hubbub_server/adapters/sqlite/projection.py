@@ -13,7 +13,7 @@ from typing import Final, Self
 from hubbub_server.adapters.sqlite.connections import SqliteConnections
 from hubbub_server.adapters.sqlite.schema import migrate
 from hubbub_server.adapters.sqlite.topic_directory import read_shard
-from hubbub_server.ports.projection import ConversationRow, MemberRow, ProjectionBatch, ShardRow
+from hubbub_server.ports.projection import ConversationRow, MemberRow, ProjectionBatch, SettingsRow, ShardRow
 
 _WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
 _BUSY_PAUSE_S: Final = 0.01
@@ -39,6 +39,12 @@ _PUT_CONVERSATION: Final = """
     ON CONFLICT DO UPDATE SET epoch = excluded.epoch, position = excluded.position, kind = excluded.kind,
         title = excluded.title, creator_id = excluded.creator_id, creation_hash = excluded.creation_hash
     WHERE (excluded.epoch, excluded.position) > (conversations.epoch, conversations.position)"""
+
+_PUT_SETTINGS: Final = """
+    INSERT INTO conversation_settings (conversation_id, epoch, position, receipts_limit) VALUES (?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET epoch = excluded.epoch, position = excluded.position,
+        receipts_limit = excluded.receipts_limit
+    WHERE (excluded.epoch, excluded.position) > (conversation_settings.epoch, conversation_settings.position)"""
 
 _PUT_MEMBER: Final = """
     INSERT INTO members (conversation_id, user_id, epoch, position, role) VALUES (?, ?, ?, ?, ?)
@@ -72,6 +78,12 @@ _PUT_MENTION: Final = """
     ON CONFLICT DO UPDATE SET epoch = excluded.epoch, position = excluded.position, sender_id = excluded.sender_id
     WHERE (excluded.epoch, excluded.position) > (mentions.epoch, mentions.position)"""
 
+_PUT_TIMED_MENTION: Final = """
+    INSERT INTO mentions_by_time (target, commit_time_ms, conversation_id, message_number, epoch, position, sender_id)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET epoch = excluded.epoch, position = excluded.position, sender_id = excluded.sender_id
+    WHERE (excluded.epoch, excluded.position) > (mentions_by_time.epoch, mentions_by_time.position)"""
+
 _PUT_ENTRY: Final = """
     INSERT INTO user_entries (user_id, entry, epoch, position, framed) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET epoch = excluded.epoch, position = excluded.position, framed = excluded.framed
@@ -82,6 +94,12 @@ _PUT_READER: Final = """
     ON CONFLICT DO UPDATE SET epoch = excluded.epoch, position = excluded.position,
         message_number = excluded.message_number
     WHERE (excluded.epoch, excluded.position) > (readers.epoch, readers.position)"""
+
+_PUT_DELIVERY: Final = """
+    INSERT INTO deliveries (conversation_id, user_id, epoch, position, message_number) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET epoch = excluded.epoch, position = excluded.position,
+        message_number = excluded.message_number
+    WHERE (excluded.epoch, excluded.position) > (deliveries.epoch, deliveries.position)"""
 
 _PUT_APPLIED: Final = """
     INSERT INTO applied_topics (topic_id, epoch, position, sequence, commit_time_ms, last_message_number,
@@ -116,6 +134,9 @@ _BLOCK_CELLS: Final = attrgetter(
     *("conversation_id", "user_id", "epoch", "position", "blocked", "source_epoch", "source_position")
 )
 _MENTION_CELLS: Final = attrgetter(*("conversation_id", "user_id", "message_number", "epoch", "position", "sender_id"))
+_TIMED_MENTION_CELLS: Final = attrgetter(
+    *("target", "commit_time_ms", "conversation_id", "message_number", "epoch", "position", "sender_id")
+)
 _ENTRY_CELLS: Final = attrgetter("user_id", "entry", "epoch", "position", "framed")
 _READER_CELLS: Final = attrgetter("conversation_id", "user_id", "epoch", "position", "message_number")
 _APPLIED_CELLS: Final = attrgetter(
@@ -200,13 +221,16 @@ def _apply(connection: sqlite3.Connection, batch: ProjectionBatch) -> None:
     connection.executemany(_PUT_EVENT, map(_EVENT_CELLS, batch.events))
     connection.executemany(_PUT_MESSAGE, map(_MESSAGE_CELLS, batch.messages))
     connection.executemany(_PUT_CONVERSATION, map(_conversation_cells, batch.conversations))
+    connection.executemany(_PUT_SETTINGS, map(_settings_cells, batch.settings))
     connection.executemany(_PUT_MEMBER, map(_member_cells, batch.members))
     connection.executemany(_PUT_MEMBERSHIP, map(_MEMBERSHIP_CELLS, batch.memberships))
     connection.executemany(_MERGE_MARK, map(_MARK_CELLS, batch.marks))
     connection.executemany(_PUT_BLOCK, map(_BLOCK_CELLS, batch.blocks))
     connection.executemany(_PUT_MENTION, map(_MENTION_CELLS, batch.mentions))
+    connection.executemany(_PUT_TIMED_MENTION, map(_TIMED_MENTION_CELLS, batch.mentions))
     connection.executemany(_PUT_ENTRY, map(_ENTRY_CELLS, batch.entries))
     connection.executemany(_PUT_READER, map(_READER_CELLS, batch.readers))
+    connection.executemany(_PUT_DELIVERY, map(_READER_CELLS, batch.deliveries))
     connection.executemany(_PUT_APPLIED, map(_APPLIED_CELLS, batch.applied))
     connection.executemany(_MERGE_APPLIED, map(_MERGED_CELLS, batch.applied))
     connection.execute(_PUT_SHARD, (batch.shard.shard, batch.shard.epoch, batch.shard.sequence))
@@ -222,6 +246,10 @@ def _conversation_cells(row: ConversationRow) -> tuple[object, ...]:
         row.creator_id,
         row.creation_hash,
     )
+
+
+def _settings_cells(row: SettingsRow) -> tuple[object, ...]:
+    return row.conversation_id, row.epoch, row.position, row.receipts_limit.value
 
 
 def _member_cells(row: MemberRow) -> tuple[object, ...]:

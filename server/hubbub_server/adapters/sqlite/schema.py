@@ -110,6 +110,23 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             sender_id TEXT NOT NULL,
             PRIMARY KEY (conversation_id, user_id, message_number)
         ) STRICT, WITHOUT ROWID""",
+        # target is a user, or a conversation whose members all are meant
+        """CREATE TABLE mentions_by_time (
+            target TEXT NOT NULL,
+            commit_time_ms INTEGER NOT NULL,
+            conversation_id TEXT NOT NULL,
+            message_number INTEGER NOT NULL,
+            epoch INTEGER NOT NULL,
+            position INTEGER NOT NULL,
+            sender_id TEXT NOT NULL,
+            PRIMARY KEY (target, commit_time_ms, conversation_id, message_number)
+        ) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE conversation_settings (
+            conversation_id TEXT NOT NULL PRIMARY KEY,
+            epoch INTEGER NOT NULL,
+            position INTEGER NOT NULL,
+            receipts_limit TEXT NOT NULL
+        ) STRICT, WITHOUT ROWID""",
         """CREATE TABLE user_entries (
             user_id TEXT NOT NULL,
             entry TEXT NOT NULL,
@@ -120,6 +137,15 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         ) STRICT, WITHOUT ROWID""",
         # epoch, position: in the topic of user_id
         """CREATE TABLE readers (
+            conversation_id TEXT NOT NULL,
+            user_id TEXT NOT NULL,
+            epoch INTEGER NOT NULL,
+            position INTEGER NOT NULL,
+            message_number INTEGER NOT NULL,
+            PRIMARY KEY (conversation_id, user_id)
+        ) STRICT, WITHOUT ROWID""",
+        # as readers: how far their devices have received
+        """CREATE TABLE deliveries (
             conversation_id TEXT NOT NULL,
             user_id TEXT NOT NULL,
             epoch INTEGER NOT NULL,

@@ -8,6 +8,7 @@ from hubbub_server.adapters.sqlite.connections import SqliteConnections
 from hubbub_server.app.stored_topic import stored_conversation, stored_user_topic
 from hubbub_server.domain.events import ConversationKind, MemberRole
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId, is_conversation_id, is_user_id
+from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.ports.projection import (
     AppliedRow,
     BlockRow,
@@ -27,6 +28,8 @@ _APPLIED: Final = """
 
 _CONVERSATION: Final = """
     SELECT epoch, position, kind, title, creator_id, creation_hash FROM conversations WHERE conversation_id = ?"""
+
+_SETTINGS: Final = "SELECT receipts_limit FROM conversation_settings WHERE conversation_id = ?"
 
 _MEMBERS: Final = "SELECT user_id, epoch, position, role FROM members WHERE conversation_id = ?"
 
@@ -71,6 +74,7 @@ class SqliteTopicDirectory:
                     _read_members(connection, topic_id),
                     _read_marks(connection, topic_id),
                     _read_blocks(connection, topic_id),
+                    _read_receipts_limit(connection, topic_id),
                 )
             raise ValueError(f"{topic_id!r} is no topic id")
 
@@ -129,6 +133,11 @@ def _read_conversation(connection: sqlite3.Connection, conversation_id: Conversa
         creator_id=row[4],
         creation_hash=row[5],
     )
+
+
+def _read_receipts_limit(connection: sqlite3.Connection, conversation_id: ConversationId) -> ReceiptsMode:
+    row = connection.execute(_SETTINGS, (conversation_id,)).fetchone()
+    return ReceiptsMode.FULL if row is None else ReceiptsMode(row[0])
 
 
 def _read_members(connection: sqlite3.Connection, conversation_id: ConversationId) -> list[MemberRow]:

@@ -6,8 +6,9 @@ from hubbub.conversation.v1 import conversation_service_pb2_grpc
 from hubbub_server.app.conversations import Conversations
 from hubbub_server.domain.errors import InvalidField
 from hubbub_server.rpc.call import current_call
-from hubbub_server.wire.record_codec import member_to_pb
+from hubbub_server.wire.record_codec import member_to_pb, settings_to_pb
 from hubbub_server.wire.requests import required
+from hubbub_server.wire.settings import read_conversation_settings
 from hubbub_server.wire.values import cursor_to_pb, view_to_pb
 
 
@@ -44,6 +45,15 @@ class ConversationServicer(conversation_service_pb2_grpc.ConversationServiceServ
             current_call().authenticated.user_id, _conversation_id(request.conversation_id)
         )
         return pb.GetConversationResponse(view=view_to_pb(view))
+
+    async def UpdateConversation(
+        self, request: pb.UpdateConversationRequest, context: object
+    ) -> pb.UpdateConversationResponse:
+        """Changes the settings of a group."""
+        conversation_id = _conversation_id(request.conversation_id)
+        limit = read_conversation_settings(request.settings, request.update_mask)
+        cursor = await self._conversations.limit_receipts(current_call().authenticated.user_id, conversation_id, limit)
+        return pb.UpdateConversationResponse(settings=settings_to_pb(limit), cursor=cursor_to_pb(cursor))
 
     async def ListConversations(
         self, request: pb.ListConversationsRequest, context: object

@@ -28,7 +28,7 @@ from hubbub.conversation.v1 import read_state_pb2 as hubbub_dot_conversation_dot
 from hubbub.user.v1 import preferences_pb2 as hubbub_dot_user_dot_v1_dot_preferences__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%hubbub/bus/v1alpha1/topic_state.proto\x12\x13hubbub.bus.v1alpha1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)hubbub/conversation/v1/conversation.proto\x1a\'hubbub/conversation/v1/read_state.proto\x1a hubbub/user/v1/preferences.proto\"\x8b\x02\n\nTopicState\x12\x10\n\x08topic_id\x18\x01 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x10\n\x08position\x18\x04 \x01(\x03\x12\x10\n\x08sequence\x18\x05 \x01(\x03\x12/\n\x0b\x63ommit_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\x0c\x63onversation\x18\x07 \x01(\x0b\x32&.hubbub.bus.v1alpha1.ConversationStateH\x00\x12.\n\x04user\x18\x08 \x01(\x0b\x32\x1e.hubbub.bus.v1alpha1.UserStateH\x00\x42\x07\n\x05state\"\x94\x04\n\x11\x43onversationState\x12\x36\n\x04kind\x18\x01 \x01(\x0e\x32(.hubbub.conversation.v1.ConversationKind\x12\r\n\x05title\x18\x02 \x01(\t\x12\x12\n\ncreator_id\x18\x03 \x01(\t\x12\x15\n\rcreation_hash\x18\x04 \x01(\t\x12/\n\x07members\x18\x05 \x03(\x0b\x32\x1e.hubbub.conversation.v1.Member\x12\x39\n\x0e\x66ormer_members\x18\x06 \x03(\x0b\x32!.hubbub.bus.v1alpha1.FormerMember\x12\x1b\n\x13last_message_number\x18\x07 \x01(\x03\x12\x1b\n\x13last_counted_number\x18\x08 \x01(\x03\x12\x31\n\rid_floor_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\nrecent_ids\x18\n \x01(\x0b\x32\x1e.hubbub.bus.v1alpha1.RecentIds\x12\x35\n\x0cmember_marks\x18\x0b \x03(\x0b\x32\x1f.hubbub.bus.v1alpha1.MemberMark\x12\x1d\n\x15last_broadcast_number\x18\x0c \x01(\x03\x12*\n\x06\x62locks\x18\r \x03(\x0b\x32\x1a.hubbub.bus.v1alpha1.Block\"e\n\nMemberMark\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x16\n\x0emessage_number\x18\x02 \x01(\x03\x12\x16\n\x0e\x63ounted_number\x18\x03 \x01(\x03\x12\x16\n\x0emention_number\x18\x04 \x01(\x03\"X\n\x05\x42lock\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62locked\x18\x02 \x01(\x08\x12\x14\n\x0csource_epoch\x18\x03 \x01(\x03\x12\x17\n\x0fsource_position\x18\x04 \x01(\x03\"b\n\tRecentIds\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x31\n\rid_floor_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"7\n\x0c\x46ormerMember\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x16\n\x0eleave_position\x18\x02 \x01(\x03\"\xea\x01\n\tUserState\x12\x34\n\x0bmemberships\x18\x01 \x03(\x0b\x32\x1f.hubbub.bus.v1alpha1.Membership\x12<\n\rconversations\x18\x02 \x03(\x0b\x32%.hubbub.bus.v1alpha1.KeptConversation\x12\x37\n\rblocked_users\x18\x03 \x03(\x0b\x32 .hubbub.bus.v1alpha1.BlockedUser\x12\x30\n\x0bpreferences\x18\x04 \x01(\x0b\x32\x1b.hubbub.user.v1.Preferences\"\x82\x02\n\x10KeptConversation\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x32\n\x06marker\x18\x02 \x01(\x0b\x32\".hubbub.conversation.v1.ReadMarker\x12\x1c\n\x14unread_mark_position\x18\x03 \x01(\x03\x12\x44\n\x0bpreferences\x18\x04 \x01(\x0b\x32/.hubbub.conversation.v1.ConversationPreferences\x12\r\n\x05\x64raft\x18\x05 \x01(\t\x12.\n\ndraft_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\x0b\x42lockedUser\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x10\n\x08position\x18\x03 \x01(\x03\"m\n\nMembership\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0e\n\x06joined\x18\x02 \x01(\x08\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x10\n\x08position\x18\x04 \x01(\x03\x12\x15\n\ruser_position\x18\x05 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%hubbub/bus/v1alpha1/topic_state.proto\x12\x13hubbub.bus.v1alpha1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)hubbub/conversation/v1/conversation.proto\x1a\'hubbub/conversation/v1/read_state.proto\x1a hubbub/user/v1/preferences.proto\"\x8b\x02\n\nTopicState\x12\x10\n\x08topic_id\x18\x01 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x10\n\x08position\x18\x04 \x01(\x03\x12\x10\n\x08sequence\x18\x05 \x01(\x03\x12/\n\x0b\x63ommit_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\x0c\x63onversation\x18\x07 \x01(\x0b\x32&.hubbub.bus.v1alpha1.ConversationStateH\x00\x12.\n\x04user\x18\x08 \x01(\x0b\x32\x1e.hubbub.bus.v1alpha1.UserStateH\x00\x42\x07\n\x05state\"\xd4\x04\n\x11\x43onversationState\x12\x36\n\x04kind\x18\x01 \x01(\x0e\x32(.hubbub.conversation.v1.ConversationKind\x12\r\n\x05title\x18\x02 \x01(\t\x12\x12\n\ncreator_id\x18\x03 \x01(\t\x12\x15\n\rcreation_hash\x18\x04 \x01(\t\x12/\n\x07members\x18\x05 \x03(\x0b\x32\x1e.hubbub.conversation.v1.Member\x12\x39\n\x0e\x66ormer_members\x18\x06 \x03(\x0b\x32!.hubbub.bus.v1alpha1.FormerMember\x12\x1b\n\x13last_message_number\x18\x07 \x01(\x03\x12\x1b\n\x13last_counted_number\x18\x08 \x01(\x03\x12\x31\n\rid_floor_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\nrecent_ids\x18\n \x01(\x0b\x32\x1e.hubbub.bus.v1alpha1.RecentIds\x12\x35\n\x0cmember_marks\x18\x0b \x03(\x0b\x32\x1f.hubbub.bus.v1alpha1.MemberMark\x12\x1d\n\x15last_broadcast_number\x18\x0c \x01(\x03\x12*\n\x06\x62locks\x18\r \x03(\x0b\x32\x1a.hubbub.bus.v1alpha1.Block\x12>\n\x08settings\x18\x0e \x01(\x0b\x32,.hubbub.conversation.v1.ConversationSettings\"e\n\nMemberMark\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x16\n\x0emessage_number\x18\x02 \x01(\x03\x12\x16\n\x0e\x63ounted_number\x18\x03 \x01(\x03\x12\x16\n\x0emention_number\x18\x04 \x01(\x03\"X\n\x05\x42lock\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62locked\x18\x02 \x01(\x08\x12\x14\n\x0csource_epoch\x18\x03 \x01(\x03\x12\x17\n\x0fsource_position\x18\x04 \x01(\x03\"b\n\tRecentIds\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x31\n\rid_floor_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"7\n\x0c\x46ormerMember\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x16\n\x0eleave_position\x18\x02 \x01(\x03\"\xea\x01\n\tUserState\x12\x34\n\x0bmemberships\x18\x01 \x03(\x0b\x32\x1f.hubbub.bus.v1alpha1.Membership\x12<\n\rconversations\x18\x02 \x03(\x0b\x32%.hubbub.bus.v1alpha1.KeptConversation\x12\x37\n\rblocked_users\x18\x03 \x03(\x0b\x32 .hubbub.bus.v1alpha1.BlockedUser\x12\x30\n\x0bpreferences\x18\x04 \x01(\x0b\x32\x1b.hubbub.user.v1.Preferences\"\xb5\x02\n\x10KeptConversation\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x32\n\x06marker\x18\x02 \x01(\x0b\x32\".hubbub.conversation.v1.ReadMarker\x12\x1c\n\x14unread_mark_position\x18\x03 \x01(\x03\x12\x44\n\x0bpreferences\x18\x04 \x01(\x0b\x32/.hubbub.conversation.v1.ConversationPreferences\x12\r\n\x05\x64raft\x18\x05 \x01(\t\x12.\n\ndraft_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x64\x65livered_epoch\x18\x07 \x01(\x07\x12\x18\n\x10\x64\x65livered_number\x18\x08 \x01(\x03\"?\n\x0b\x42lockedUser\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x10\n\x08position\x18\x03 \x01(\x03\"m\n\nMembership\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0e\n\x06joined\x18\x02 \x01(\x08\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x10\n\x08position\x18\x04 \x01(\x03\x12\x15\n\ruser_position\x18\x05 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,21 +38,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOPICSTATE']._serialized_start=214
   _globals['_TOPICSTATE']._serialized_end=481
   _globals['_CONVERSATIONSTATE']._serialized_start=484
-  _globals['_CONVERSATIONSTATE']._serialized_end=1016
-  _globals['_MEMBERMARK']._serialized_start=1018
-  _globals['_MEMBERMARK']._serialized_end=1119
-  _globals['_BLOCK']._serialized_start=1121
-  _globals['_BLOCK']._serialized_end=1209
-  _globals['_RECENTIDS']._serialized_start=1211
-  _globals['_RECENTIDS']._serialized_end=1309
-  _globals['_FORMERMEMBER']._serialized_start=1311
-  _globals['_FORMERMEMBER']._serialized_end=1366
-  _globals['_USERSTATE']._serialized_start=1369
-  _globals['_USERSTATE']._serialized_end=1603
-  _globals['_KEPTCONVERSATION']._serialized_start=1606
-  _globals['_KEPTCONVERSATION']._serialized_end=1864
-  _globals['_BLOCKEDUSER']._serialized_start=1866
-  _globals['_BLOCKEDUSER']._serialized_end=1929
-  _globals['_MEMBERSHIP']._serialized_start=1931
-  _globals['_MEMBERSHIP']._serialized_end=2040
+  _globals['_CONVERSATIONSTATE']._serialized_end=1080
+  _globals['_MEMBERMARK']._serialized_start=1082
+  _globals['_MEMBERMARK']._serialized_end=1183
+  _globals['_BLOCK']._serialized_start=1185
+  _globals['_BLOCK']._serialized_end=1273
+  _globals['_RECENTIDS']._serialized_start=1275
+  _globals['_RECENTIDS']._serialized_end=1373
+  _globals['_FORMERMEMBER']._serialized_start=1375
+  _globals['_FORMERMEMBER']._serialized_end=1430
+  _globals['_USERSTATE']._serialized_start=1433
+  _globals['_USERSTATE']._serialized_end=1667
+  _globals['_KEPTCONVERSATION']._serialized_start=1670
+  _globals['_KEPTCONVERSATION']._serialized_end=1979
+  _globals['_BLOCKEDUSER']._serialized_start=1981
+  _globals['_BLOCKEDUSER']._serialized_end=2044
+  _globals['_MEMBERSHIP']._serialized_start=2046
+  _globals['_MEMBERSHIP']._serialized_end=2155
 # @@protoc_insertion_point(module_scope)

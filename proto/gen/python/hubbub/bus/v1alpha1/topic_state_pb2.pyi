@@ -99,6 +99,7 @@ class ConversationState(_message.Message):
     MEMBER_MARKS_FIELD_NUMBER: _builtins.int
     LAST_BROADCAST_NUMBER_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
     kind: _conversation_pb2.ConversationKind.ValueType
     """Sort; UNSPECIFIED when it was never created."""
     title: _builtins.str
@@ -137,6 +138,10 @@ class ConversationState(_message.Message):
     def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Block]:
         """Direct conversation: who refuses the messages of the other side."""
 
+    @_builtins.property
+    def settings(self) -> _conversation_pb2.ConversationSettings:
+        """What owners and admins decided; unset: as in a new group."""
+
     def __init__(
         self,
         *,
@@ -153,10 +158,11 @@ class ConversationState(_message.Message):
         member_marks: _abc.Iterable[Global___MemberMark] | None = ...,
         last_broadcast_number: _builtins.int = ...,
         blocks: _abc.Iterable[Global___Block] | None = ...,
+        settings: _conversation_pb2.ConversationSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["id_floor_time", b"id_floor_time", "recent_ids", b"recent_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["id_floor_time", b"id_floor_time", "recent_ids", b"recent_ids", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "creation_hash", b"creation_hash", "creator_id", b"creator_id", "former_members", b"former_members", "id_floor_time", b"id_floor_time", "kind", b"kind", "last_broadcast_number", b"last_broadcast_number", "last_counted_number", b"last_counted_number", "last_message_number", b"last_message_number", "member_marks", b"member_marks", "members", b"members", "recent_ids", b"recent_ids", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "creation_hash", b"creation_hash", "creator_id", b"creator_id", "former_members", b"former_members", "id_floor_time", b"id_floor_time", "kind", b"kind", "last_broadcast_number", b"last_broadcast_number", "last_counted_number", b"last_counted_number", "last_message_number", b"last_message_number", "member_marks", b"member_marks", "members", b"members", "recent_ids", b"recent_ids", "settings", b"settings", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -342,12 +348,18 @@ class KeptConversation(_message.Message):
     PREFERENCES_FIELD_NUMBER: _builtins.int
     DRAFT_FIELD_NUMBER: _builtins.int
     DRAFT_TIME_FIELD_NUMBER: _builtins.int
+    DELIVERED_EPOCH_FIELD_NUMBER: _builtins.int
+    DELIVERED_NUMBER_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """Which."""
     unread_mark_position: _builtins.int
     """Position of the mark-as-unread that stands; 0: none."""
     draft: _builtins.str
     """What they have begun to write; empty: nothing."""
+    delivered_epoch: _builtins.int
+    """How far their devices have received; see DeliveredMarkerMoved."""
+    delivered_number: _builtins.int
+    """As delivered_epoch."""
     @_builtins.property
     def marker(self) -> _read_state_pb2.ReadMarker:
         """How far they have read."""
@@ -369,10 +381,12 @@ class KeptConversation(_message.Message):
         preferences: _read_state_pb2.ConversationPreferences | None = ...,
         draft: _builtins.str = ...,
         draft_time: _timestamp_pb2.Timestamp | None = ...,
+        delivered_epoch: _builtins.int = ...,
+        delivered_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["draft_time", b"draft_time", "marker", b"marker", "preferences", b"preferences"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "draft", b"draft", "draft_time", b"draft_time", "marker", b"marker", "preferences", b"preferences", "unread_mark_position", b"unread_mark_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "delivered_epoch", b"delivered_epoch", "delivered_number", b"delivered_number", "draft", b"draft", "draft_time", b"draft_time", "marker", b"marker", "preferences", b"preferences", "unread_mark_position", b"unread_mark_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,7 +29,7 @@ from hubbub.conversation.v1 import read_state_pb2 as hubbub_dot_conversation_dot
 from hubbub.user.v1 import preferences_pb2 as hubbub_dot_user_dot_v1_dot_preferences__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahubbub/chat/v1/event.proto\x12\x0ehubbub.chat.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)hubbub/conversation/v1/conversation.proto\x1a$hubbub/conversation/v1/message.proto\x1a\'hubbub/conversation/v1/read_state.proto\x1a hubbub/user/v1/preferences.proto\"\x92\x08\n\x05\x45vent\x12\x10\n\x08topic_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x07\x12\x10\n\x08position\x18\x03 \x01(\x03\x12/\n\x0b\x63ommit_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61\x63tor_id\x18\x05 \x01(\t\x12\x16\n\x0emessage_number\x18\x06 \x01(\x03\x12\x33\n\x0cmessage_sent\x18\x07 \x01(\x0b\x32\x1b.hubbub.chat.v1.MessageSentH\x00\x12\x43\n\x14\x63onversation_created\x18\x10 \x01(\x0b\x32#.hubbub.chat.v1.ConversationCreatedH\x00\x12\x35\n\rmembers_added\x18\x12 \x01(\x0b\x32\x1c.hubbub.chat.v1.MembersAddedH\x00\x12\x37\n\x0emember_removed\x18\x13 \x01(\x0b\x32\x1d.hubbub.chat.v1.MemberRemovedH\x00\x12\x35\n\rblock_changed\x18\x14 \x01(\x0b\x32\x1c.hubbub.chat.v1.BlockChangedH\x00\x12\x41\n\x13\x63onversation_joined\x18  \x01(\x0b\x32\".hubbub.chat.v1.ConversationJoinedH\x00\x12=\n\x11\x63onversation_left\x18! \x01(\x0b\x32 .hubbub.chat.v1.ConversationLeftH\x00\x12<\n\x11read_marker_moved\x18\" \x01(\x0b\x32\x1f.hubbub.chat.v1.ReadMarkerMovedH\x00\x12N\n\x1a\x63onversation_marked_unread\x18# \x01(\x0b\x32(.hubbub.chat.v1.ConversationMarkedUnreadH\x00\x12Z\n conversation_preferences_changed\x18$ \x01(\x0b\x32..hubbub.chat.v1.ConversationPreferencesChangedH\x00\x12\x35\n\rdraft_changed\x18% \x01(\x0b\x32\x1c.hubbub.chat.v1.DraftChangedH\x00\x12\x33\n\x0cuser_blocked\x18& \x01(\x0b\x32\x1b.hubbub.chat.v1.UserBlockedH\x00\x12\x37\n\x0euser_unblocked\x18\' \x01(\x0b\x32\x1d.hubbub.chat.v1.UserUnblockedH\x00\x12\x41\n\x13preferences_changed\x18( \x01(\x0b\x32\".hubbub.chat.v1.PreferencesChangedH\x00\x42\x06\n\x04kind\"?\n\x0bMessageSent\x12\x30\n\x07message\x18\x01 \x01(\x0b\x32\x1f.hubbub.conversation.v1.Message\"Q\n\x13\x43onversationCreated\x12:\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32$.hubbub.conversation.v1.Conversation\"?\n\x0cMembersAdded\x12/\n\x07members\x18\x01 \x03(\x0b\x32\x1e.hubbub.conversation.v1.Member\" \n\rMemberRemoved\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"S\n\x12\x43onversationJoined\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x15\n\rjoin_position\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\x07\"R\n\x10\x43onversationLeft\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x16\n\x0eleave_position\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\x07\"0\n\x0c\x42lockChanged\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62locked\x18\x02 \x01(\x08\"n\n\x0fReadMarkerMoved\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x32\n\x06marker\x18\x02 \x01(\x0b\x32\".hubbub.conversation.v1.ReadMarker\x12\x0e\n\x06hidden\x18\x03 \x01(\x08\"3\n\x18\x43onversationMarkedUnread\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"\x7f\n\x1e\x43onversationPreferencesChanged\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x44\n\x0bpreferences\x18\x02 \x01(\x0b\x32/.hubbub.conversation.v1.ConversationPreferences\"5\n\x0c\x44raftChanged\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"7\n\x0bUserBlocked\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\"9\n\rUserUnblocked\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\"F\n\x12PreferencesChanged\x12\x30\n\x0bpreferences\x18\x01 \x01(\x0b\x32\x1b.hubbub.user.v1.Preferencesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahubbub/chat/v1/event.proto\x12\x0ehubbub.chat.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)hubbub/conversation/v1/conversation.proto\x1a$hubbub/conversation/v1/message.proto\x1a\'hubbub/conversation/v1/read_state.proto\x1a hubbub/user/v1/preferences.proto\"\xb0\t\n\x05\x45vent\x12\x10\n\x08topic_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x07\x12\x10\n\x08position\x18\x03 \x01(\x03\x12/\n\x0b\x63ommit_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61\x63tor_id\x18\x05 \x01(\t\x12\x16\n\x0emessage_number\x18\x06 \x01(\x03\x12\x33\n\x0cmessage_sent\x18\x07 \x01(\x0b\x32\x1b.hubbub.chat.v1.MessageSentH\x00\x12\x43\n\x14\x63onversation_created\x18\x10 \x01(\x0b\x32#.hubbub.chat.v1.ConversationCreatedH\x00\x12T\n\x1d\x63onversation_settings_changed\x18\x11 \x01(\x0b\x32+.hubbub.chat.v1.ConversationSettingsChangedH\x00\x12\x35\n\rmembers_added\x18\x12 \x01(\x0b\x32\x1c.hubbub.chat.v1.MembersAddedH\x00\x12\x37\n\x0emember_removed\x18\x13 \x01(\x0b\x32\x1d.hubbub.chat.v1.MemberRemovedH\x00\x12\x35\n\rblock_changed\x18\x14 \x01(\x0b\x32\x1c.hubbub.chat.v1.BlockChangedH\x00\x12\x41\n\x13\x63onversation_joined\x18  \x01(\x0b\x32\".hubbub.chat.v1.ConversationJoinedH\x00\x12=\n\x11\x63onversation_left\x18! \x01(\x0b\x32 .hubbub.chat.v1.ConversationLeftH\x00\x12<\n\x11read_marker_moved\x18\" \x01(\x0b\x32\x1f.hubbub.chat.v1.ReadMarkerMovedH\x00\x12N\n\x1a\x63onversation_marked_unread\x18# \x01(\x0b\x32(.hubbub.chat.v1.ConversationMarkedUnreadH\x00\x12Z\n conversation_preferences_changed\x18$ \x01(\x0b\x32..hubbub.chat.v1.ConversationPreferencesChangedH\x00\x12\x35\n\rdraft_changed\x18% \x01(\x0b\x32\x1c.hubbub.chat.v1.DraftChangedH\x00\x12\x33\n\x0cuser_blocked\x18& \x01(\x0b\x32\x1b.hubbub.chat.v1.UserBlockedH\x00\x12\x37\n\x0euser_unblocked\x18\' \x01(\x0b\x32\x1d.hubbub.chat.v1.UserUnblockedH\x00\x12\x41\n\x13preferences_changed\x18( \x01(\x0b\x32\".hubbub.chat.v1.PreferencesChangedH\x00\x12\x46\n\x16\x64\x65livered_marker_moved\x18) \x01(\x0b\x32$.hubbub.chat.v1.DeliveredMarkerMovedH\x00\x42\x06\n\x04kind\"?\n\x0bMessageSent\x12\x30\n\x07message\x18\x01 \x01(\x0b\x32\x1f.hubbub.conversation.v1.Message\"Q\n\x13\x43onversationCreated\x12:\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32$.hubbub.conversation.v1.Conversation\"]\n\x1b\x43onversationSettingsChanged\x12>\n\x08settings\x18\x01 \x01(\x0b\x32,.hubbub.conversation.v1.ConversationSettings\"?\n\x0cMembersAdded\x12/\n\x07members\x18\x01 \x03(\x0b\x32\x1e.hubbub.conversation.v1.Member\" \n\rMemberRemoved\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"S\n\x12\x43onversationJoined\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x15\n\rjoin_position\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\x07\"R\n\x10\x43onversationLeft\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x16\n\x0eleave_position\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\x07\"0\n\x0c\x42lockChanged\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62locked\x18\x02 \x01(\x08\"n\n\x0fReadMarkerMoved\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x32\n\x06marker\x18\x02 \x01(\x0b\x32\".hubbub.conversation.v1.ReadMarker\x12\x0e\n\x06hidden\x18\x03 \x01(\x08\"3\n\x18\x43onversationMarkedUnread\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"\x7f\n\x1e\x43onversationPreferencesChanged\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x44\n\x0bpreferences\x18\x02 \x01(\x0b\x32/.hubbub.conversation.v1.ConversationPreferences\"5\n\x0c\x44raftChanged\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"7\n\x0bUserBlocked\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\"9\n\rUserUnblocked\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\"F\n\x12PreferencesChanged\x12\x30\n\x0bpreferences\x18\x01 \x01(\x0b\x32\x1b.hubbub.user.v1.Preferences\"V\n\x14\x44\x65liveredMarkerMoved\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x07\x12\x16\n\x0emessage_number\x18\x03 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,33 +37,37 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hubbub.chat.v1.event_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EVENT']._serialized_start=236
-  _globals['_EVENT']._serialized_end=1278
-  _globals['_MESSAGESENT']._serialized_start=1280
-  _globals['_MESSAGESENT']._serialized_end=1343
-  _globals['_CONVERSATIONCREATED']._serialized_start=1345
-  _globals['_CONVERSATIONCREATED']._serialized_end=1426
-  _globals['_MEMBERSADDED']._serialized_start=1428
-  _globals['_MEMBERSADDED']._serialized_end=1491
-  _globals['_MEMBERREMOVED']._serialized_start=1493
-  _globals['_MEMBERREMOVED']._serialized_end=1525
-  _globals['_CONVERSATIONJOINED']._serialized_start=1527
-  _globals['_CONVERSATIONJOINED']._serialized_end=1610
-  _globals['_CONVERSATIONLEFT']._serialized_start=1612
-  _globals['_CONVERSATIONLEFT']._serialized_end=1694
-  _globals['_BLOCKCHANGED']._serialized_start=1696
-  _globals['_BLOCKCHANGED']._serialized_end=1744
-  _globals['_READMARKERMOVED']._serialized_start=1746
-  _globals['_READMARKERMOVED']._serialized_end=1856
-  _globals['_CONVERSATIONMARKEDUNREAD']._serialized_start=1858
-  _globals['_CONVERSATIONMARKEDUNREAD']._serialized_end=1909
-  _globals['_CONVERSATIONPREFERENCESCHANGED']._serialized_start=1911
-  _globals['_CONVERSATIONPREFERENCESCHANGED']._serialized_end=2038
-  _globals['_DRAFTCHANGED']._serialized_start=2040
-  _globals['_DRAFTCHANGED']._serialized_end=2093
-  _globals['_USERBLOCKED']._serialized_start=2095
-  _globals['_USERBLOCKED']._serialized_end=2150
-  _globals['_USERUNBLOCKED']._serialized_start=2152
-  _globals['_USERUNBLOCKED']._serialized_end=2209
-  _globals['_PREFERENCESCHANGED']._serialized_start=2211
-  _globals['_PREFERENCESCHANGED']._serialized_end=2281
+  _globals['_EVENT']._serialized_end=1436
+  _globals['_MESSAGESENT']._serialized_start=1438
+  _globals['_MESSAGESENT']._serialized_end=1501
+  _globals['_CONVERSATIONCREATED']._serialized_start=1503
+  _globals['_CONVERSATIONCREATED']._serialized_end=1584
+  _globals['_CONVERSATIONSETTINGSCHANGED']._serialized_start=1586
+  _globals['_CONVERSATIONSETTINGSCHANGED']._serialized_end=1679
+  _globals['_MEMBERSADDED']._serialized_start=1681
+  _globals['_MEMBERSADDED']._serialized_end=1744
+  _globals['_MEMBERREMOVED']._serialized_start=1746
+  _globals['_MEMBERREMOVED']._serialized_end=1778
+  _globals['_CONVERSATIONJOINED']._serialized_start=1780
+  _globals['_CONVERSATIONJOINED']._serialized_end=1863
+  _globals['_CONVERSATIONLEFT']._serialized_start=1865
+  _globals['_CONVERSATIONLEFT']._serialized_end=1947
+  _globals['_BLOCKCHANGED']._serialized_start=1949
+  _globals['_BLOCKCHANGED']._serialized_end=1997
+  _globals['_READMARKERMOVED']._serialized_start=1999
+  _globals['_READMARKERMOVED']._serialized_end=2109
+  _globals['_CONVERSATIONMARKEDUNREAD']._serialized_start=2111
+  _globals['_CONVERSATIONMARKEDUNREAD']._serialized_end=2162
+  _globals['_CONVERSATIONPREFERENCESCHANGED']._serialized_start=2164
+  _globals['_CONVERSATIONPREFERENCESCHANGED']._serialized_end=2291
+  _globals['_DRAFTCHANGED']._serialized_start=2293
+  _globals['_DRAFTCHANGED']._serialized_end=2346
+  _globals['_USERBLOCKED']._serialized_start=2348
+  _globals['_USERBLOCKED']._serialized_end=2403
+  _globals['_USERUNBLOCKED']._serialized_start=2405
+  _globals['_USERUNBLOCKED']._serialized_end=2462
+  _globals['_PREFERENCESCHANGED']._serialized_start=2464
+  _globals['_PREFERENCESCHANGED']._serialized_end=2534
+  _globals['_DELIVEREDMARKERMOVED']._serialized_start=2536
+  _globals['_DELIVEREDMARKERMOVED']._serialized_end=2622
 # @@protoc_insertion_point(module_scope)

@@ -42,6 +42,7 @@ class Event(_message.Message):
     MESSAGE_NUMBER_FIELD_NUMBER: _builtins.int
     MESSAGE_SENT_FIELD_NUMBER: _builtins.int
     CONVERSATION_CREATED_FIELD_NUMBER: _builtins.int
+    CONVERSATION_SETTINGS_CHANGED_FIELD_NUMBER: _builtins.int
     MEMBERS_ADDED_FIELD_NUMBER: _builtins.int
     MEMBER_REMOVED_FIELD_NUMBER: _builtins.int
     BLOCK_CHANGED_FIELD_NUMBER: _builtins.int
@@ -54,6 +55,7 @@ class Event(_message.Message):
     USER_BLOCKED_FIELD_NUMBER: _builtins.int
     USER_UNBLOCKED_FIELD_NUMBER: _builtins.int
     PREFERENCES_CHANGED_FIELD_NUMBER: _builtins.int
+    DELIVERED_MARKER_MOVED_FIELD_NUMBER: _builtins.int
     topic_id: _builtins.str
     """The topic: a conversation_id, or the receiver's own user_id."""
     epoch: _builtins.int
@@ -75,6 +77,10 @@ class Event(_message.Message):
     @_builtins.property
     def conversation_created(self) -> Global___ConversationCreated:
         """A conversation was created; the first event of its topic, but for block_changed."""
+
+    @_builtins.property
+    def conversation_settings_changed(self) -> Global___ConversationSettingsChanged:
+        """The settings of a group are others."""
 
     @_builtins.property
     def members_added(self) -> Global___MembersAdded:
@@ -124,6 +130,10 @@ class Event(_message.Message):
     def preferences_changed(self) -> Global___PreferencesChanged:
         """User topic: what the user wants everywhere."""
 
+    @_builtins.property
+    def delivered_marker_moved(self) -> Global___DeliveredMarkerMoved:
+        """User topic: the user's devices have received more."""
+
     def __init__(
         self,
         *,
@@ -135,6 +145,7 @@ class Event(_message.Message):
         message_number: _builtins.int = ...,
         message_sent: Global___MessageSent | None = ...,
         conversation_created: Global___ConversationCreated | None = ...,
+        conversation_settings_changed: Global___ConversationSettingsChanged | None = ...,
         members_added: Global___MembersAdded | None = ...,
         member_removed: Global___MemberRemoved | None = ...,
         block_changed: Global___BlockChanged | None = ...,
@@ -147,12 +158,13 @@ class Event(_message.Message):
         user_blocked: Global___UserBlocked | None = ...,
         user_unblocked: Global___UserUnblocked | None = ...,
         preferences_changed: Global___PreferencesChanged | None = ...,
+        delivered_marker_moved: Global___DeliveredMarkerMoved | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["block_changed", b"block_changed", "commit_time", b"commit_time", "conversation_created", b"conversation_created", "conversation_joined", b"conversation_joined", "conversation_left", b"conversation_left", "conversation_marked_unread", b"conversation_marked_unread", "conversation_preferences_changed", b"conversation_preferences_changed", "draft_changed", b"draft_changed", "kind", b"kind", "member_removed", b"member_removed", "members_added", b"members_added", "message_sent", b"message_sent", "preferences_changed", b"preferences_changed", "read_marker_moved", b"read_marker_moved", "user_blocked", b"user_blocked", "user_unblocked", b"user_unblocked"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["block_changed", b"block_changed", "commit_time", b"commit_time", "conversation_created", b"conversation_created", "conversation_joined", b"conversation_joined", "conversation_left", b"conversation_left", "conversation_marked_unread", b"conversation_marked_unread", "conversation_preferences_changed", b"conversation_preferences_changed", "conversation_settings_changed", b"conversation_settings_changed", "delivered_marker_moved", b"delivered_marker_moved", "draft_changed", b"draft_changed", "kind", b"kind", "member_removed", b"member_removed", "members_added", b"members_added", "message_sent", b"message_sent", "preferences_changed", b"preferences_changed", "read_marker_moved", b"read_marker_moved", "user_blocked", b"user_blocked", "user_unblocked", b"user_unblocked"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id", "block_changed", b"block_changed", "commit_time", b"commit_time", "conversation_created", b"conversation_created", "conversation_joined", b"conversation_joined", "conversation_left", b"conversation_left", "conversation_marked_unread", b"conversation_marked_unread", "conversation_preferences_changed", b"conversation_preferences_changed", "draft_changed", b"draft_changed", "epoch", b"epoch", "kind", b"kind", "member_removed", b"member_removed", "members_added", b"members_added", "message_number", b"message_number", "message_sent", b"message_sent", "position", b"position", "preferences_changed", b"preferences_changed", "read_marker_moved", b"read_marker_moved", "topic_id", b"topic_id", "user_blocked", b"user_blocked", "user_unblocked", b"user_unblocked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id", "block_changed", b"block_changed", "commit_time", b"commit_time", "conversation_created", b"conversation_created", "conversation_joined", b"conversation_joined", "conversation_left", b"conversation_left", "conversation_marked_unread", b"conversation_marked_unread", "conversation_preferences_changed", b"conversation_preferences_changed", "conversation_settings_changed", b"conversation_settings_changed", "delivered_marker_moved", b"delivered_marker_moved", "draft_changed", b"draft_changed", "epoch", b"epoch", "kind", b"kind", "member_removed", b"member_removed", "members_added", b"members_added", "message_number", b"message_number", "message_sent", b"message_sent", "position", b"position", "preferences_changed", b"preferences_changed", "read_marker_moved", b"read_marker_moved", "topic_id", b"topic_id", "user_blocked", b"user_blocked", "user_unblocked", b"user_unblocked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["message_sent", "conversation_created", "members_added", "member_removed", "block_changed", "conversation_joined", "conversation_left", "read_marker_moved", "conversation_marked_unread", "conversation_preferences_changed", "draft_changed", "user_blocked", "user_unblocked", "preferences_changed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["message_sent", "conversation_created", "conversation_settings_changed", "members_added", "member_removed", "block_changed", "conversation_joined", "conversation_left", "read_marker_moved", "conversation_marked_unread", "conversation_preferences_changed", "draft_changed", "user_blocked", "user_unblocked", "preferences_changed", "delivered_marker_moved"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -205,6 +217,30 @@ class ConversationCreated(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ConversationCreated: _TypeAlias = ConversationCreated  # noqa: Y015
+
+@_typing.final
+class ConversationSettingsChanged(_message.Message):
+    """The settings of a group are others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def settings(self) -> _conversation_pb2.ConversationSettings:
+        """All of them, as they are now."""
+
+    def __init__(
+        self,
+        *,
+        settings: _conversation_pb2.ConversationSettings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConversationSettingsChanged: _TypeAlias = ConversationSettingsChanged  # noqa: Y015
 
 @_typing.final
 class MembersAdded(_message.Message):
@@ -523,3 +559,33 @@ class PreferencesChanged(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PreferencesChanged: _TypeAlias = PreferencesChanged  # noqa: Y015
+
+@_typing.final
+class DeliveredMarkerMoved(_message.Message):
+    """A device of the user has received more of a conversation. Others may know of it. What the user read is received without such an event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    MESSAGE_NUMBER_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """Which conversation."""
+    epoch: _builtins.int
+    """Epoch of the conversation's log at the newest message that was received; a later epoch is later whatever the number."""
+    message_number: _builtins.int
+    """Number of that message. Never behind an earlier one."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        message_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "epoch", b"epoch", "message_number", b"message_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliveredMarkerMoved: _TypeAlias = DeliveredMarkerMoved  # noqa: Y015

@@ -215,10 +215,11 @@ class Signal(_message.Message):
     TYPING_FIELD_NUMBER: _builtins.int
     READ_MARKER_FIELD_NUMBER: _builtins.int
     DELIVERED_MARKER_FIELD_NUMBER: _builtins.int
+    READ_FLOOR_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """The conversation."""
     user_id: _builtins.str
-    """The member that it is about."""
+    """The member that it is about; empty for read_floor, which is about all and sent to all."""
     @_builtins.property
     def typing(self) -> Global___Typing:
         """The user writes, or stopped."""
@@ -231,6 +232,10 @@ class Signal(_message.Message):
     def delivered_marker(self) -> Global___DeliveredMarker:
         """The user's devices have received."""
 
+    @_builtins.property
+    def read_floor(self) -> Global___ReadFloor:
+        """All members have read."""
+
     def __init__(
         self,
         *,
@@ -239,12 +244,13 @@ class Signal(_message.Message):
         typing: Global___Typing | None = ...,
         read_marker: Global___ReadMarker | None = ...,
         delivered_marker: Global___DeliveredMarker | None = ...,
+        read_floor: Global___ReadFloor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delivered_marker", b"delivered_marker", "kind", b"kind", "read_marker", b"read_marker", "typing", b"typing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delivered_marker", b"delivered_marker", "kind", b"kind", "read_floor", b"read_floor", "read_marker", b"read_marker", "typing", b"typing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "delivered_marker", b"delivered_marker", "kind", b"kind", "read_marker", b"read_marker", "typing", b"typing", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "delivered_marker", b"delivered_marker", "kind", b"kind", "read_floor", b"read_floor", "read_marker", b"read_marker", "typing", b"typing", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["typing", "read_marker", "delivered_marker"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["typing", "read_marker", "delivered_marker", "read_floor"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -310,7 +316,9 @@ Global___ReadMarker: _TypeAlias = ReadMarker  # noqa: Y015
 
 @_typing.final
 class DeliveredMarker(_message.Message):
-    """How far the user's devices have received. Keep the largest number; a smaller one is late."""
+    """How far the user's devices have received, told where receipts_mode is FULL if the user lets it be told (MarkerService.MarkDelivered).
+    Keep the largest number; a smaller one is late.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -329,6 +337,30 @@ class DeliveredMarker(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeliveredMarker: _TypeAlias = DeliveredMarker  # noqa: Y015
+
+@_typing.final
+class ReadFloor(_message.Message):
+    """How far all members have read, told where receipts_mode is COUNT_ONLY when it has moved, some seconds late. Keep the largest number.
+    See ListReadersResponse.read_floor_number.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_NUMBER_FIELD_NUMBER: _builtins.int
+    message_number: _builtins.int
+    """Everything up to this message is read by every member."""
+    def __init__(
+        self,
+        *,
+        message_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_number", b"message_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadFloor: _TypeAlias = ReadFloor  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
@@ -460,6 +492,7 @@ class Reply(_message.Message):
     REAUTHENTICATE_FIELD_NUMBER: _builtins.int
     SET_TYPING_FIELD_NUMBER: _builtins.int
     MARK_READ_FIELD_NUMBER: _builtins.int
+    MARK_DELIVERED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """request_id of the command."""
     @_builtins.property
@@ -478,6 +511,10 @@ class Reply(_message.Message):
     def mark_read(self) -> Global___MarkReadResponse:
         """Answers mark_read."""
 
+    @_builtins.property
+    def mark_delivered(self) -> Global___MarkDeliveredResponse:
+        """Answers mark_delivered."""
+
     def __init__(
         self,
         *,
@@ -486,12 +523,13 @@ class Reply(_message.Message):
         reauthenticate: Global___ReauthenticateResponse | None = ...,
         set_typing: Global___SetTypingResponse | None = ...,
         mark_read: Global___MarkReadResponse | None = ...,
+        mark_delivered: Global___MarkDeliveredResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["mark_read", b"mark_read", "reauthenticate", b"reauthenticate", "result", b"result", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mark_delivered", b"mark_delivered", "mark_read", b"mark_read", "reauthenticate", b"reauthenticate", "result", b"result", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mark_read", b"mark_read", "reauthenticate", b"reauthenticate", "request_id", b"request_id", "result", b"result", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mark_delivered", b"mark_delivered", "mark_read", b"mark_read", "reauthenticate", b"reauthenticate", "request_id", b"request_id", "result", b"result", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["send_message", "reauthenticate", "set_typing", "mark_read"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["send_message", "reauthenticate", "set_typing", "mark_read", "mark_delivered"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -700,6 +738,7 @@ class Command(_message.Message):
     REAUTHENTICATE_FIELD_NUMBER: _builtins.int
     SET_TYPING_FIELD_NUMBER: _builtins.int
     MARK_READ_FIELD_NUMBER: _builtins.int
+    MARK_DELIVERED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required. Unique on this stream while unanswered (else the stream ends with STREAM_PROTOCOL), 1 to 64 characters. Names the
     answer, gives no idempotency.
@@ -720,6 +759,10 @@ class Command(_message.Message):
     def mark_read(self) -> Global___MarkReadRequest:
         """Marks a conversation as read."""
 
+    @_builtins.property
+    def mark_delivered(self) -> Global___MarkDeliveredRequest:
+        """Marks a conversation as received."""
+
     def __init__(
         self,
         *,
@@ -728,12 +771,13 @@ class Command(_message.Message):
         reauthenticate: Global___ReauthenticateRequest | None = ...,
         set_typing: Global___SetTypingRequest | None = ...,
         mark_read: Global___MarkReadRequest | None = ...,
+        mark_delivered: Global___MarkDeliveredRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["mark_read", b"mark_read", "payload", b"payload", "reauthenticate", b"reauthenticate", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mark_delivered", b"mark_delivered", "mark_read", b"mark_read", "payload", b"payload", "reauthenticate", b"reauthenticate", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mark_read", b"mark_read", "payload", b"payload", "reauthenticate", b"reauthenticate", "request_id", b"request_id", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mark_delivered", b"mark_delivered", "mark_read", b"mark_read", "payload", b"payload", "reauthenticate", b"reauthenticate", "request_id", b"request_id", "send_message", b"send_message", "set_typing", b"set_typing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["send_message", "reauthenticate", "set_typing", "mark_read"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["send_message", "reauthenticate", "set_typing", "mark_read", "mark_delivered"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -982,3 +1026,61 @@ class MarkReadResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MarkReadResponse: _TypeAlias = MarkReadResponse  # noqa: Y015
+
+@_typing.final
+class MarkDeliveredRequest(_message.Message):
+    """How far a device of the caller has received."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_NUMBER_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """Required. One that the caller is not a member of answers CONVERSATION_NOT_FOUND, as an unknown one."""
+    message_number: _builtins.int
+    """Required. The newest message that the device has stored: 1 or more, one that exists (MESSAGE_NOT_FOUND). A number that is not
+    above what the user's devices received or the user read changes nothing.
+    """
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        message_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "message_number", b"message_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkDeliveredRequest: _TypeAlias = MarkDeliveredRequest  # noqa: Y015
+
+@_typing.final
+class MarkDeliveredResponse(_message.Message):
+    """How far the caller's devices have received now. Calls that come within 2 s of each other become one event, and none where the
+    user reads as far meanwhile.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_NUMBER_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    message_number: _builtins.int
+    """Everything up to this message is known to be received or read: what was asked for, or more. Less where nothing is kept."""
+    @_builtins.property
+    def cursor(self) -> _conversation_pb2.Cursor:
+        """Place in the caller's own topic: the newest event there that this answer knows."""
+
+    def __init__(
+        self,
+        *,
+        message_number: _builtins.int = ...,
+        cursor: _conversation_pb2.Cursor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "message_number", b"message_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkDeliveredResponse: _TypeAlias = MarkDeliveredResponse  # noqa: Y015

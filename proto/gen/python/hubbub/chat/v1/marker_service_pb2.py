@@ -29,7 +29,7 @@ from hubbub.conversation.v1 import message_pb2 as hubbub_dot_conversation_dot_v1
 from hubbub.conversation.v1 import read_state_pb2 as hubbub_dot_conversation_dot_v1_dot_read__state__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#hubbub/chat/v1/marker_service.proto\x12\x0ehubbub.chat.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1ahubbub/chat/v1/frame.proto\x1a)hubbub/conversation/v1/conversation.proto\x1a$hubbub/conversation/v1/message.proto\x1a\'hubbub/conversation/v1/read_state.proto\",\n\x11MarkUnreadRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"b\n\x12MarkUnreadResponse\x12\x1c\n\x14unread_mark_position\x18\x01 \x01(\x03\x12.\n\x06\x63ursor\x18\x02 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor\"-\n\x12ListMarkersRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"7\n\x0cMemberMarker\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x16\n\x0emessage_number\x18\x02 \x01(\x03\"D\n\x13ListMarkersResponse\x12-\n\x07markers\x18\x01 \x03(\x0b\x32\x1c.hubbub.chat.v1.MemberMarker\"E\n\x12ListReadersRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x16\n\x0emessage_number\x18\x02 \x01(\x03\"z\n\x13ListReadersResponse\x12\x10\n\x08user_ids\x18\x01 \x03(\t\x12\x14\n\x0creader_count\x18\x02 \x01(\x05\x12;\n\rreceipts_mode\x18\x03 \x01(\x0e\x32$.hubbub.conversation.v1.ReceiptsMode\"\x14\n\x12GetCountersRequest\"x\n\x14\x43onversationCounters\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x35\n\nread_state\x18\x02 \x01(\x0b\x32!.hubbub.conversation.v1.ReadState\x12\x10\n\x08position\x18\x03 \x01(\x03\"\xa9\x01\n\x13GetCountersResponse\x12\x36\n\x08\x63ounters\x18\x01 \x03(\x0b\x32$.hubbub.chat.v1.ConversationCounters\x12\x13\n\x0b\x62\x61\x64ge_count\x18\x02 \x01(\x03\x12\x15\n\rmention_count\x18\x03 \x01(\x03\x12.\n\x06\x63ursor\x18\x04 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor\"X\n\x13ListMentionsRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x15\n\rbefore_number\x18\x03 \x01(\x03\"e\n\x14ListMentionsResponse\x12\x31\n\x08messages\x18\x01 \x03(\x0b\x32\x1f.hubbub.conversation.v1.Message\x12\x1a\n\x12next_before_number\x18\x02 \x01(\x03\x32\xe2\x06\n\rMarkerService\x12\x86\x01\n\x08MarkRead\x12\x1f.hubbub.chat.v1.MarkReadRequest\x1a .hubbub.chat.v1.MarkReadResponse\"7\x82\xd3\xe4\x93\x02\x31\",/v1/conversations/{conversation_id}:markRead:\x01*\x12\x8e\x01\n\nMarkUnread\x12!.hubbub.chat.v1.MarkUnreadRequest\x1a\".hubbub.chat.v1.MarkUnreadResponse\"9\x82\xd3\xe4\x93\x02\x33\"./v1/conversations/{conversation_id}:markUnread:\x01*\x12\x8b\x01\n\x0bListMarkers\x12\".hubbub.chat.v1.ListMarkersRequest\x1a#.hubbub.chat.v1.ListMarkersResponse\"3\x82\xd3\xe4\x93\x02-\x12+/v1/conversations/{conversation_id}/markers\x12\xa5\x01\n\x0bListReaders\x12\".hubbub.chat.v1.ListReadersRequest\x1a#.hubbub.chat.v1.ListReadersResponse\"M\x82\xd3\xe4\x93\x02G\x12\x45/v1/conversations/{conversation_id}/messages/{message_number}/readers\x12o\n\x0bGetCounters\x12\".hubbub.chat.v1.GetCountersRequest\x1a#.hubbub.chat.v1.GetCountersResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/me/counters\x12\x8f\x01\n\x0cListMentions\x12#.hubbub.chat.v1.ListMentionsRequest\x1a$.hubbub.chat.v1.ListMentionsResponse\"4\x82\xd3\xe4\x93\x02.\x12,/v1/conversations/{conversation_id}/mentionsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#hubbub/chat/v1/marker_service.proto\x12\x0ehubbub.chat.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1ahubbub/chat/v1/frame.proto\x1a)hubbub/conversation/v1/conversation.proto\x1a$hubbub/conversation/v1/message.proto\x1a\'hubbub/conversation/v1/read_state.proto\",\n\x11MarkUnreadRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"b\n\x12MarkUnreadResponse\x12\x1c\n\x14unread_mark_position\x18\x01 \x01(\x03\x12.\n\x06\x63ursor\x18\x02 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor\"-\n\x12ListMarkersRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"Q\n\x0cMemberMarker\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x16\n\x0emessage_number\x18\x02 \x01(\x03\x12\x18\n\x10\x64\x65livered_number\x18\x03 \x01(\x03\"D\n\x13ListMarkersResponse\x12-\n\x07markers\x18\x01 \x03(\x0b\x32\x1c.hubbub.chat.v1.MemberMarker\"E\n\x12ListReadersRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x16\n\x0emessage_number\x18\x02 \x01(\x03\"\x95\x01\n\x13ListReadersResponse\x12\x10\n\x08user_ids\x18\x01 \x03(\t\x12\x14\n\x0creader_count\x18\x02 \x01(\x05\x12;\n\rreceipts_mode\x18\x03 \x01(\x0e\x32$.hubbub.conversation.v1.ReceiptsMode\x12\x19\n\x11read_floor_number\x18\x04 \x01(\x03\"\x14\n\x12GetCountersRequest\"x\n\x14\x43onversationCounters\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x35\n\nread_state\x18\x02 \x01(\x0b\x32!.hubbub.conversation.v1.ReadState\x12\x10\n\x08position\x18\x03 \x01(\x03\"\xa9\x01\n\x13GetCountersResponse\x12\x36\n\x08\x63ounters\x18\x01 \x03(\x0b\x32$.hubbub.chat.v1.ConversationCounters\x12\x13\n\x0b\x62\x61\x64ge_count\x18\x02 \x01(\x03\x12\x15\n\rmention_count\x18\x03 \x01(\x03\x12.\n\x06\x63ursor\x18\x04 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor\"X\n\x13ListMentionsRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x15\n\rbefore_number\x18\x03 \x01(\x03\"e\n\x14ListMentionsResponse\x12\x31\n\x08messages\x18\x01 \x03(\x0b\x32\x1f.hubbub.conversation.v1.Message\x12\x1a\n\x12next_before_number\x18\x02 \x01(\x03\">\n\x15ListMyMentionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x07Mention\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x30\n\x07message\x18\x02 \x01(\x0b\x32\x1f.hubbub.conversation.v1.Message\"\\\n\x16ListMyMentionsResponse\x12)\n\x08mentions\x18\x01 \x03(\x0b\x32\x17.hubbub.chat.v1.Mention\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf9\x08\n\rMarkerService\x12\x86\x01\n\x08MarkRead\x12\x1f.hubbub.chat.v1.MarkReadRequest\x1a .hubbub.chat.v1.MarkReadResponse\"7\x82\xd3\xe4\x93\x02\x31\",/v1/conversations/{conversation_id}:markRead:\x01*\x12\x9a\x01\n\rMarkDelivered\x12$.hubbub.chat.v1.MarkDeliveredRequest\x1a%.hubbub.chat.v1.MarkDeliveredResponse\"<\x82\xd3\xe4\x93\x02\x36\"1/v1/conversations/{conversation_id}:markDelivered:\x01*\x12\x8e\x01\n\nMarkUnread\x12!.hubbub.chat.v1.MarkUnreadRequest\x1a\".hubbub.chat.v1.MarkUnreadResponse\"9\x82\xd3\xe4\x93\x02\x33\"./v1/conversations/{conversation_id}:markUnread:\x01*\x12\x8b\x01\n\x0bListMarkers\x12\".hubbub.chat.v1.ListMarkersRequest\x1a#.hubbub.chat.v1.ListMarkersResponse\"3\x82\xd3\xe4\x93\x02-\x12+/v1/conversations/{conversation_id}/markers\x12\xa5\x01\n\x0bListReaders\x12\".hubbub.chat.v1.ListReadersRequest\x1a#.hubbub.chat.v1.ListReadersResponse\"M\x82\xd3\xe4\x93\x02G\x12\x45/v1/conversations/{conversation_id}/messages/{message_number}/readers\x12o\n\x0bGetCounters\x12\".hubbub.chat.v1.GetCountersRequest\x1a#.hubbub.chat.v1.GetCountersResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/me/counters\x12\x8f\x01\n\x0cListMentions\x12#.hubbub.chat.v1.ListMentionsRequest\x1a$.hubbub.chat.v1.ListMentionsResponse\"4\x82\xd3\xe4\x93\x02.\x12,/v1/conversations/{conversation_id}/mentions\x12x\n\x0eListMyMentions\x12%.hubbub.chat.v1.ListMyMentionsRequest\x1a&.hubbub.chat.v1.ListMyMentionsResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/me/mentionsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MARKERSERVICE'].methods_by_name['MarkRead']._loaded_options = None
   _globals['_MARKERSERVICE'].methods_by_name['MarkRead']._serialized_options = b'\202\323\344\223\0021\",/v1/conversations/{conversation_id}:markRead:\001*'
+  _globals['_MARKERSERVICE'].methods_by_name['MarkDelivered']._loaded_options = None
+  _globals['_MARKERSERVICE'].methods_by_name['MarkDelivered']._serialized_options = b'\202\323\344\223\0026\"1/v1/conversations/{conversation_id}:markDelivered:\001*'
   _globals['_MARKERSERVICE'].methods_by_name['MarkUnread']._loaded_options = None
   _globals['_MARKERSERVICE'].methods_by_name['MarkUnread']._serialized_options = b'\202\323\344\223\0023\"./v1/conversations/{conversation_id}:markUnread:\001*'
   _globals['_MARKERSERVICE'].methods_by_name['ListMarkers']._loaded_options = None
@@ -48,6 +50,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MARKERSERVICE'].methods_by_name['GetCounters']._serialized_options = b'\202\323\344\223\002\021\022\017/v1/me/counters'
   _globals['_MARKERSERVICE'].methods_by_name['ListMentions']._loaded_options = None
   _globals['_MARKERSERVICE'].methods_by_name['ListMentions']._serialized_options = b'\202\323\344\223\002.\022,/v1/conversations/{conversation_id}/mentions'
+  _globals['_MARKERSERVICE'].methods_by_name['ListMyMentions']._loaded_options = None
+  _globals['_MARKERSERVICE'].methods_by_name['ListMyMentions']._serialized_options = b'\202\323\344\223\002\021\022\017/v1/me/mentions'
   _globals['_MARKUNREADREQUEST']._serialized_start=235
   _globals['_MARKUNREADREQUEST']._serialized_end=279
   _globals['_MARKUNREADRESPONSE']._serialized_start=281
@@ -55,23 +59,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMARKERSREQUEST']._serialized_start=381
   _globals['_LISTMARKERSREQUEST']._serialized_end=426
   _globals['_MEMBERMARKER']._serialized_start=428
-  _globals['_MEMBERMARKER']._serialized_end=483
-  _globals['_LISTMARKERSRESPONSE']._serialized_start=485
-  _globals['_LISTMARKERSRESPONSE']._serialized_end=553
-  _globals['_LISTREADERSREQUEST']._serialized_start=555
-  _globals['_LISTREADERSREQUEST']._serialized_end=624
-  _globals['_LISTREADERSRESPONSE']._serialized_start=626
-  _globals['_LISTREADERSRESPONSE']._serialized_end=748
-  _globals['_GETCOUNTERSREQUEST']._serialized_start=750
-  _globals['_GETCOUNTERSREQUEST']._serialized_end=770
-  _globals['_CONVERSATIONCOUNTERS']._serialized_start=772
-  _globals['_CONVERSATIONCOUNTERS']._serialized_end=892
-  _globals['_GETCOUNTERSRESPONSE']._serialized_start=895
-  _globals['_GETCOUNTERSRESPONSE']._serialized_end=1064
-  _globals['_LISTMENTIONSREQUEST']._serialized_start=1066
-  _globals['_LISTMENTIONSREQUEST']._serialized_end=1154
-  _globals['_LISTMENTIONSRESPONSE']._serialized_start=1156
-  _globals['_LISTMENTIONSRESPONSE']._serialized_end=1257
-  _globals['_MARKERSERVICE']._serialized_start=1260
-  _globals['_MARKERSERVICE']._serialized_end=2126
+  _globals['_MEMBERMARKER']._serialized_end=509
+  _globals['_LISTMARKERSRESPONSE']._serialized_start=511
+  _globals['_LISTMARKERSRESPONSE']._serialized_end=579
+  _globals['_LISTREADERSREQUEST']._serialized_start=581
+  _globals['_LISTREADERSREQUEST']._serialized_end=650
+  _globals['_LISTREADERSRESPONSE']._serialized_start=653
+  _globals['_LISTREADERSRESPONSE']._serialized_end=802
+  _globals['_GETCOUNTERSREQUEST']._serialized_start=804
+  _globals['_GETCOUNTERSREQUEST']._serialized_end=824
+  _globals['_CONVERSATIONCOUNTERS']._serialized_start=826
+  _globals['_CONVERSATIONCOUNTERS']._serialized_end=946
+  _globals['_GETCOUNTERSRESPONSE']._serialized_start=949
+  _globals['_GETCOUNTERSRESPONSE']._serialized_end=1118
+  _globals['_LISTMENTIONSREQUEST']._serialized_start=1120
+  _globals['_LISTMENTIONSREQUEST']._serialized_end=1208
+  _globals['_LISTMENTIONSRESPONSE']._serialized_start=1210
+  _globals['_LISTMENTIONSRESPONSE']._serialized_end=1311
+  _globals['_LISTMYMENTIONSREQUEST']._serialized_start=1313
+  _globals['_LISTMYMENTIONSREQUEST']._serialized_end=1375
+  _globals['_MENTION']._serialized_start=1377
+  _globals['_MENTION']._serialized_end=1461
+  _globals['_LISTMYMENTIONSRESPONSE']._serialized_start=1463
+  _globals['_LISTMYMENTIONSRESPONSE']._serialized_end=1555
+  _globals['_MARKERSERVICE']._serialized_start=1558
+  _globals['_MARKERSERVICE']._serialized_end=2703
 # @@protoc_insertion_point(module_scope)

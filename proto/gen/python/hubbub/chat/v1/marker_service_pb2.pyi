@@ -99,25 +99,29 @@ Global___ListMarkersRequest: _TypeAlias = ListMarkersRequest  # noqa: Y015
 
 @_typing.final
 class MemberMarker(_message.Message):
-    """How far one member has read."""
+    """How far one member has read and received."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
     MESSAGE_NUMBER_FIELD_NUMBER: _builtins.int
+    DELIVERED_NUMBER_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Who."""
     message_number: _builtins.int
-    """Number of the newest message that they marked read."""
+    """Number of the newest message that they marked read; 0: none."""
+    delivered_number: _builtins.int
+    """Number of the newest message that their devices received; never less than message_number."""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
         message_number: _builtins.int = ...,
+        delivered_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_number", b"message_number", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivered_number", b"delivered_number", "message_number", b"message_number", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -132,7 +136,7 @@ class ListMarkersResponse(_message.Message):
     MARKERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def markers(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberMarker]:
-        """At most 100. Who has read nothing, or hides it, is left out."""
+        """At most 100. Who has read and received nothing, or hides it, is left out."""
 
     def __init__(
         self,
@@ -184,10 +188,15 @@ class ListReadersResponse(_message.Message):
     USER_IDS_FIELD_NUMBER: _builtins.int
     READER_COUNT_FIELD_NUMBER: _builtins.int
     RECEIPTS_MODE_FIELD_NUMBER: _builtins.int
+    READ_FLOOR_NUMBER_FIELD_NUMBER: _builtins.int
     reader_count: _builtins.int
     """How many have."""
     receipts_mode: _read_state_pb2.ReceiptsMode.ValueType
     """As of this number of members."""
+    read_floor_number: _builtins.int
+    """Everything up to this message is read by every member, as far as they show it: who hides their reading holds it where they last
+    sent, showed it, or joined. 0: nothing is.
+    """
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """In the order of ListMembers, at most 100; empty when receipts_mode is COUNT_ONLY."""
@@ -198,10 +207,11 @@ class ListReadersResponse(_message.Message):
         user_ids: _abc.Iterable[_builtins.str] | None = ...,
         reader_count: _builtins.int = ...,
         receipts_mode: _read_state_pb2.ReceiptsMode.ValueType = ...,
+        read_floor_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reader_count", b"reader_count", "receipts_mode", b"receipts_mode", "user_ids", b"user_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["read_floor_number", b"read_floor_number", "reader_count", b"reader_count", "receipts_mode", b"receipts_mode", "user_ids", b"user_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -353,3 +363,87 @@ class ListMentionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListMentionsResponse: _TypeAlias = ListMentionsResponse  # noqa: Y015
+
+@_typing.final
+class ListMyMentionsRequest(_message.Message):
+    """Asks for a page of mentions in all conversations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """0 = 50, more than 200 = 200, negative = error. A page also ends where its messages exceed 256 KiB; it may be shorter, or empty,
+    with a next page all the same.
+    """
+    page_token: _builtins.str
+    """Optional. next_page_token of the page before, with the same page_size or another; one that was made up is INVALID_FIELD."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMyMentionsRequest: _TypeAlias = ListMyMentionsRequest  # noqa: Y015
+
+@_typing.final
+class Mention(_message.Message):
+    """A message that mentions the caller."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """Where."""
+    @_builtins.property
+    def message(self) -> _message_pb2.Message:
+        """The message."""
+
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        message: _message_pb2.Message | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Mention: _TypeAlias = Mention  # noqa: Y015
+
+@_typing.final
+class ListMyMentionsResponse(_message.Message):
+    """A page of mentions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MENTIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def mentions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mention]:
+        """By commit_time, newest first."""
+
+    def __init__(
+        self,
+        *,
+        mentions: _abc.Iterable[Global___Mention] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mentions", b"mentions", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMyMentionsResponse: _TypeAlias = ListMyMentionsResponse  # noqa: Y015

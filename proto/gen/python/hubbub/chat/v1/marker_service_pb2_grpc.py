@@ -44,6 +44,11 @@ class MarkerServiceStub:
                 request_serializer=hubbub_dot_chat_dot_v1_dot_frame__pb2.MarkReadRequest.SerializeToString,
                 response_deserializer=hubbub_dot_chat_dot_v1_dot_frame__pb2.MarkReadResponse.FromString,
                 _registered_method=True)
+        self.MarkDelivered = channel.unary_unary(
+                '/hubbub.chat.v1.MarkerService/MarkDelivered',
+                request_serializer=hubbub_dot_chat_dot_v1_dot_frame__pb2.MarkDeliveredRequest.SerializeToString,
+                response_deserializer=hubbub_dot_chat_dot_v1_dot_frame__pb2.MarkDeliveredResponse.FromString,
+                _registered_method=True)
         self.MarkUnread = channel.unary_unary(
                 '/hubbub.chat.v1.MarkerService/MarkUnread',
                 request_serializer=hubbub_dot_chat_dot_v1_dot_marker__service__pb2.MarkUnreadRequest.SerializeToString,
@@ -69,6 +74,11 @@ class MarkerServiceStub:
                 request_serializer=hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMentionsRequest.SerializeToString,
                 response_deserializer=hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMentionsResponse.FromString,
                 _registered_method=True)
+        self.ListMyMentions = channel.unary_unary(
+                '/hubbub.chat.v1.MarkerService/ListMyMentions',
+                request_serializer=hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMyMentionsRequest.SerializeToString,
+                response_deserializer=hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMyMentionsResponse.FromString,
+                _registered_method=True)
 
 
 class MarkerServiceServicer:
@@ -87,6 +97,16 @@ class MarkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MarkDelivered(self, request, context):
+        """Tells that a device of the caller has received a conversation up to a message: max-merge over all devices. Members. Also a Command.
+        Takes 2 s, so that what is read at once costs nothing. Nothing is kept, and nobody told, where receipts_mode is not FULL, and of
+        a caller who does not send receipts or does not show to everybody or contacts whether they are there (presence_visibility
+        NOBODY, status INVISIBLE). Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, MESSAGE_NOT_FOUND. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MarkUnread(self, request, context):
         """Marks a conversation as unread, on all devices, until it is read again. The marker stays. Members. Errors: INVALID_FIELD,
         CONVERSATION_NOT_FOUND. Idempotent.
@@ -96,8 +116,9 @@ class MarkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListMarkers(self, request, context):
-        """Lists how far the other members have read, in the order of ListMembers; who hides it is left out. Members. In a conversation
-        whose receipts_mode is not FULL there is no list: CONVERSATION_STATE. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
+        """Lists how far the other members have read and received, in the order of ListMembers; who hides it is left out, and the other side
+        of a direct conversation while one blocks the other. Members. In a conversation whose receipts_mode is not FULL there is no list:
+        CONVERSATION_STATE. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,6 +147,14 @@ class MarkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListMyMentions(self, request, context):
+        """Lists messages that mention the caller in all conversations that they are a member of, newest first, read or not, without the
+        caller's own and those of users whom the caller blocked. Errors: INVALID_FIELD (page_size, page_token).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MarkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -133,6 +162,11 @@ def add_MarkerServiceServicer_to_server(servicer, server):
                     servicer.MarkRead,
                     request_deserializer=hubbub_dot_chat_dot_v1_dot_frame__pb2.MarkReadRequest.FromString,
                     response_serializer=hubbub_dot_chat_dot_v1_dot_frame__pb2.MarkReadResponse.SerializeToString,
+            ),
+            'MarkDelivered': grpc.unary_unary_rpc_method_handler(
+                    servicer.MarkDelivered,
+                    request_deserializer=hubbub_dot_chat_dot_v1_dot_frame__pb2.MarkDeliveredRequest.FromString,
+                    response_serializer=hubbub_dot_chat_dot_v1_dot_frame__pb2.MarkDeliveredResponse.SerializeToString,
             ),
             'MarkUnread': grpc.unary_unary_rpc_method_handler(
                     servicer.MarkUnread,
@@ -158,6 +192,11 @@ def add_MarkerServiceServicer_to_server(servicer, server):
                     servicer.ListMentions,
                     request_deserializer=hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMentionsRequest.FromString,
                     response_serializer=hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMentionsResponse.SerializeToString,
+            ),
+            'ListMyMentions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMyMentions,
+                    request_deserializer=hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMyMentionsRequest.FromString,
+                    response_serializer=hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMyMentionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -191,6 +230,33 @@ class MarkerService:
             '/hubbub.chat.v1.MarkerService/MarkRead',
             hubbub_dot_chat_dot_v1_dot_frame__pb2.MarkReadRequest.SerializeToString,
             hubbub_dot_chat_dot_v1_dot_frame__pb2.MarkReadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MarkDelivered(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hubbub.chat.v1.MarkerService/MarkDelivered',
+            hubbub_dot_chat_dot_v1_dot_frame__pb2.MarkDeliveredRequest.SerializeToString,
+            hubbub_dot_chat_dot_v1_dot_frame__pb2.MarkDeliveredResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -326,6 +392,33 @@ class MarkerService:
             '/hubbub.chat.v1.MarkerService/ListMentions',
             hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMentionsRequest.SerializeToString,
             hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMentionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMyMentions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hubbub.chat.v1.MarkerService/ListMyMentions',
+            hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMyMentionsRequest.SerializeToString,
+            hubbub_dot_chat_dot_v1_dot_marker__service__pb2.ListMyMentionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,13 +26,20 @@ class MarkerServiceStub:
     Command. Takes up to 2 s while the caller reads on: then one event stands for all of it. Errors: INVALID_FIELD,
     CONVERSATION_NOT_FOUND, MESSAGE_NOT_FOUND. Idempotent.
     """
+    MarkDelivered: _aio.UnaryUnaryMultiCallable[_frame_pb2.MarkDeliveredRequest, _frame_pb2.MarkDeliveredResponse]
+    """Tells that a device of the caller has received a conversation up to a message: max-merge over all devices. Members. Also a Command.
+    Takes 2 s, so that what is read at once costs nothing. Nothing is kept, and nobody told, where receipts_mode is not FULL, and of
+    a caller who does not send receipts or does not show to everybody or contacts whether they are there (presence_visibility
+    NOBODY, status INVISIBLE). Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, MESSAGE_NOT_FOUND. Idempotent.
+    """
     MarkUnread: _aio.UnaryUnaryMultiCallable[_marker_service_pb2.MarkUnreadRequest, _marker_service_pb2.MarkUnreadResponse]
     """Marks a conversation as unread, on all devices, until it is read again. The marker stays. Members. Errors: INVALID_FIELD,
     CONVERSATION_NOT_FOUND. Idempotent.
     """
     ListMarkers: _aio.UnaryUnaryMultiCallable[_marker_service_pb2.ListMarkersRequest, _marker_service_pb2.ListMarkersResponse]
-    """Lists how far the other members have read, in the order of ListMembers; who hides it is left out. Members. In a conversation
-    whose receipts_mode is not FULL there is no list: CONVERSATION_STATE. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
+    """Lists how far the other members have read and received, in the order of ListMembers; who hides it is left out, and the other side
+    of a direct conversation while one blocks the other. Members. In a conversation whose receipts_mode is not FULL there is no list:
+    CONVERSATION_STATE. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
     """
     ListReaders: _aio.UnaryUnaryMultiCallable[_marker_service_pb2.ListReadersRequest, _marker_service_pb2.ListReadersResponse]
     """Tells who of the other members has read a message, its sender left out. Members. COUNT_ONLY: the number alone. OFF:
@@ -43,6 +50,10 @@ class MarkerServiceStub:
     ListMentions: _aio.UnaryUnaryMultiCallable[_marker_service_pb2.ListMentionsRequest, _marker_service_pb2.ListMentionsResponse]
     """Lists messages that mention the caller in one conversation, newest first, read or not, without those of users whom the caller
     blocked. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
+    """
+    ListMyMentions: _aio.UnaryUnaryMultiCallable[_marker_service_pb2.ListMyMentionsRequest, _marker_service_pb2.ListMyMentionsResponse]
+    """Lists messages that mention the caller in all conversations that they are a member of, newest first, read or not, without the
+    caller's own and those of users whom the caller blocked. Errors: INVALID_FIELD (page_size, page_token).
     """
 
 class MarkerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -64,6 +75,18 @@ class MarkerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def MarkDelivered(
+        self,
+        request: _frame_pb2.MarkDeliveredRequest,
+        context: _aio.ServicerContext[_frame_pb2.MarkDeliveredRequest, _abc.Awaitable[_frame_pb2.MarkDeliveredResponse]],
+    ) -> _abc.Awaitable[_frame_pb2.MarkDeliveredResponse]:
+        """Tells that a device of the caller has received a conversation up to a message: max-merge over all devices. Members. Also a Command.
+        Takes 2 s, so that what is read at once costs nothing. Nothing is kept, and nobody told, where receipts_mode is not FULL, and of
+        a caller who does not send receipts or does not show to everybody or contacts whether they are there (presence_visibility
+        NOBODY, status INVISIBLE). Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, MESSAGE_NOT_FOUND. Idempotent.
+        """
+
+    @_abc_1.abstractmethod
     def MarkUnread(
         self,
         request: _marker_service_pb2.MarkUnreadRequest,
@@ -79,8 +102,9 @@ class MarkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _marker_service_pb2.ListMarkersRequest,
         context: _aio.ServicerContext[_marker_service_pb2.ListMarkersRequest, _abc.Awaitable[_marker_service_pb2.ListMarkersResponse]],
     ) -> _abc.Awaitable[_marker_service_pb2.ListMarkersResponse]:
-        """Lists how far the other members have read, in the order of ListMembers; who hides it is left out. Members. In a conversation
-        whose receipts_mode is not FULL there is no list: CONVERSATION_STATE. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
+        """Lists how far the other members have read and received, in the order of ListMembers; who hides it is left out, and the other side
+        of a direct conversation while one blocks the other. Members. In a conversation whose receipts_mode is not FULL there is no list:
+        CONVERSATION_STATE. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -109,6 +133,16 @@ class MarkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_marker_service_pb2.ListMentionsResponse]:
         """Lists messages that mention the caller in one conversation, newest first, read or not, without those of users whom the caller
         blocked. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListMyMentions(
+        self,
+        request: _marker_service_pb2.ListMyMentionsRequest,
+        context: _aio.ServicerContext[_marker_service_pb2.ListMyMentionsRequest, _abc.Awaitable[_marker_service_pb2.ListMyMentionsResponse]],
+    ) -> _abc.Awaitable[_marker_service_pb2.ListMyMentionsResponse]:
+        """Lists messages that mention the caller in all conversations that they are a member of, newest first, read or not, without the
+        caller's own and those of users whom the caller blocked. Errors: INVALID_FIELD (page_size, page_token).
         """
 
 def add_MarkerServiceServicer_to_server(servicer: MarkerServiceServicer, server: _aio.Server) -> None: ...

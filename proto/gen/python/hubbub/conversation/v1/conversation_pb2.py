@@ -25,23 +25,25 @@ _sym_db = _symbol_database.Default()
 from hubbub.conversation.v1 import read_state_pb2 as hubbub_dot_conversation_dot_v1_dot_read__state__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)hubbub/conversation/v1/conversation.proto\x12\x16hubbub.conversation.v1\x1a\'hubbub/conversation/v1/read_state.proto\"\xc1\x01\n\x0c\x43onversation\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x36\n\x04kind\x18\x02 \x01(\x0e\x32(.hubbub.conversation.v1.ConversationKind\x12\r\n\x05title\x18\x03 \x01(\t\x12\x14\n\x0cmember_count\x18\x04 \x01(\x05\x12;\n\rreceipts_mode\x18\x05 \x01(\x0e\x32$.hubbub.conversation.v1.ReceiptsMode\"b\n\x06Member\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x30\n\x04role\x18\x02 \x01(\x0e\x32\".hubbub.conversation.v1.MemberRole\x12\x15\n\rjoin_position\x18\x03 \x01(\x03\";\n\x06\x43ursor\x12\x10\n\x08topic_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x07\x12\x10\n\x08position\x18\x03 \x01(\x03\"u\n\tTopicHead\x12.\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor\x12\x1b\n\x13last_message_number\x18\x02 \x01(\x03\x12\x1b\n\x13last_counted_number\x18\x03 \x01(\x03*p\n\x10\x43onversationKind\x12!\n\x1d\x43ONVERSATION_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONVERSATION_KIND_DIRECT\x10\x01\x12\x1b\n\x17\x43ONVERSATION_KIND_GROUP\x10\x02*o\n\nMemberRole\x12\x1b\n\x17MEMBER_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11MEMBER_ROLE_OWNER\x10\x01\x12\x15\n\x11MEMBER_ROLE_ADMIN\x10\x02\x12\x16\n\x12MEMBER_ROLE_MEMBER\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)hubbub/conversation/v1/conversation.proto\x12\x16hubbub.conversation.v1\x1a\'hubbub/conversation/v1/read_state.proto\"\x81\x02\n\x0c\x43onversation\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x36\n\x04kind\x18\x02 \x01(\x0e\x32(.hubbub.conversation.v1.ConversationKind\x12\r\n\x05title\x18\x03 \x01(\t\x12\x14\n\x0cmember_count\x18\x04 \x01(\x05\x12;\n\rreceipts_mode\x18\x05 \x01(\x0e\x32$.hubbub.conversation.v1.ReceiptsMode\x12>\n\x08settings\x18\x06 \x01(\x0b\x32,.hubbub.conversation.v1.ConversationSettings\"T\n\x14\x43onversationSettings\x12<\n\x0ereceipts_limit\x18\x01 \x01(\x0e\x32$.hubbub.conversation.v1.ReceiptsMode\"b\n\x06Member\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x30\n\x04role\x18\x02 \x01(\x0e\x32\".hubbub.conversation.v1.MemberRole\x12\x15\n\rjoin_position\x18\x03 \x01(\x03\";\n\x06\x43ursor\x12\x10\n\x08topic_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x07\x12\x10\n\x08position\x18\x03 \x01(\x03\"u\n\tTopicHead\x12.\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor\x12\x1b\n\x13last_message_number\x18\x02 \x01(\x03\x12\x1b\n\x13last_counted_number\x18\x03 \x01(\x03*p\n\x10\x43onversationKind\x12!\n\x1d\x43ONVERSATION_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONVERSATION_KIND_DIRECT\x10\x01\x12\x1b\n\x17\x43ONVERSATION_KIND_GROUP\x10\x02*o\n\nMemberRole\x12\x1b\n\x17MEMBER_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11MEMBER_ROLE_OWNER\x10\x01\x12\x15\n\x11MEMBER_ROLE_ADMIN\x10\x02\x12\x16\n\x12MEMBER_ROLE_MEMBER\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hubbub.conversation.v1.conversation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONVERSATIONKIND']._serialized_start=586
-  _globals['_CONVERSATIONKIND']._serialized_end=698
-  _globals['_MEMBERROLE']._serialized_start=700
-  _globals['_MEMBERROLE']._serialized_end=811
+  _globals['_CONVERSATIONKIND']._serialized_start=736
+  _globals['_CONVERSATIONKIND']._serialized_end=848
+  _globals['_MEMBERROLE']._serialized_start=850
+  _globals['_MEMBERROLE']._serialized_end=961
   _globals['_CONVERSATION']._serialized_start=111
-  _globals['_CONVERSATION']._serialized_end=304
-  _globals['_MEMBER']._serialized_start=306
-  _globals['_MEMBER']._serialized_end=404
-  _globals['_CURSOR']._serialized_start=406
-  _globals['_CURSOR']._serialized_end=465
-  _globals['_TOPICHEAD']._serialized_start=467
-  _globals['_TOPICHEAD']._serialized_end=584
+  _globals['_CONVERSATION']._serialized_end=368
+  _globals['_CONVERSATIONSETTINGS']._serialized_start=370
+  _globals['_CONVERSATIONSETTINGS']._serialized_end=454
+  _globals['_MEMBER']._serialized_start=456
+  _globals['_MEMBER']._serialized_end=554
+  _globals['_CURSOR']._serialized_start=556
+  _globals['_CURSOR']._serialized_end=615
+  _globals['_TOPICHEAD']._serialized_start=617
+  _globals['_TOPICHEAD']._serialized_end=734
 # @@protoc_insertion_point(module_scope)

@@ -81,6 +81,7 @@ class Conversation(_message.Message):
     TITLE_FIELD_NUMBER: _builtins.int
     MEMBER_COUNT_FIELD_NUMBER: _builtins.int
     RECEIPTS_MODE_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """Opaque, at most 32 characters of [a-z0-9]; also its topic_id."""
     kind: Global___ConversationKind.ValueType
@@ -90,7 +91,11 @@ class Conversation(_message.Message):
     member_count: _builtins.int
     """Number of members now: 2 for direct conversations, 1 to 1,000 for groups."""
     receipts_mode: _read_state_pb2.ReceiptsMode.ValueType
-    """What members learn of each other's reading, by the number of members. Unset inside events."""
+    """What members learn of each other's reading, by the number of members and settings.receipts_limit. Unset inside events."""
+    @_builtins.property
+    def settings(self) -> Global___ConversationSettings:
+        """What owners and admins decided. Unset inside events."""
+
     def __init__(
         self,
         *,
@@ -99,14 +104,39 @@ class Conversation(_message.Message):
         title: _builtins.str = ...,
         member_count: _builtins.int = ...,
         receipts_mode: _read_state_pb2.ReceiptsMode.ValueType = ...,
+        settings: Global___ConversationSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "kind", b"kind", "member_count", b"member_count", "receipts_mode", b"receipts_mode", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "kind", b"kind", "member_count", b"member_count", "receipts_mode", b"receipts_mode", "settings", b"settings", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Conversation: _TypeAlias = Conversation  # noqa: Y015
+
+@_typing.final
+class ConversationSettings(_message.Message):
+    """What owners and admins of a group decide for all its members. A direct conversation has those of a new group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPTS_LIMIT_FIELD_NUMBER: _builtins.int
+    receipts_limit: _read_state_pb2.ReceiptsMode.ValueType
+    """The most that members learn of each other's reading, however few they are. FULL, as in a new group: what their number allows.
+    UNSPECIFIED in a request is FULL.
+    """
+    def __init__(
+        self,
+        *,
+        receipts_limit: _read_state_pb2.ReceiptsMode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipts_limit", b"receipts_limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConversationSettings: _TypeAlias = ConversationSettings  # noqa: Y015
 
 @_typing.final
 class Member(_message.Message):

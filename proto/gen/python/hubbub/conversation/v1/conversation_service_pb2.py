@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from hubbub.conversation.v1 import conversation_pb2 as hubbub_dot_conversation_dot_v1_dot_conversation__pb2
 from hubbub.conversation.v1 import message_pb2 as hubbub_dot_conversation_dot_v1_dot_message__pb2
 from hubbub.conversation.v1 import read_state_pb2 as hubbub_dot_conversation_dot_v1_dot_read__state__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1hubbub/conversation/v1/conversation_service.proto\x12\x16hubbub.conversation.v1\x1a\x1cgoogle/api/annotations.proto\x1a)hubbub/conversation/v1/conversation.proto\x1a$hubbub/conversation/v1/message.proto\x1a\'hubbub/conversation/v1/read_state.proto\"\xa1\x01\n\x19\x43reateConversationRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x34\n\x06\x64irect\x18\x02 \x01(\x0b\x32\".hubbub.conversation.v1.DirectSpecH\x00\x12\x32\n\x05group\x18\x03 \x01(\x0b\x32!.hubbub.conversation.v1.GroupSpecH\x00\x42\x06\n\x04spec\"\x1d\n\nDirectSpec\x12\x0f\n\x07user_id\x18\x01 \x01(\t\",\n\tGroupSpec\x12\r\n\x05title\x18\x01 \x01(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\t\"T\n\x1a\x43reateConversationResponse\x12\x36\n\x04view\x18\x01 \x01(\x0b\x32(.hubbub.conversation.v1.ConversationView\"\xe7\x02\n\x10\x43onversationView\x12:\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32$.hubbub.conversation.v1.Conversation\x12\x32\n\nmembership\x18\x02 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Member\x12/\n\x04head\x18\x03 \x01(\x0b\x32!.hubbub.conversation.v1.TopicHead\x12\x35\n\x0clast_message\x18\x04 \x01(\x0b\x32\x1f.hubbub.conversation.v1.Message\x12\x35\n\nread_state\x18\x05 \x01(\x0b\x32!.hubbub.conversation.v1.ReadState\x12\x44\n\x0bpreferences\x18\x06 \x01(\x0b\x32/.hubbub.conversation.v1.ConversationPreferences\"1\n\x16GetConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"Q\n\x17GetConversationResponse\x12\x36\n\x04view\x18\x01 \x01(\x0b\x32(.hubbub.conversation.v1.ConversationView\"A\n\x18ListConversationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"m\n\x19ListConversationsResponse\x12\x37\n\x05views\x18\x01 \x03(\x0b\x32(.hubbub.conversation.v1.ConversationView\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x12ListMembersRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x13ListMembersResponse\x12/\n\x07members\x18\x01 \x03(\x0b\x32\x1e.hubbub.conversation.v1.Member\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x11\x41\x64\x64MembersRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\t\"D\n\x12\x41\x64\x64MembersResponse\x12.\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor\"?\n\x13RemoveMemberRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\"F\n\x14RemoveMemberResponse\x12.\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor2\xd0\x07\n\x13\x43onversationService\x12\x99\x01\n\x12\x43reateConversation\x12\x31.hubbub.conversation.v1.CreateConversationRequest\x1a\x32.hubbub.conversation.v1.CreateConversationResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x11/v1/conversations:\x01*\x12\x9f\x01\n\x0fGetConversation\x12..hubbub.conversation.v1.GetConversationRequest\x1a/.hubbub.conversation.v1.GetConversationResponse\"+\x82\xd3\xe4\x93\x02%\x12#/v1/conversations/{conversation_id}\x12\x93\x01\n\x11ListConversations\x12\x30.hubbub.conversation.v1.ListConversationsRequest\x1a\x31.hubbub.conversation.v1.ListConversationsResponse\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/conversations\x12\x9b\x01\n\x0bListMembers\x12*.hubbub.conversation.v1.ListMembersRequest\x1a+.hubbub.conversation.v1.ListMembersResponse\"3\x82\xd3\xe4\x93\x02-\x12+/v1/conversations/{conversation_id}/members\x12\x9b\x01\n\nAddMembers\x12).hubbub.conversation.v1.AddMembersRequest\x1a*.hubbub.conversation.v1.AddMembersResponse\"6\x82\xd3\xe4\x93\x02\x30\"+/v1/conversations/{conversation_id}/members:\x01*\x12\xa8\x01\n\x0cRemoveMember\x12+.hubbub.conversation.v1.RemoveMemberRequest\x1a,.hubbub.conversation.v1.RemoveMemberResponse\"=\x82\xd3\xe4\x93\x02\x37*5/v1/conversations/{conversation_id}/members/{user_id}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1hubbub/conversation/v1/conversation_service.proto\x12\x16hubbub.conversation.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a)hubbub/conversation/v1/conversation.proto\x1a$hubbub/conversation/v1/message.proto\x1a\'hubbub/conversation/v1/read_state.proto\"\xa1\x01\n\x19\x43reateConversationRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x34\n\x06\x64irect\x18\x02 \x01(\x0b\x32\".hubbub.conversation.v1.DirectSpecH\x00\x12\x32\n\x05group\x18\x03 \x01(\x0b\x32!.hubbub.conversation.v1.GroupSpecH\x00\x42\x06\n\x04spec\"\x1d\n\nDirectSpec\x12\x0f\n\x07user_id\x18\x01 \x01(\t\",\n\tGroupSpec\x12\r\n\x05title\x18\x01 \x01(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\t\"T\n\x1a\x43reateConversationResponse\x12\x36\n\x04view\x18\x01 \x01(\x0b\x32(.hubbub.conversation.v1.ConversationView\"\xe7\x02\n\x10\x43onversationView\x12:\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32$.hubbub.conversation.v1.Conversation\x12\x32\n\nmembership\x18\x02 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Member\x12/\n\x04head\x18\x03 \x01(\x0b\x32!.hubbub.conversation.v1.TopicHead\x12\x35\n\x0clast_message\x18\x04 \x01(\x0b\x32\x1f.hubbub.conversation.v1.Message\x12\x35\n\nread_state\x18\x05 \x01(\x0b\x32!.hubbub.conversation.v1.ReadState\x12\x44\n\x0bpreferences\x18\x06 \x01(\x0b\x32/.hubbub.conversation.v1.ConversationPreferences\"1\n\x16GetConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"Q\n\x17GetConversationResponse\x12\x36\n\x04view\x18\x01 \x01(\x0b\x32(.hubbub.conversation.v1.ConversationView\"\xa5\x01\n\x19UpdateConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12>\n\x08settings\x18\x02 \x01(\x0b\x32,.hubbub.conversation.v1.ConversationSettings\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\x8c\x01\n\x1aUpdateConversationResponse\x12>\n\x08settings\x18\x01 \x01(\x0b\x32,.hubbub.conversation.v1.ConversationSettings\x12.\n\x06\x63ursor\x18\x02 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor\"A\n\x18ListConversationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"m\n\x19ListConversationsResponse\x12\x37\n\x05views\x18\x01 \x03(\x0b\x32(.hubbub.conversation.v1.ConversationView\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x12ListMembersRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x13ListMembersResponse\x12/\n\x07members\x18\x01 \x03(\x0b\x32\x1e.hubbub.conversation.v1.Member\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x11\x41\x64\x64MembersRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\t\"D\n\x12\x41\x64\x64MembersResponse\x12.\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor\"?\n\x13RemoveMemberRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\"F\n\x14RemoveMemberResponse\x12.\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x1e.hubbub.conversation.v1.Cursor2\xfe\x08\n\x13\x43onversationService\x12\x99\x01\n\x12\x43reateConversation\x12\x31.hubbub.conversation.v1.CreateConversationRequest\x1a\x32.hubbub.conversation.v1.CreateConversationResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x11/v1/conversations:\x01*\x12\x9f\x01\n\x0fGetConversation\x12..hubbub.conversation.v1.GetConversationRequest\x1a/.hubbub.conversation.v1.GetConversationResponse\"+\x82\xd3\xe4\x93\x02%\x12#/v1/conversations/{conversation_id}\x12\xab\x01\n\x12UpdateConversation\x12\x31.hubbub.conversation.v1.UpdateConversationRequest\x1a\x32.hubbub.conversation.v1.UpdateConversationResponse\".\x82\xd3\xe4\x93\x02(2#/v1/conversations/{conversation_id}:\x01*\x12\x93\x01\n\x11ListConversations\x12\x30.hubbub.conversation.v1.ListConversationsRequest\x1a\x31.hubbub.conversation.v1.ListConversationsResponse\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/conversations\x12\x9b\x01\n\x0bListMembers\x12*.hubbub.conversation.v1.ListMembersRequest\x1a+.hubbub.conversation.v1.ListMembersResponse\"3\x82\xd3\xe4\x93\x02-\x12+/v1/conversations/{conversation_id}/members\x12\x9b\x01\n\nAddMembers\x12).hubbub.conversation.v1.AddMembersRequest\x1a*.hubbub.conversation.v1.AddMembersResponse\"6\x82\xd3\xe4\x93\x02\x30\"+/v1/conversations/{conversation_id}/members:\x01*\x12\xa8\x01\n\x0cRemoveMember\x12+.hubbub.conversation.v1.RemoveMemberRequest\x1a,.hubbub.conversation.v1.RemoveMemberResponse\"=\x82\xd3\xe4\x93\x02\x37*5/v1/conversations/{conversation_id}/members/{user_id}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +40,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONVERSATIONSERVICE'].methods_by_name['CreateConversation']._serialized_options = b'\202\323\344\223\002\026\"\021/v1/conversations:\001*'
   _globals['_CONVERSATIONSERVICE'].methods_by_name['GetConversation']._loaded_options = None
   _globals['_CONVERSATIONSERVICE'].methods_by_name['GetConversation']._serialized_options = b'\202\323\344\223\002%\022#/v1/conversations/{conversation_id}'
+  _globals['_CONVERSATIONSERVICE'].methods_by_name['UpdateConversation']._loaded_options = None
+  _globals['_CONVERSATIONSERVICE'].methods_by_name['UpdateConversation']._serialized_options = b'\202\323\344\223\002(2#/v1/conversations/{conversation_id}:\001*'
   _globals['_CONVERSATIONSERVICE'].methods_by_name['ListConversations']._loaded_options = None
   _globals['_CONVERSATIONSERVICE'].methods_by_name['ListConversations']._serialized_options = b'\202\323\344\223\002\023\022\021/v1/conversations'
   _globals['_CONVERSATIONSERVICE'].methods_by_name['ListMembers']._loaded_options = None
@@ -47,36 +50,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONVERSATIONSERVICE'].methods_by_name['AddMembers']._serialized_options = b'\202\323\344\223\0020\"+/v1/conversations/{conversation_id}/members:\001*'
   _globals['_CONVERSATIONSERVICE'].methods_by_name['RemoveMember']._loaded_options = None
   _globals['_CONVERSATIONSERVICE'].methods_by_name['RemoveMember']._serialized_options = b'\202\323\344\223\0027*5/v1/conversations/{conversation_id}/members/{user_id}'
-  _globals['_CREATECONVERSATIONREQUEST']._serialized_start=230
-  _globals['_CREATECONVERSATIONREQUEST']._serialized_end=391
-  _globals['_DIRECTSPEC']._serialized_start=393
-  _globals['_DIRECTSPEC']._serialized_end=422
-  _globals['_GROUPSPEC']._serialized_start=424
-  _globals['_GROUPSPEC']._serialized_end=468
-  _globals['_CREATECONVERSATIONRESPONSE']._serialized_start=470
-  _globals['_CREATECONVERSATIONRESPONSE']._serialized_end=554
-  _globals['_CONVERSATIONVIEW']._serialized_start=557
-  _globals['_CONVERSATIONVIEW']._serialized_end=916
-  _globals['_GETCONVERSATIONREQUEST']._serialized_start=918
-  _globals['_GETCONVERSATIONREQUEST']._serialized_end=967
-  _globals['_GETCONVERSATIONRESPONSE']._serialized_start=969
-  _globals['_GETCONVERSATIONRESPONSE']._serialized_end=1050
-  _globals['_LISTCONVERSATIONSREQUEST']._serialized_start=1052
-  _globals['_LISTCONVERSATIONSREQUEST']._serialized_end=1117
-  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_start=1119
-  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_end=1228
-  _globals['_LISTMEMBERSREQUEST']._serialized_start=1230
-  _globals['_LISTMEMBERSREQUEST']._serialized_end=1314
-  _globals['_LISTMEMBERSRESPONSE']._serialized_start=1316
-  _globals['_LISTMEMBERSRESPONSE']._serialized_end=1411
-  _globals['_ADDMEMBERSREQUEST']._serialized_start=1413
-  _globals['_ADDMEMBERSREQUEST']._serialized_end=1475
-  _globals['_ADDMEMBERSRESPONSE']._serialized_start=1477
-  _globals['_ADDMEMBERSRESPONSE']._serialized_end=1545
-  _globals['_REMOVEMEMBERREQUEST']._serialized_start=1547
-  _globals['_REMOVEMEMBERREQUEST']._serialized_end=1610
-  _globals['_REMOVEMEMBERRESPONSE']._serialized_start=1612
-  _globals['_REMOVEMEMBERRESPONSE']._serialized_end=1682
-  _globals['_CONVERSATIONSERVICE']._serialized_start=1685
-  _globals['_CONVERSATIONSERVICE']._serialized_end=2661
+  _globals['_CREATECONVERSATIONREQUEST']._serialized_start=264
+  _globals['_CREATECONVERSATIONREQUEST']._serialized_end=425
+  _globals['_DIRECTSPEC']._serialized_start=427
+  _globals['_DIRECTSPEC']._serialized_end=456
+  _globals['_GROUPSPEC']._serialized_start=458
+  _globals['_GROUPSPEC']._serialized_end=502
+  _globals['_CREATECONVERSATIONRESPONSE']._serialized_start=504
+  _globals['_CREATECONVERSATIONRESPONSE']._serialized_end=588
+  _globals['_CONVERSATIONVIEW']._serialized_start=591
+  _globals['_CONVERSATIONVIEW']._serialized_end=950
+  _globals['_GETCONVERSATIONREQUEST']._serialized_start=952
+  _globals['_GETCONVERSATIONREQUEST']._serialized_end=1001
+  _globals['_GETCONVERSATIONRESPONSE']._serialized_start=1003
+  _globals['_GETCONVERSATIONRESPONSE']._serialized_end=1084
+  _globals['_UPDATECONVERSATIONREQUEST']._serialized_start=1087
+  _globals['_UPDATECONVERSATIONREQUEST']._serialized_end=1252
+  _globals['_UPDATECONVERSATIONRESPONSE']._serialized_start=1255
+  _globals['_UPDATECONVERSATIONRESPONSE']._serialized_end=1395
+  _globals['_LISTCONVERSATIONSREQUEST']._serialized_start=1397
+  _globals['_LISTCONVERSATIONSREQUEST']._serialized_end=1462
+  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_start=1464
+  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_end=1573
+  _globals['_LISTMEMBERSREQUEST']._serialized_start=1575
+  _globals['_LISTMEMBERSREQUEST']._serialized_end=1659
+  _globals['_LISTMEMBERSRESPONSE']._serialized_start=1661
+  _globals['_LISTMEMBERSRESPONSE']._serialized_end=1756
+  _globals['_ADDMEMBERSREQUEST']._serialized_start=1758
+  _globals['_ADDMEMBERSREQUEST']._serialized_end=1820
+  _globals['_ADDMEMBERSRESPONSE']._serialized_start=1822
+  _globals['_ADDMEMBERSRESPONSE']._serialized_end=1890
+  _globals['_REMOVEMEMBERREQUEST']._serialized_start=1892
+  _globals['_REMOVEMEMBERREQUEST']._serialized_end=1955
+  _globals['_REMOVEMEMBERRESPONSE']._serialized_start=1957
+  _globals['_REMOVEMEMBERRESPONSE']._serialized_end=2027
+  _globals['_CONVERSATIONSERVICE']._serialized_start=2030
+  _globals['_CONVERSATIONSERVICE']._serialized_end=3180
 # @@protoc_insertion_point(module_scope)

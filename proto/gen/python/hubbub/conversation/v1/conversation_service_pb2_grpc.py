@@ -48,6 +48,11 @@ class ConversationServiceStub:
                 request_serializer=hubbub_dot_conversation_dot_v1_dot_conversation__service__pb2.GetConversationRequest.SerializeToString,
                 response_deserializer=hubbub_dot_conversation_dot_v1_dot_conversation__service__pb2.GetConversationResponse.FromString,
                 _registered_method=True)
+        self.UpdateConversation = channel.unary_unary(
+                '/hubbub.conversation.v1.ConversationService/UpdateConversation',
+                request_serializer=hubbub_dot_conversation_dot_v1_dot_conversation__service__pb2.UpdateConversationRequest.SerializeToString,
+                response_deserializer=hubbub_dot_conversation_dot_v1_dot_conversation__service__pb2.UpdateConversationResponse.FromString,
+                _registered_method=True)
         self.ListConversations = channel.unary_unary(
                 '/hubbub.conversation.v1.ConversationService/ListConversations',
                 request_serializer=hubbub_dot_conversation_dot_v1_dot_conversation__service__pb2.ListConversationsRequest.SerializeToString,
@@ -80,7 +85,8 @@ class ConversationServiceServicer:
     def CreateConversation(self, request, context):
         """Creates a conversation, or returns the one that exists: one direct conversation per pair whoever starts, one group per
         (caller, request_id). Any user. Errors: INVALID_FIELD, USER_NOT_FOUND, ID_REUSED (request_id with another title or other
-        users), NOT_PERMITTED (direct: the other user blocked the caller). Idempotent.
+        users), NOT_PERMITTED (direct: the other user blocked the caller; group: some of user_ids did, and metadata user_ids names them,
+        at most 50, joined by commas). Idempotent: who blocks the caller after the first call changes nothing of a repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,6 +94,14 @@ class ConversationServiceServicer:
 
     def GetConversation(self, request, context):
         """Gets one conversation as the caller sees it. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateConversation(self, request, context):
+        """Changes the settings of a group, field by field; all members hear it as ConversationSettingsChanged. Owners and admins. Errors:
+        INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, CONVERSATION_STATE (direct). Set-to-state, so idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,8 +124,8 @@ class ConversationServiceServicer:
 
     def AddMembers(self, request, context):
         """Adds users to a group of at most 1,000 members. Owners and admins. All or none; members already there stay as they are.
-        Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, USER_NOT_FOUND, CONVERSATION_STATE (full, direct).
-        Idempotent.
+        Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED (also: some who would become members blocked the caller; metadata
+        user_ids names them, at most 50, joined by commas), USER_NOT_FOUND, CONVERSATION_STATE (full, direct). Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,6 +152,11 @@ def add_ConversationServiceServicer_to_server(servicer, server):
                     servicer.GetConversation,
                     request_deserializer=hubbub_dot_conversation_dot_v1_dot_conversation__service__pb2.GetConversationRequest.FromString,
                     response_serializer=hubbub_dot_conversation_dot_v1_dot_conversation__service__pb2.GetConversationResponse.SerializeToString,
+            ),
+            'UpdateConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateConversation,
+                    request_deserializer=hubbub_dot_conversation_dot_v1_dot_conversation__service__pb2.UpdateConversationRequest.FromString,
+                    response_serializer=hubbub_dot_conversation_dot_v1_dot_conversation__service__pb2.UpdateConversationResponse.SerializeToString,
             ),
             'ListConversations': grpc.unary_unary_rpc_method_handler(
                     servicer.ListConversations,
@@ -218,6 +237,33 @@ class ConversationService:
             '/hubbub.conversation.v1.ConversationService/GetConversation',
             hubbub_dot_conversation_dot_v1_dot_conversation__service__pb2.GetConversationRequest.SerializeToString,
             hubbub_dot_conversation_dot_v1_dot_conversation__service__pb2.GetConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hubbub.conversation.v1.ConversationService/UpdateConversation',
+            hubbub_dot_conversation_dot_v1_dot_conversation__service__pb2.UpdateConversationRequest.SerializeToString,
+            hubbub_dot_conversation_dot_v1_dot_conversation__service__pb2.UpdateConversationResponse.FromString,
             options,
             channel_credentials,
             insecure,

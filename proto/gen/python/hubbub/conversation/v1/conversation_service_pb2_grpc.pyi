@@ -23,10 +23,15 @@ class ConversationServiceStub:
     CreateConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.CreateConversationRequest, _conversation_service_pb2.CreateConversationResponse]
     """Creates a conversation, or returns the one that exists: one direct conversation per pair whoever starts, one group per
     (caller, request_id). Any user. Errors: INVALID_FIELD, USER_NOT_FOUND, ID_REUSED (request_id with another title or other
-    users), NOT_PERMITTED (direct: the other user blocked the caller). Idempotent.
+    users), NOT_PERMITTED (direct: the other user blocked the caller; group: some of user_ids did, and metadata user_ids names them,
+    at most 50, joined by commas). Idempotent: who blocks the caller after the first call changes nothing of a repeat.
     """
     GetConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.GetConversationRequest, _conversation_service_pb2.GetConversationResponse]
     """Gets one conversation as the caller sees it. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND."""
+    UpdateConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.UpdateConversationRequest, _conversation_service_pb2.UpdateConversationResponse]
+    """Changes the settings of a group, field by field; all members hear it as ConversationSettingsChanged. Owners and admins. Errors:
+    INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, CONVERSATION_STATE (direct). Set-to-state, so idempotent.
+    """
     ListConversations: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.ListConversationsRequest, _conversation_service_pb2.ListConversationsResponse]
     """Lists the caller's conversations in the order of joining, newest first; clients sort by activity themselves.
     Errors: INVALID_FIELD (page_size, page_token).
@@ -35,8 +40,8 @@ class ConversationServiceStub:
     """Lists the members, owners first, then in the order of joining. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND."""
     AddMembers: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.AddMembersRequest, _conversation_service_pb2.AddMembersResponse]
     """Adds users to a group of at most 1,000 members. Owners and admins. All or none; members already there stay as they are.
-    Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, USER_NOT_FOUND, CONVERSATION_STATE (full, direct).
-    Idempotent.
+    Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED (also: some who would become members blocked the caller; metadata
+    user_ids names them, at most 50, joined by commas), USER_NOT_FOUND, CONVERSATION_STATE (full, direct). Idempotent.
     """
     RemoveMember: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.RemoveMemberRequest, _conversation_service_pb2.RemoveMemberResponse]
     """Removes a user from a group, or the caller (leave). Owners and admins, or oneself. Who is no member stays none. Errors:
@@ -59,7 +64,8 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_conversation_service_pb2.CreateConversationResponse]:
         """Creates a conversation, or returns the one that exists: one direct conversation per pair whoever starts, one group per
         (caller, request_id). Any user. Errors: INVALID_FIELD, USER_NOT_FOUND, ID_REUSED (request_id with another title or other
-        users), NOT_PERMITTED (direct: the other user blocked the caller). Idempotent.
+        users), NOT_PERMITTED (direct: the other user blocked the caller; group: some of user_ids did, and metadata user_ids names them,
+        at most 50, joined by commas). Idempotent: who blocks the caller after the first call changes nothing of a repeat.
         """
 
     @_abc_1.abstractmethod
@@ -69,6 +75,16 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_conversation_service_pb2.GetConversationRequest, _abc.Awaitable[_conversation_service_pb2.GetConversationResponse]],
     ) -> _abc.Awaitable[_conversation_service_pb2.GetConversationResponse]:
         """Gets one conversation as the caller sees it. Members. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def UpdateConversation(
+        self,
+        request: _conversation_service_pb2.UpdateConversationRequest,
+        context: _aio.ServicerContext[_conversation_service_pb2.UpdateConversationRequest, _abc.Awaitable[_conversation_service_pb2.UpdateConversationResponse]],
+    ) -> _abc.Awaitable[_conversation_service_pb2.UpdateConversationResponse]:
+        """Changes the settings of a group, field by field; all members hear it as ConversationSettingsChanged. Owners and admins. Errors:
+        INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, CONVERSATION_STATE (direct). Set-to-state, so idempotent.
+        """
 
     @_abc_1.abstractmethod
     def ListConversations(
@@ -95,8 +111,8 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_conversation_service_pb2.AddMembersRequest, _abc.Awaitable[_conversation_service_pb2.AddMembersResponse]],
     ) -> _abc.Awaitable[_conversation_service_pb2.AddMembersResponse]:
         """Adds users to a group of at most 1,000 members. Owners and admins. All or none; members already there stay as they are.
-        Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED, USER_NOT_FOUND, CONVERSATION_STATE (full, direct).
-        Idempotent.
+        Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, NOT_PERMITTED (also: some who would become members blocked the caller; metadata
+        user_ids names them, at most 50, joined by commas), USER_NOT_FOUND, CONVERSATION_STATE (full, direct). Idempotent.
         """
 
     @_abc_1.abstractmethod

@@ -65,7 +65,8 @@ class _ReceiptsModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Receipts
 
 class ReceiptsMode(_ReceiptsMode, metaclass=_ReceiptsModeEnumTypeWrapper):
     """Says what members learn of each other's reading. Grows: treat an unknown value as OFF. By number of members: up to 100 FULL,
-    up to 1,000 COUNT_ONLY, above OFF. Everybody's own read state works in each of them.
+    up to 1,000 COUNT_ONLY, above OFF; a group may have set less (ConversationSettings.receipts_limit). Everybody's own read state works
+    in each of them, and what is told follows the mode at the time of the question: also of what was read under another one.
     """
 
 RECEIPTS_MODE_UNSPECIFIED: ReceiptsMode.ValueType  # 0

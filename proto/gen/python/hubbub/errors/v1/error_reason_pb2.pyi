@@ -35,7 +35,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 4
     """UNAUTHENTICATED. The access token expired. Refresh it, then retry."""
     ERROR_REASON_NOT_PERMITTED: _ErrorReason.ValueType  # 5
-    """PERMISSION_DENIED. A member without the right to do this. Never used where the caller may not know the resource."""
+    """PERMISSION_DENIED. A member without the right to do this, or somebody who is blocked by the other user; metadata: user_ids,
+    when users who would become members of a group block the caller. Never used where the caller may not know the resource.
+    """
     ERROR_REASON_CONVERSATION_NOT_FOUND: _ErrorReason.ValueType  # 6
     """NOT_FOUND. The conversation does not exist, or the caller is not a member."""
     ERROR_REASON_MESSAGE_NOT_FOUND: _ErrorReason.ValueType  # 7
@@ -77,7 +79,9 @@ ERROR_REASON_INVALID_CREDENTIALS: ErrorReason.ValueType  # 3
 ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 4
 """UNAUTHENTICATED. The access token expired. Refresh it, then retry."""
 ERROR_REASON_NOT_PERMITTED: ErrorReason.ValueType  # 5
-"""PERMISSION_DENIED. A member without the right to do this. Never used where the caller may not know the resource."""
+"""PERMISSION_DENIED. A member without the right to do this, or somebody who is blocked by the other user; metadata: user_ids,
+when users who would become members of a group block the caller. Never used where the caller may not know the resource.
+"""
 ERROR_REASON_CONVERSATION_NOT_FOUND: ErrorReason.ValueType  # 6
 """NOT_FOUND. The conversation does not exist, or the caller is not a member."""
 ERROR_REASON_MESSAGE_NOT_FOUND: ErrorReason.ValueType  # 7

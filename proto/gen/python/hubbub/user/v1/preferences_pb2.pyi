@@ -198,7 +198,7 @@ class Preferences(_message.Message):
     notification_level: _read_state_pb2.NotificationLevel.ValueType
     """Level of conversations without one of their own."""
     sends_read_receipts: _builtins.bool
-    """Whether others may see how far the user has read. What they read while it is false is never shown."""
+    """Whether others may see how far the user has read and received. What they do while it is false is never shown."""
     sends_typing: _builtins.bool
     """Whether others may see that the user is writing."""
     presence_visibility: Global___PresenceVisibility.ValueType

@@ -126,8 +126,9 @@ class SettingsServiceServicer:
 
     def BlockUser(self, request, context):
         """Blocks a user: what they send into the direct conversation of the two is refused from now on (NOT_PERMITTED), and so is making
-        one. The caller may still write to them. In groups nothing is refused: clients hide what a blocked user writes, the server
-        leaves it out of mention_count. Errors: INVALID_FIELD (oneself), USER_NOT_FOUND, LIMIT_REACHED.
+        one, or making the caller a member of a group. The caller may still write to them, and invite them. In groups of both nothing is
+        refused: clients hide what a blocked user writes, the server leaves it out of mention_count. Errors: INVALID_FIELD (oneself),
+        USER_NOT_FOUND, LIMIT_REACHED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

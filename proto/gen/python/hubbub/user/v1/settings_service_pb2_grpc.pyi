@@ -36,8 +36,9 @@ class SettingsServiceStub:
     """Lists all drafts, newest first."""
     BlockUser: _aio.UnaryUnaryMultiCallable[_settings_service_pb2.BlockUserRequest, _settings_service_pb2.BlockUserResponse]
     """Blocks a user: what they send into the direct conversation of the two is refused from now on (NOT_PERMITTED), and so is making
-    one. The caller may still write to them. In groups nothing is refused: clients hide what a blocked user writes, the server
-    leaves it out of mention_count. Errors: INVALID_FIELD (oneself), USER_NOT_FOUND, LIMIT_REACHED.
+    one, or making the caller a member of a group. The caller may still write to them, and invite them. In groups of both nothing is
+    refused: clients hide what a blocked user writes, the server leaves it out of mention_count. Errors: INVALID_FIELD (oneself),
+    USER_NOT_FOUND, LIMIT_REACHED.
     """
     UnblockUser: _aio.UnaryUnaryMultiCallable[_settings_service_pb2.UnblockUserRequest, _settings_service_pb2.UnblockUserResponse]
     """Blocks a user no longer. Who is not blocked stays so. Errors: INVALID_FIELD."""
@@ -102,8 +103,9 @@ class SettingsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_settings_service_pb2.BlockUserRequest, _abc.Awaitable[_settings_service_pb2.BlockUserResponse]],
     ) -> _abc.Awaitable[_settings_service_pb2.BlockUserResponse]:
         """Blocks a user: what they send into the direct conversation of the two is refused from now on (NOT_PERMITTED), and so is making
-        one. The caller may still write to them. In groups nothing is refused: clients hide what a blocked user writes, the server
-        leaves it out of mention_count. Errors: INVALID_FIELD (oneself), USER_NOT_FOUND, LIMIT_REACHED.
+        one, or making the caller a member of a group. The caller may still write to them, and invite them. In groups of both nothing is
+        refused: clients hide what a blocked user writes, the server leaves it out of mention_count. Errors: INVALID_FIELD (oneself),
+        USER_NOT_FOUND, LIMIT_REACHED.
         """
 
     @_abc_1.abstractmethod
