@@ -1,4 +1,4 @@
-"""Clients of PresenceService for measurements: sessions of users whom nobody registered, and streams that watch them."""
+"""Clients of PresenceService for measurements: sessions of users whom nobody registered, and who watches them."""
 
 import asyncio
 import time

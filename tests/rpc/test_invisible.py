@@ -72,7 +72,9 @@ class Stage:
     async def send(self, name: str, conversation_id: str) -> frame_pb2.SendMessageResponse:
         client = self.clients(name)[0]
         number = next(self._ids)
-        request = text_message(conversation_id, f"@bob {number}", client_message_id=str(uuid.UUID(int=number, version=4)))
+        request = text_message(
+            conversation_id, f"@bob {number}", client_message_id=str(uuid.UUID(int=number, version=4))
+        )
         request.content.text.entities.add(length=4).user_mention.user_id = self.id_of("bob")
         answer: frame_pb2.SendMessageResponse = await client.chat.SendMessage(request, metadata=client.auth)
         self.newest[conversation_id] = answer.message_number

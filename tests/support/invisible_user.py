@@ -1,4 +1,4 @@
-"""A user with several devices on several nodes who does all that nobody else is to see, and the same user signed out."""
+"""A user with several devices on several nodes who does all that nobody else is to see."""
 
 import asyncio
 import random
@@ -94,9 +94,7 @@ class UnseenUser:
 
     async def _watch(self) -> None:
         call = self._client.presence.Watch(metadata=self._client.auth)
-        await call.write(
-            presence.WatchRequest(added_user_ids=[self._other_id], own_activity=presence.ACTIVITY_ACTIVE)
-        )
+        await call.write(presence.WatchRequest(added_user_ids=[self._other_id], own_activity=presence.ACTIVITY_ACTIVE))
         await call.read()
         self._watches.append(call)
 

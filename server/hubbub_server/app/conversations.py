@@ -37,7 +37,7 @@ from hubbub_server.domain.ids import (
     is_conversation_id,
     is_user_id,
 )
-from hubbub_server.domain.limits import LIST_MAX_BYTES, MEMBERS_PER_CHANGE, clean_name
+from hubbub_server.domain.limits import GROUP_MAX_MEMBERS, LIST_MAX_BYTES, MEMBERS_PER_CHANGE, clean_name
 from hubbub_server.domain.preferences import ConversationPreferences
 from hubbub_server.domain.user_topic import UserTopicState
 from hubbub_server.ports.accounts import AccountStore
@@ -73,9 +73,11 @@ class Conversations:
         effects: MembershipEffects,
         accounts: AccountStore,
         id_key: bytes,
+        group_max_members: int = GROUP_MAX_MEMBERS,
         command_timeout_s: float = 8.0,
     ) -> None:
         """`id_key` derives conversation ids and signs page tokens: the same on all nodes, for ever."""
+        self._group_max_members = group_max_members
         self._hub = hub
         self._reader = reader
         self._read_states = read_states
@@ -176,7 +178,7 @@ class Conversations:
             raise InvalidField("user_ids", f"1 to {MEMBERS_PER_CHANGE} users")
         await self._as_member(caller_id, conversation_id)  # permission before existence of the users
         users = await self._existing_users("user_ids", user_ids)
-        command = AddMembers(actor_id=caller_id, user_ids=tuple(users))
+        command = AddMembers(actor_id=caller_id, user_ids=tuple(users), max_members=self._group_max_members)
         return await self._change_members(conversation_id, command, users)
 
     async def remove_member(self, caller_id: UserId, conversation_id: str, user_id: str) -> Cursor:
