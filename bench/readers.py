@@ -116,6 +116,11 @@ class Readers:
         command = frame_pb2.Command(request_id=str(number), mark_read=read)
         await call.write(chat.ConnectRequest(command=command).SerializeToString())
 
+    def stop(self) -> None:
+        """Marks nothing more."""
+        for task in self._marking:
+            task.cancel()
+
     async def until_live(self, count: int) -> None:
         """Waits until so many streams cover everything."""
         async with asyncio.timeout(_ADD_WITHIN_S):
@@ -139,6 +144,7 @@ async def reading(port: int, topic: str, online: Sequence[User]) -> AsyncIterato
         ]
         await readers.until_live(len(online))
         yield readers
+        readers.stop()
         for task in tasks:
             task.cancel()
     for channel in channels:
