@@ -19,7 +19,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from hubbub_server.domain.limits import TYPING_MAX_MEMBERS
+from hubbub_server.domain.limits import GROUP_MAX_MEMBERS, TYPING_MAX_MEMBERS
 
 _SECRETS_DIR: Final = "HUBBUB_SECRETS_DIR"
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -111,6 +111,8 @@ class NodeSettings(_Section):
     """How long streams may take to end after that, in seconds; they end over ten of them when there are many."""
     max_opening_streams: Annotated[int, Field(ge=1)] = 10_000
     """Streams of clients that may be opening at once; more are refused and told when to come again."""
+    group_max_members: Annotated[int, Field(ge=2, le=10_000)] = GROUP_MAX_MEMBERS
+    """Members that a group may have; the same on all nodes. Larger groups stay as they are when it is lowered."""
     typing_max_members: Annotated[int, Field(ge=0)] = TYPING_MAX_MEMBERS
     """Members up to which those of a conversation are told who types, inclusive; the same on all nodes."""
     stop_grace_s: Annotated[float, Field(gt=0)] = 3.0

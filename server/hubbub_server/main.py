@@ -121,6 +121,7 @@ async def _node(settings: Settings, life: Life) -> None:
                 effects=memberships,
                 accounts=accounts,
                 id_key=id_key,
+                group_max_members=node.group_max_members,
             ),
             history=ReadHistory(hub=hub, reader=reader, directory=core.directory),
             sync=Sync(hub=hub, reader=reader),

@@ -39,7 +39,7 @@ from hubbub_server.domain.ids import (
     is_conversation_id,
     is_user_id,
 )
-from hubbub_server.domain.limits import LIST_MAX_BYTES, MEMBERS_PER_CHANGE, clean_name
+from hubbub_server.domain.limits import GROUP_MAX_MEMBERS, LIST_MAX_BYTES, MEMBERS_PER_CHANGE, clean_name
 from hubbub_server.domain.preferences import ConversationPreferences
 from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.domain.user_topic import UserTopicState
@@ -77,9 +77,11 @@ class Conversations:
         effects: MembershipEffects,
         accounts: AccountStore,
         id_key: bytes,
+        group_max_members: int = GROUP_MAX_MEMBERS,
         command_timeout_s: float = 8.0,
     ) -> None:
         """`id_key` derives conversation ids and signs page tokens: the same on all nodes, for ever."""
+        self._group_max_members = group_max_members
         self._hub = hub
         self._reader = reader
         self._read_states = read_states
@@ -191,7 +193,7 @@ class Conversations:
         users = await self._existing_users("user_ids", user_ids)
         if may_add_members(state, caller_id):  # else it is refused anyway, and tells nothing of blocks
             await self._invitations.check(caller_id, [user_id for user_id in users if user_id not in state.members])
-        command = AddMembers(actor_id=caller_id, user_ids=tuple(users))
+        command = AddMembers(actor_id=caller_id, user_ids=tuple(users), max_members=self._group_max_members)
         return await self._change_members(conversation_id, command, users)
 
     async def limit_receipts(self, caller_id: UserId, conversation_id: str, limit: ReceiptsMode) -> Cursor:

@@ -219,7 +219,7 @@ class Markers:
         topic, own = self._hub.loaded(conversation_id), self._hub.loaded(user_id)
         if topic is None or own is None:
             return
-        is_shown = isinstance(own.state, UserTopicState) and own.state.preferences.sends_read_receipts
+        is_shown = isinstance(own.state, UserTopicState) and own.state.preferences.shows_reading(self._clock.now_ms())
         mode = topic.state.receipts_mode if isinstance(topic.state, ConversationState) else ReceiptsMode.OFF
         if is_shown and mode is ReceiptsMode.FULL:
             self._news.tell_read(conversation_id, user_id, marker.message_number)

@@ -93,19 +93,19 @@ class TypingSignals:
         self._tries.take(caller_id)
         said_at = said_at or self.said(caller_id, conversation_id)
         _, state = await member_at_head(self._hub, caller_id, conversation_id)
-        if len(state.members) > self._max_members or not await self._sends_typing(caller_id):
+        if len(state.members) > self._max_members or not await self._shows_typing(caller_id):
             return
         place = (caller_id, state.conversation_id)
         if self._is_news(place, typing, session_id, said_at):
             self._tell(place, typing)
 
-    async def _sends_typing(self, user_id: UserId) -> bool:
+    async def _shows_typing(self, user_id: UserId) -> bool:
         """Tells what the user chose: as this node hears it, or, where it does not, as of the log's head."""
         own = self._hub.loaded(user_id)
         if own is None or not own.subscribers:
             own = await self._hub.at_head(user_id)
         assert isinstance(own.state, UserTopicState)  # noqa: S101  # by the form of the id
-        return own.state.preferences.sends_typing
+        return own.state.preferences.shows_typing(self._clock.now_ms())
 
     def message_submitted(self, user_id: UserId, conversation_id: ConversationId) -> None:
         """The user's message is on its way, which ends the typing for all who will see it."""

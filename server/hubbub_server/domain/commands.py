@@ -8,6 +8,7 @@ from hubbub_server.domain.events import DeliveredMarker, Event, ReadMarker, Sour
 from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.id_window import IdKey
 from hubbub_server.domain.ids import ClientMessageId, ConversationId, UserId
+from hubbub_server.domain.limits import GROUP_MAX_MEMBERS
 from hubbub_server.domain.message import Content
 from hubbub_server.domain.preferences import ConversationPreferences, Preferences
 from hubbub_server.domain.receipts import ReceiptsMode
@@ -43,10 +44,11 @@ class CreateGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddMembers:
-    """Adds users to a group; those already there stay as they are. Answered by Changed."""
+    """Adds users to a group, up to `max_members`; those already there stay as they are. Answered by Changed."""
 
     actor_id: UserId
     user_ids: tuple[UserId, ...]
+    max_members: int = GROUP_MAX_MEMBERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

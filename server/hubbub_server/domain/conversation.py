@@ -54,7 +54,7 @@ from hubbub_server.domain.events import (
 from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.id_window import IdEntry, IdKey, IdLookup, IdWindow
 from hubbub_server.domain.ids import ConversationId, UserId
-from hubbub_server.domain.limits import BROADCAST_FREE_MEMBERS, GROUP_MAX_MEMBERS, MEMBERS_PER_CHANGE
+from hubbub_server.domain.limits import BROADCAST_FREE_MEMBERS, MEMBERS_PER_CHANGE
 from hubbub_server.domain.member_marks import MemberMark, MemberMarks
 from hubbub_server.domain.message import (
     Content,
@@ -442,8 +442,8 @@ def _decide_add_members(state: ConversationState, command: AddMembers, now_ms: i
         return Done(answer=Changed(cursor=state.head.cursor))
     if len(new) > MEMBERS_PER_CHANGE:
         raise WrongState(f"one change adds at most {MEMBERS_PER_CHANGE} members")
-    if len(state.members) + len(new) > GROUP_MAX_MEMBERS:
-        raise WrongState(f"a group has at most {GROUP_MAX_MEMBERS} members")
+    if len(state.members) + len(new) > command.max_members:
+        raise WrongState(f"a group has at most {command.max_members} members")
     position = state.position + 1
     added = MembersAdded(members=tuple(Member(user_id=u, role=MemberRole.MEMBER, join_position=position) for u in new))
     return _change(state, command.actor_id, [added], now_ms)

@@ -55,6 +55,10 @@ class Status:
         """Returns what counts at a time: this one, or, when it is over, none."""
         return self if self.expire_time_ms is None or now_ms < self.expire_time_ms else Status()
 
+    def hides(self, now_ms: int) -> bool:
+        """Tells whether the user is invisible: others see somebody who signed out, who neither reads nor types."""
+        return self.at(now_ms).state is StatusState.INVISIBLE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuietHours:
@@ -84,13 +88,17 @@ class Preferences:
     presence_visibility: PresenceVisibility = PresenceVisibility.EVERYONE
     status: Status = field(default_factory=Status)
 
+    def shows_reading(self, now_ms: int) -> bool:
+        """Tells whether others may know what the user reads."""
+        return self.sends_read_receipts and not self.status.hides(now_ms)
+
     def shows_deliveries(self, now_ms: int) -> bool:
         """Tells whether others may know what the user's devices receive: that says when they are there, too."""
-        return (
-            self.sends_read_receipts
-            and self.presence_visibility is not PresenceVisibility.NOBODY
-            and self.status.at(now_ms).state is not StatusState.INVISIBLE
-        )
+        return self.shows_reading(now_ms) and self.presence_visibility is not PresenceVisibility.NOBODY
+
+    def shows_typing(self, now_ms: int) -> bool:
+        """Tells whether others may know when the user types."""
+        return self.sends_typing and not self.status.hides(now_ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

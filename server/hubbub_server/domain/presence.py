@@ -163,11 +163,10 @@ class UserFacts:
 
     def share(self, activity: Activity, now_ms: int) -> Share | None:
         """Returns what a node with a session of this user tells of them; None: it tells of no session."""
-        status = self.status.at(now_ms)
-        if status.state is StatusState.INVISIBLE:
+        if self.status.hides(now_ms):
             return None
         is_hidden = self.visibility is PresenceVisibility.NOBODY
-        return Share(activity=activity, status=status, position=self.position, is_hidden=is_hidden)
+        return Share(activity=activity, status=self.status.at(now_ms), position=self.position, is_hidden=is_hidden)
 
 
 def may_see(watcher_id: UserId, watcher: UserFacts, target_id: UserId, target: UserFacts) -> bool:

@@ -210,7 +210,7 @@ def _decide_mark(state: UserTopicState, command: MarkRead | MarkUnread, now_ms: 
             is_moving = marker.is_behind(command.marker)
             if is_moving or 0 < mark_position <= command.unread_mark_position:
                 marker, mark_position = (command.marker if is_moving else marker), 0
-                hidden = not state.preferences.sends_read_receipts
+                hidden = not state.preferences.shows_reading(now_ms)
                 kind = ReadMarkerMoved(conversation_id=conversation_id, marker=marker, hidden=hidden)
         case MarkUnread() if not mark_position:
             mark_position = state.position + 1

@@ -18,7 +18,7 @@ from hubbub_server.domain.errors import ConversationNotFound, LogUnavailable, Ra
 from hubbub_server.domain.events import SourcePlace
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.limits import TYPING_EXPIRES_S, TYPING_INTERVAL_S, TYPING_MAX_MEMBERS
-from hubbub_server.domain.preferences import Preferences
+from hubbub_server.domain.preferences import Preferences, Status, StatusState
 from hubbub_server.domain.signals import ReadMarker, Signal, Typing
 from tests.support.app_node import (
     ALICE,
@@ -296,6 +296,22 @@ async def test_who_does_not_share_it_is_heard_by_nobody() -> None:
         assert here.heard == []
 
         await here.two.submit(replace(silent, preferences=Preferences()), topic_id=ALICE)
+        await here.types()
+        assert here.heard == [ON]
+
+
+@pytest.mark.asyncio
+async def test_who_is_invisible_is_heard_by_nobody() -> None:
+    """Neither that they begin nor that they stop; until that expires."""
+    async with stage() as here:
+        until_ms = here.cluster.clock.now_ms() + 60_000
+        invisible = Preferences(status=Status(state=StatusState.INVISIBLE, expire_time_ms=until_ms))
+        await here.two.submit(ChangePreferences(preferences=invisible, names=["status"]), topic_id=ALICE)
+        for typing in (ON, OFF):
+            await here.types(typing)
+        assert here.heard == []
+
+        here.cluster.clock.advance(60.0)
         await here.types()
         assert here.heard == [ON]
 

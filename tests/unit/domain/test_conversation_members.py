@@ -185,6 +185,14 @@ def test_group_of_1000_is_full() -> None:
     assert isinstance(decide(remove(state, BOB), AddMembers(actor_id=ALICE, user_ids=(CAROL,)), NOW_MS), Accepted)
 
 
+def test_a_group_may_be_as_large_as_the_command_says() -> None:
+    state = add(group(*crowd(500)), *crowd(999)[500:])
+    assert len(state.members) == GROUP_MAX_MEMBERS
+    more = AddMembers(actor_id=ALICE, user_ids=(BOB, CAROL), max_members=GROUP_MAX_MEMBERS + 2)
+    assert isinstance(decide(state, more, NOW_MS), Accepted)
+    assert isinstance(refusal(state, replace(more, max_members=GROUP_MAX_MEMBERS + 1)), WrongState)
+
+
 def test_one_change_adds_500_members() -> None:
     (event,) = events_of(group(), AddMembers(actor_id=ALICE, user_ids=crowd(MEMBERS_PER_CHANGE)))
     assert isinstance(event.kind, MembersAdded)

@@ -25,7 +25,13 @@ from hubbub_server.domain.errors import ConversationNotFound, LimitReached
 from hubbub_server.domain.events import ReadMarker, ReadMarkerMoved, SourcePlace
 from hubbub_server.domain.ids import ConversationId, TopicId
 from hubbub_server.domain.limits import BLOCKED_MAX, DRAFTS_MAX, DRAFTS_MAX_BYTES, PINNED_MAX
-from hubbub_server.domain.preferences import ConversationPreferences, NotificationLevel, Preferences
+from hubbub_server.domain.preferences import (
+    ConversationPreferences,
+    NotificationLevel,
+    Preferences,
+    Status,
+    StatusState,
+)
 from hubbub_server.domain.user_topic import Kept, UserTopicState, decide, evolve
 from hubbub_server.ports.topic_states import Snapshot
 from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
@@ -122,6 +128,19 @@ def test_who_sends_no_receipts_reads_hidden(shares: bool) -> None:
     kind = decision.events[0].kind
     assert isinstance(kind, ReadMarkerMoved)
     assert kind.hidden is not shares
+
+
+@pytest.mark.parametrize(("expires_ms", "hidden"), [(None, True), (NOW_MS + 1, True), (NOW_MS, False)])
+def test_who_is_invisible_reads_hidden(expires_ms: int | None, hidden: bool) -> None:
+    """Nobody who signed out reads."""
+    status = Status(state=StatusState.INVISIBLE, expire_time_ms=expires_ms)
+    invisible = ChangePreferences(preferences=Preferences(status=status), names=["status"])
+    decision = decide(after(join(CONVERSATION), invisible), read(3), NOW_MS)
+
+    assert isinstance(decision, Accepted)
+    kind = decision.events[0].kind
+    assert isinstance(kind, ReadMarkerMoved)
+    assert kind.hidden is hidden
 
 
 # ---- mark as unread
