@@ -35,10 +35,10 @@ from hubbub.chat.v1 import event_pb2, frame_pb2
 from hubbub.conversation.v1 import conversation_pb2
 
 from hubbub_client import events, wire
+from hubbub_client.boards import Boards
 from hubbub_client.errors import ConversationNotFound, error_of_status
 from hubbub_client.live_progress import Delivery, LiveProgress
 from hubbub_client.model import Cursor
-from hubbub_client.typing_board import TypingBoard
 
 REQUEST_MAX_CURSORS: Final = 500
 # The own topic had no event when this client was new, so Heads did not name it: its first event will tell the epoch.
@@ -77,10 +77,17 @@ class SyncEngine:
         cursors: where an earlier run stopped; without any the client is new and starts at the heads.
         ready_limit: items that wait for the application before live events are left to Sync. One frame may exceed it.
         early_limit: events kept aside because an earlier one of their topic is missing, over all topics.
+        boards: hears of everything that is handed over, and of heads; made when not given.
     """
 
     def __init__(
-        self, user_id: str, cursors: Iterable[Cursor] = (), *, ready_limit: int = 1_000, early_limit: int = 1_000
+        self,
+        user_id: str,
+        cursors: Iterable[Cursor] = (),
+        *,
+        ready_limit: int = 1_000,
+        early_limit: int = 1_000,
+        boards: Boards | None = None,
     ) -> None:
         self._user_id = user_id
         self._ready_limit, self._early_limit = ready_limit, early_limit
@@ -104,7 +111,9 @@ class SyncEngine:
         self._caught_up_told = False
         self._resume_token = ""
         self.progress = LiveProgress()
-        self.typing = TypingBoard()
+        self.boards = boards or Boards(user_id)
+        if (own := self._topics.get(user_id)) is not None:
+            self.boards.start_own(own.cursor.position)
         self.relist_needed = False
 
     # ---- what the application takes
@@ -166,6 +175,7 @@ class SyncEngine:
         self._heads_complete, self._caught_up_told, self._is_resumed, self._named = False, False, False, set()
         self._stalled.clear()
         self.progress.start()
+        self.boards.disconnect()
 
     def receive_live(self, frame: frame_pb2.ServerFrame) -> None:
         """Takes a frame of the live stream. Controls about the stream itself and unknown ones change nothing here."""
@@ -180,6 +190,7 @@ class SyncEngine:
                 self._receive_heads(frame.heads)
             case "heartbeat":
                 for head in frame.heartbeat.heads:
+                    self.boards.hear_head(head)
                     self._hear_head(head)
                 self._keep_token(frame.heartbeat.resume_token)
             case "goodbye":
@@ -199,6 +210,7 @@ class SyncEngine:
         for head in heads.heads:
             topic_id = head.cursor.topic_id
             self._named.add(topic_id)
+            self.boards.hear_head(head)
             if self._is_new and topic_id not in self._topics:
                 self._processed[topic_id] = self._start(wire.read_cursor(head.cursor)).cursor
             else:
@@ -217,6 +229,7 @@ class SyncEngine:
                 self._doubt(topic_id)
         self._named = set()
         self._is_new, self._heads_complete = False, True
+        self.boards.connect(len(self._behind))
         self.announce(events.Connected())
 
     def _hear_head(self, head: conversation_pb2.TopicHead) -> None:
@@ -292,7 +305,7 @@ class SyncEngine:
 
     def _apply(self, topic: _Topic, event: event_pb2.Event) -> None:
         topic.cursor = Cursor(event.topic_id, event.epoch, event.position)
-        self.typing.receive_event(event)
+        self.boards.receive_event(event)
         cursors: dict[str, Cursor | None] = {event.topic_id: topic.cursor}
         if event.topic_id == self._user_id:
             cursors.update(self._follow_own(event))
@@ -341,6 +354,8 @@ class SyncEngine:
 
     def _start(self, cursor: Cursor) -> _Topic:
         topic = self._topics[cursor.topic_id] = _Topic(cursor, cursor.position)
+        if cursor.topic_id == self._user_id:
+            self.boards.start_own(cursor.position)
         self._ended.pop(cursor.topic_id, None)
         self._orphans.discard(cursor.topic_id)
         if unclaimed := self._unclaimed.pop(cursor.topic_id, None):
@@ -350,7 +365,6 @@ class SyncEngine:
     def _end(self, topic: _Topic) -> None:
         """Ends a topic, or lets it jump to the later join that is known already."""
         topic_id = topic.cursor.topic_id
-        self.typing.forget(topic_id)
         if self._request is not None:
             self._request.pop(topic_id, None)  # what the rest of the answer says is about the ended membership
         del self._topics[topic_id]
@@ -358,6 +372,7 @@ class SyncEngine:
         self._stalled.discard(topic_id)
         early, topic.early = topic.early, {}
         joins = [position for position in topic.joins if position > topic.cursor.position]
+        self.boards.forget(topic_id, is_rejoined=bool(joins))
         if not joins:
             if topic.head > topic.cursor.position:  # it goes on with this user, so there is another join
                 self._hear(topic_id, topic.cursor.epoch, topic.head)
@@ -413,6 +428,7 @@ class SyncEngine:
                 self._request_is_complete = True
                 for head in frame.caught_up.heads:
                     if head.cursor.topic_id in self._topics:
+                        self.boards.hear_head(head)
                         self._hear_head(head)
             case _:
                 pass
@@ -461,6 +477,7 @@ class SyncEngine:
         asked = self._asked(head.topic_id)
         if asked is None or head.epoch != asked.topic.cursor.epoch or head.position <= asked.topic.cursor.position:
             return
+        self.boards.skip(gap.head)
         self._jump(asked.topic, head, wire.read_gap(gap))
 
     def _reset(self, reset: frame_pb2.Reset) -> None:
@@ -476,6 +493,7 @@ class SyncEngine:
         topic.early, topic.joins = {}, []
         # What was heard before this moment is not comparable with the new life: one more Sync makes sure.
         topic.head, topic.doubted = head.cursor.position, True
+        self.boards.skip(reset.head)
         self._jump(topic, head.cursor, events.TopicReset(head=head))
 
     def _jump(self, topic: _Topic, head: Cursor, item: events.GapSkipped | events.TopicReset) -> None:
