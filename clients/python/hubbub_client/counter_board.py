@@ -34,8 +34,6 @@ from hubbub_client.wire_entities import is_mentioned
 from hubbub_client.wire_kept import read_conversation_preferences
 
 COUNTERS_MAX: Final = 5_000  # more than so many are not named by COUNTERS
-_BEHIND_MAX: Final = 50  # so many conversations behind are left to their events
-_ALONE_MAX: Final = 8  # so many stale conversations are read one by one
 _MEANWHILE_MAX: Final = 10_000
 
 
@@ -51,10 +49,12 @@ class CounterBoard:
 
     Args:
         user_id: the signed-in user.
+        behind_max: so many topics that are behind after connecting are left to their events.
+        alone_max: so many stale conversations are read one by one.
     """
 
-    def __init__(self, user_id: str) -> None:
-        self._user_id = user_id
+    def __init__(self, user_id: str, *, behind_max: int = 50, alone_max: int = 8) -> None:
+        self._user_id, self._behind_max, self._alone_max = user_id, behind_max, alone_max
         self._counts: dict[str, ConversationCount] = {}
         self._heads: dict[str, Place] = {}  # the furthest that was heard of each conversation
         self._own_applied = self._own_heard = 0  # positions of the own topic
@@ -165,7 +165,7 @@ class CounterBoard:
     def connect(self, behind: int) -> None:
         """The heads of a stream are complete; so many topics are behind."""
         self._is_connected = True
-        self._counters_wanted = self._counters_wanted or behind > _BEHIND_MAX
+        self._counters_wanted = self._counters_wanted or behind > self._behind_max
 
     def disconnect(self) -> None:
         """The stream ended: what happens is not heard of."""
@@ -290,7 +290,7 @@ class CounterBoard:
         if self._counters_wanted:
             return Read.COUNTERS
         stale = [conversation_id for conversation_id, count in self._counts.items() if count.is_stale]
-        if len(stale) <= _ALONE_MAX:
+        if len(stale) <= self._alone_max:
             return stale[0] if stale else None
         return Read.ALL if any(self._counts[each].needs_view for each in stale) else Read.COUNTERS
 
