@@ -104,7 +104,9 @@ class CountingDevice:
         request = self._engine.next_request()
         if request is None:
             return False
-        cursors = [Cursor(topic_id=TopicId(each.topic_id), epoch=each.epoch, position=each.position) for each in request]
+        cursors = [
+            Cursor(topic_id=TopicId(each.topic_id), epoch=each.epoch, position=each.position) for each in request
+        ]
         frames = [frame async for frame in node.sync.serve(self._user_id, cursors)]
         messages = [chat_service_pb2.ConnectResponse.FromString(each) for each in encode_messages(frames)]
         for message in messages if is_whole else messages[:1]:
