@@ -82,6 +82,11 @@ class Boards:
         if self.counters is not None and not is_rejoined:
             self.counters.forget(conversation_id)
 
+    @property
+    def counters_come_first(self) -> bool:
+        """Tells whether catching up is to wait for the counters: who is far behind sees the numbers first."""
+        return self.counters is not None and self.counters.comes_first
+
     # ---- what the application is told
 
     def take_before(self, now_s: float) -> events.Signal | None:

@@ -61,6 +61,7 @@ class CounterBoard:
         self._blocked: set[str] = set()
         self._is_based = False  # ALL was read, and nothing of the own topic was skipped since
         self._is_connected = self._counters_wanted = False
+        self.comes_first = False  # COUNTERS is worth more than the events: they may wait for its answer
         self._open: Read | str | None = None
         self._heads_then: dict[str, Place] = {}
         self._meanwhile: list[event_pb2.Event] = []
@@ -165,11 +166,12 @@ class CounterBoard:
     def connect(self, behind: int) -> None:
         """The heads of a stream are complete; so many topics are behind."""
         self._is_connected = True
-        self._counters_wanted = self._counters_wanted or behind > self._behind_max
+        if behind > self._behind_max:
+            self._counters_wanted = self.comes_first = True
 
     def disconnect(self) -> None:
         """The stream ended: what happens is not heard of."""
-        self._is_connected = False
+        self._is_connected = self.comes_first = False
 
     def forget(self, conversation_id: str) -> None:
         """The conversation is over for this user."""
@@ -296,7 +298,7 @@ class CounterBoard:
 
     def give_up(self) -> None:
         """The open read failed: it is wanted again."""
-        self._open, self._meanwhile = None, []
+        self._open, self._meanwhile, self.comes_first = None, [], False
 
     def receive_all(self, views: Iterable[conversations_pb.ConversationView], blocked: Iterable[str]) -> None:
         """Takes every conversation of the user, and whom they block."""
@@ -342,7 +344,7 @@ class CounterBoard:
 
     def _close(self) -> None:
         """Ends a read: what came meanwhile is applied to what it brought."""
-        meanwhile, self._open, self._meanwhile = self._meanwhile, None, []
+        meanwhile, self._open, self._meanwhile, self.comes_first = self._meanwhile, None, [], False
         for event in meanwhile:
             self._apply(event)
         if len(meanwhile) >= _MEANWHILE_MAX or self._user_id in self._skipped_meanwhile:

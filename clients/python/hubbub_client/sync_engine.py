@@ -393,8 +393,13 @@ class SyncEngine:
     # ---- Sync
 
     def next_request(self) -> list[Cursor] | None:
-        """Returns up to 500 cursors to ask Sync for; None: nothing is behind, a request is open or room is short."""
+        """Returns up to 500 cursors to ask Sync for.
+
+        None: nothing is behind, a request is open, room is short, or the counters are to come first.
+        """
         if self._request is not None or not self.has_room or not self._heads_complete:
+            return None
+        if self.boards.counters_come_first:
             return None
         asked: dict[str, _Asked] = {}
         for topic_id in self._behind:
