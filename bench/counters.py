@@ -1,8 +1,8 @@
 """A client with 1,000 conversations, back after a while: how long to exact counters, and how many bytes.
 
 While it is away somebody speaks in each conversation, and mentions it in every tenth. The SDK then comes back through a
-proxy that counts the bytes of both directions: from its connection to exact counters. It comes back to a node that had
-none of these topics in memory, and once more, warm. Beside it, what the counters alone cost on the wire.
+proxy that counts the bytes of both directions: from its connection to exact counters. Once to nodes that were there all
+the time, once to a node that has just begun, with nothing in memory, and is the only one.
 """
 
 import asyncio
@@ -10,19 +10,20 @@ import secrets
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+import grpc
+from hubbub.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
 from hubbub.chat.v1 import chat_service_pb2_grpc, marker_service_pb2, marker_service_pb2_grpc
 
 from bench.crowd import User, create_group, message, register
 from bench.figure import write_figure
 from hubbub_client import HubbubClient, Registration
 from tests.soak.api import open_channel
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, Process
 from tests.support.fault_proxy import Cut, FaultProxy
-from tests.support.split_channel import split_channels
 
 CONVERSATIONS: Final = 1_000
 MENTIONED_EVERY: Final = 10
@@ -62,10 +63,10 @@ async def speak(port: int, speaker: User, reader: User, topics: list[str]) -> No
 
 
 class Returning:
-    """The SDK behind proxies: of calls and, as by Envoy, of streams."""
+    """The SDK behind a proxy in front of Envoy."""
 
-    def __init__(self, client: HubbubClient, proxies: list[FaultProxy]) -> None:
-        self.client, self._proxies = client, proxies
+    def __init__(self, client: HubbubClient, proxy: FaultProxy) -> None:
+        self.client, self._proxy = client, proxy
 
     async def read(self) -> None:
         """Reads the events, for as long as it lasts."""
@@ -80,37 +81,32 @@ class Returning:
 
     def leave(self) -> None:
         """Loses the network."""
-        for proxy in self._proxies:
-            proxy.refuse()
-            proxy.cut(Cut.RST)
+        self._proxy.refuse()
+        self._proxy.cut(Cut.RST)
 
-    async def come_back(self, ports: tuple[int, int]) -> tuple[float, int]:
+    async def come_back(self) -> tuple[float, int]:
         """Gets the network back; returns the seconds and bytes from the first connection to exact counters."""
-        for proxy, port in zip(self._proxies, ports, strict=True):
-            proxy.retarget(port)
-            proxy.flow()
+        self._proxy.flow()
         async with asyncio.timeout(_WAIT_S):
-            while not any(proxy.links for proxy in self._proxies):  # noqa: ASYNC110  # the proxy tells nobody
+            while not self._proxy.links:  # noqa: ASYNC110  # the proxy tells nobody
                 await asyncio.sleep(0.001)
         begin = time.monotonic()
         await self.until_exact()
-        links = [link for proxy in self._proxies for link in proxy.links]
-        return time.monotonic() - begin, sum(link.forwarded_bytes for link in links)
+        return time.monotonic() - begin, sum(link.forwarded_bytes for link in self._proxy.links)
 
 
 @asynccontextmanager
-async def returning(ports: tuple[int, int], sign_in: Registration) -> AsyncIterator[Returning]:
-    """Runs the client, on the node with these ports of calls and of streams."""
-    async with AsyncExitStack() as stack:
-        proxies = [await stack.enter_async_context(FaultProxy(port)) for port in ports]
-        calls, streams = (f"127.0.0.1:{proxy.port}" for proxy in proxies)
-        stack.enter_context(split_channels({calls: streams}))
-        client = await stack.enter_async_context(HubbubClient(calls, sign_in, keeps_counters=True))
-        one = Returning(client, proxies)
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+async def returning(port: int, sign_in: Registration) -> AsyncIterator[Returning]:
+    """Runs the client."""
+    async with (
+        FaultProxy(port) as proxy,
+        HubbubClient(f"127.0.0.1:{proxy.port}", sign_in, keeps_counters=True) as client,
+        asyncio.TaskGroup() as tasks,
+    ):
+        one = Returning(client, proxy)
         reading = tasks.create_task(one.read())
-        stack.callback(reading.cancel)
         yield one
+        reading.cancel()
 
 
 def numbers(client: HubbubClient) -> tuple[int, int, int]:
@@ -119,38 +115,78 @@ def numbers(client: HubbubClient) -> tuple[int, int, int]:
     return len(counters.of_conversations), counters.badge_count, counters.mention_count
 
 
+async def ask(port: int, reader: User) -> int:
+    """Returns the size of the answer to GetCounters."""
+    async with open_channel(port) as channel:
+        stub = marker_service_pb2_grpc.MarkerServiceStub(channel)
+        request = marker_service_pb2.GetCountersRequest()
+        answer = await stub.GetCounters(request, metadata=reader.metadata, timeout=_CALL_S)
+        return answer.ByteSize()
+
+
+async def leave_a_new_node(cluster: Cluster) -> None:
+    """Kills the second node and waits until it is back; then the first one, for good."""
+    first, second = cluster.processes("node")
+    cluster.kill(second)
+    await is_back(cluster, second)
+    cluster.hold(first.name)
+    cluster.kill(first)
+    async with asyncio.timeout(_WAIT_S):  # until Envoy asks the other one
+        await asyncio.gather(*(ask_for_nobody(cluster.port) for _ in range(_AT_ONCE)))
+
+
+async def is_back(cluster: Cluster, dead: Process) -> None:
+    """Waits until another process has its place and answers."""
+    async with asyncio.timeout(_WAIT_S):
+        while dead.pid in {process.pid for process in cluster.processes("node")}:  # noqa: ASYNC110  # it is read
+            await asyncio.sleep(0.05)
+        await ask_for_nobody(dead.grpc_port)
+
+
+async def ask_for_nobody(port: int) -> None:
+    """Makes a call that needs no topic, until it is answered."""
+    async with open_channel(port) as channel:
+        stub = auth_service_pb2_grpc.AuthServiceStub(channel)
+        request = auth_service_pb2.RefreshTokenRequest(refresh_token="none")  # noqa: S106  # it is none
+        while True:
+            try:
+                await stub.RefreshToken(request, timeout=_CALL_S, wait_for_ready=True)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    return
+                await asyncio.sleep(0.05)
+
+
 async def measure(cluster: Cluster) -> None:
     """Measures and keeps the figure."""
-    first, second = cluster.processes("node")
-    home, away = ((node.grpc_port, node.stream_port) for node in (first, second))
     (speaker,) = await register(cluster.port, 1)
     sign_in = Registration(f"b{secrets.token_hex(8)}", secrets.token_hex(8), "bench")
-    async with returning(home, sign_in) as one:
+    shown: list[tuple[int, int, int]] = []
+    times_s: list[float] = []
+    sizes_bytes: list[int] = []
+    async with returning(cluster.port, sign_in) as one:
         reader = User(one.client.user_id, one.client.credentials.access_token)
-        topics = await make_conversations(first.grpc_port, speaker, reader)
-        shown: list[tuple[int, int, int]] = []
-        times_s: list[float] = []
-        sizes_bytes: list[int] = []
-        for _ in ("cold", "warm"):
+        topics = await make_conversations(cluster.port, speaker, reader)
+        for is_cold in (False, True):
+            await one.until_exact()
             one.leave()
-            await speak(first.grpc_port, speaker, reader, topics)
-            seconds, size_bytes = await one.come_back(away)
+            await speak(cluster.port, speaker, reader, topics)
+            if is_cold:
+                await leave_a_new_node(cluster)
+            seconds, size_bytes = await one.come_back()
             shown.append(numbers(one.client))
             times_s.append(seconds)
             sizes_bytes.append(size_bytes)
-        async with open_channel(second.grpc_port) as channel:
-            stub = marker_service_pb2_grpc.MarkerServiceStub(channel)
-            request = marker_service_pb2.GetCountersRequest()
-            answer = await stub.GetCounters(request, metadata=reader.metadata, timeout=_CALL_S)
+        answer_bytes = await ask(cluster.port, reader)
     mentions = CONVERSATIONS // MENTIONED_EVERY
     exact = shown == [(CONVERSATIONS, count * CONVERSATIONS, count * mentions) for count in (1, 2)]
     figures = {
         "conversations": CONVERSATIONS,
-        "cold_node_s": round(times_s[0], 3),
-        "warm_node_s": round(times_s[1], 3),
-        "cold_node_bytes": sizes_bytes[0],
-        "warm_node_bytes": sizes_bytes[1],
-        "answer_bytes": answer.ByteSize(),
+        "s": round(times_s[0], 3),
+        "bytes": sizes_bytes[0],
+        "new_node_s": round(times_s[1], 3),
+        "new_node_bytes": sizes_bytes[1],
+        "answer_bytes": answer_bytes,
         "exact": exact,
         "bound": f"{WITHIN_S} s, {WITHIN_BYTES} bytes, of both directions, from the first connection on",
     }

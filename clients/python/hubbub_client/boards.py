@@ -1,4 +1,4 @@
-"""Everything that a client knows besides the events themselves: who types, who has read, what is unread, what is pending.
+"""All that a client knows besides the events themselves: who types, who has read, what is unread, what is pending.
 
 The engine feeds it; the client asks it for what the application has not been told. What must come before the events
 that wait (a message ends its sender's typing and its own echo) is taken first; what follows from them (counters) is

@@ -57,7 +57,7 @@ class Presence:
         request = presence_pb.GetPresenceRequest(user_id="me")
         return read_manual((await self._unary.call(lambda stubs: stubs.presence.GetPresence, request)).own)
 
-    async def list(self, user_ids: Sequence[str]) -> list[presences.Presence]:
+    async def list_presence(self, user_ids: Sequence[str]) -> list[presences.Presence]:
         """Asks once for the presence of up to 200 users, in the order asked."""
         request = presence_pb.ListPresenceRequest(user_ids=user_ids)
         answer = await self._unary.call(lambda stubs: stubs.presence.ListPresence, request)

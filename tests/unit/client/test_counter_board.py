@@ -200,7 +200,7 @@ def test_a_mute_leaves_the_badge_and_comes_back_by_time(board: CounterBoard) -> 
     assert end == NOW + timedelta(minutes=5)
     told = board.take(end)
     assert told is not None
-    assert (told.counters.badge_count, told.conversation_ids) == (2, {ROOM})
+    assert (told.counters.badge_count, told.conversation_ids) == (2, frozenset({ROOM}))
 
 
 def test_a_mark_as_unread_counts_one_and_ends_by_reading(board: CounterBoard) -> None:

@@ -1,7 +1,8 @@
 """G10 on devices: whatever happens, and however late a device hears of it, it ends with the numbers that the log says.
 
-The steps and the recount are those of the server's test. Between them devices hear events one by one, lose their stream,
-make requests and reads whose answers come later or never; in the end each one, and a fresh login, has the same numbers.
+The steps and the recount are those of the server's test. Between them devices hear events one by one, lose their
+stream, make requests and reads whose answers come later or never; in the end each one, and a fresh login, has the
+same numbers.
 """
 
 from contextlib import AsyncExitStack
