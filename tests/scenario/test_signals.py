@@ -192,6 +192,7 @@ async def test_reading_is_seen_as_a_receipt(world: World) -> None:
         await until(lambda: any(one.read_number == 1 for one in alice.of(ReceiptChanged)), timeout_s=20.0)
 
         assert [one.user_id for one in alice.of(ReceiptChanged)] == [bob.user_id]
+        await world.cluster.project()  # markers of others are read from the store
         (marker,) = await alice.client.markers.list_markers(conversation_id)
         assert (marker.user_id, marker.message_number) == (bob.user_id, 1)
         assert (await alice.client.markers.list_readers(conversation_id, 1)).user_ids == (bob.user_id,)
