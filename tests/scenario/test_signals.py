@@ -24,6 +24,7 @@ from hubbub_client import (
     ReceiptChanged,
     UserBlocked,
     mentions_of,
+    presence_watch,
 )
 from hubbub_client.chat.json_lines import JsonLines
 from hubbub_client.chat.room import Room
@@ -177,6 +178,20 @@ async def test_presence_is_seen_across_nodes_and_cuts(world: World) -> None:
         assert once.state is PresenceState.OFFLINE
         alice.client.presence.unwatch([bob_person.user_id])
         assert state_of(alice, bob_person) is PresenceState.UNKNOWN
+
+
+async def test_nobody_haunts_while_there_is_no_connection(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C40: what is not known any more is not shown, and comes back with the connection."""
+    monkeypatch.setattr(presence_watch, "LOST_S", 0.2)
+    async with await world.person("alice") as alice, await world.person("bob") as bob:
+        await alice.client.create_direct(bob.user_id)
+        alice.client.presence.watch([bob.user_id])
+        await until(lambda: state_of(alice, bob) is PresenceState.ONLINE, timeout_s=20.0)
+        alice.proxy.refuse()
+        alice.proxy.cut(Cut.RST)
+        await until(lambda: alice.of(PresenceChanged)[-1].presence.state is PresenceState.UNKNOWN, timeout_s=20.0)
+        alice.proxy.flow()
+        await until(lambda: alice.of(PresenceChanged)[-1].presence.state is PresenceState.ONLINE, timeout_s=40.0)
 
 
 def state_of(watcher: Person, watched: Person) -> PresenceState:

@@ -1,6 +1,7 @@
 """What a chat is told besides lines to send: `/mute 10` at the terminal, {"command": "mute 10"} in JSON lines."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -22,6 +23,7 @@ HELP: Final = (
     ("retry, discard", "lines that were refused"),
     ("help", "this"),
 )
+_LISTED_MAX: Final = 30
 _STATES: Final = {
     "online": ManualState.ONLINE,
     "away": ManualState.AWAY,
@@ -79,13 +81,19 @@ class Commands:
         return [f"/{command:<20} {text}" for command, text in HELP]
 
     async def _list(self, _: str) -> Sequence[str]:
-        counters = self._client.counters
-        conversations = await self._client.list_conversations()
-        titles = await self._titles(conversations)
-        return [
-            f"{describe_unread(counters.of(each.conversation_id)):>12}  {title}"
-            for each, title in zip(conversations, titles, strict=True)
-        ] or ["no conversations"]
+        counters, now = self._client.counters, datetime.now(UTC)
+
+        def unread(conversation: Conversation) -> ConversationCounters:
+            end = conversation.preferences.mute_end_time  # also of those with nothing unread
+            return replace(counters.of(conversation.conversation_id), is_muted=end is not None and end > now)
+
+        found = await self._client.list_conversations()
+        found.sort(key=lambda each: (unread(each).mention_count, unread(each).badge_count), reverse=True)
+        listed = found[:_LISTED_MAX]
+        titles = await self._titles(listed)
+        lines = [f"{describe_unread(unread(each)):>12}  {title}" for each, title in zip(listed, titles, strict=True)]
+        more = [f"and {len(found) - len(listed)} more"] if len(found) > len(listed) else []
+        return [f"{counters.badge_count} unread, {counters.mention_count} mention you", *lines, *more]
 
     async def _titles(self, conversations: Sequence[Conversation]) -> Sequence[str]:
         titles = []

@@ -110,9 +110,11 @@ class JsonLines:
             while (line := await lines.get()) is not None:
                 if line.strip():
                     await self._room_to_send.acquire()
-                    tasks.create_task(self._send(line))
+                    handling = tasks.create_task(self._handle(line))
+                    if '"command"' in line:
+                        await handling  # so commands are done in their order
 
-    async def _send(self, line: str) -> None:
+    async def _handle(self, line: str) -> None:
         client_message_id = ""
         try:
             command = json.loads(line)

@@ -39,6 +39,7 @@ class Terminal:
     def __init__(self, client: HubbubClient, room: Room, *, me: str, title: str) -> None:
         self._client, self._room, self._me, self._title = client, room, me, title
         self._commands = Commands(client, room)
+        self._asked: asyncio.Queue[str] = asyncio.Queue()  # by hand: it needs no bound
         self._state = "connecting"
         self._typing: dict[str, str] = {}
         self._there: dict[str, str] = {}
@@ -53,17 +54,16 @@ class Terminal:
         """Runs until the user leaves; lines that are not acknowledged yet are given up then."""
         with patch_stdout():
             async with asyncio.TaskGroup() as tasks:
-                working: set[asyncio.Task[None]] = {
+                working = (
                     tasks.create_task(self._show()),
                     tasks.create_task(self._mark_read()),
-                }
+                    tasks.create_task(self._run_commands()),
+                )
                 try:
                     while True:
                         text = await self._session.prompt_async(self._prompt)
                         if text.startswith("/") and not text.startswith("//"):
-                            task = tasks.create_task(self._run_command(text[1:]))
-                            working.add(task)
-                            task.add_done_callback(working.discard)
+                            self._asked.put_nowait(text[1:])
                         elif text.strip():
                             self._post(text.removeprefix("/"))
                 except (EOFError, KeyboardInterrupt):
@@ -82,6 +82,10 @@ class Terminal:
             self._client.post(self._room.conversation_id, text, entities=mentions_of(text, names))
         except OutboxFull as error:
             _print("fg:ansired", f"not sent: {text!r}: {error}")
+
+    async def _run_commands(self) -> None:
+        while True:
+            await self._run_command(await self._asked.get())
 
     async def _run_command(self, line: str) -> None:
         try:
