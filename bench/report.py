@@ -50,6 +50,7 @@ EXPECTED = (
     "fuzz",
     "reconnects",
     "storm",
+    "counters",
 )
 # Measured by what is there no more.
 GONE = ("fan_out_200", "fan_out_1000")

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self, TypeVar
@@ -35,6 +35,7 @@ class Person:
     credentials: Credentials
     cursors: JsonCursorStore | None
     reads: bool
+    keeps_counters: bool = False
     events: list[Event] = field(default_factory=list)
 
     async def __aenter__(self) -> Self:
@@ -47,7 +48,7 @@ class Person:
             if others:
                 self.world.streams_at[target] = others[0]
             self.client = await stack.enter_async_context(
-                HubbubClient(target, self.credentials, cursor_store=self.cursors)
+                HubbubClient(target, self.credentials, cursor_store=self.cursors, keeps_counters=self.keeps_counters)
             )
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             if self.reads:
@@ -58,6 +59,10 @@ class Person:
             self.loop = asyncio.get_running_loop()
             self._stack = stack.pop_all()
         return self
+
+    def another(self) -> "Person":
+        """Another device of the same person, without cursors."""
+        return replace(self, cursors=None, events=[])
 
     async def __aexit__(self, *_: object) -> None:
         """Leaves."""
@@ -109,7 +114,9 @@ class World:
     streams_at: dict[str, str]
     """See `split_channels`."""
 
-    async def person(self, login_name: str, *, keeps_cursors: bool = False, reads: bool = True) -> Person:
+    async def person(
+        self, login_name: str, *, keeps_cursors: bool = False, reads: bool = True, keeps_counters: bool = False
+    ) -> Person:
         """Makes an account; use the person with `async with`. Who does not read leaves the events to the test."""
         account: ServerCredentials = await self.cluster.sign_up(login_name)
         credentials = Credentials(
@@ -121,7 +128,7 @@ class World:
             access_expire_time=datetime.now(UTC) + timedelta(days=1),
         )
         store = JsonCursorStore(self.folder / f"{login_name}.json") if keeps_cursors else None
-        return Person(self, credentials, store, reads)
+        return Person(self, credentials, store, reads, keeps_counters)
 
     def rows(self) -> int:
         """Records in the log: what reading must not change."""

@@ -106,12 +106,13 @@ async def _open_client(
 ) -> HubbubClient:
     if register:
         registration = Registration(login.login_name, login.password, login.login_name)
-        newcomer = HubbubClient(target, registration, channel_credentials=credentials)
+        newcomer = HubbubClient(target, registration, channel_credentials=credentials, keeps_counters=True)
         try:
             return await stack.enter_async_context(newcomer)
         except NameTaken:
             pass  # it is there already
-    return await stack.enter_async_context(HubbubClient(target, login, channel_credentials=credentials))
+    client = HubbubClient(target, login, channel_credentials=credentials, keeps_counters=True)
+    return await stack.enter_async_context(client)
 
 
 def main() -> None:

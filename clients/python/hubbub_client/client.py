@@ -5,8 +5,9 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 import grpc
 import uuid_utils
@@ -17,21 +18,37 @@ from hubbub.user.v1 import user_service_pb2 as users_pb
 
 from hubbub_client import model, wire
 from hubbub_client.backoff import Backoff
-from hubbub_client.calls import ATTEMPT_TIMEOUT_S, Calls, Method
+from hubbub_client.boards import Boards
+from hubbub_client.calls import ATTEMPT_TIMEOUT_S, Calls
 from hubbub_client.catch_up import CatchUp
 from hubbub_client.connection import Connection
+from hubbub_client.counting import Counting
 from hubbub_client.cursor_store import CursorStore
-from hubbub_client.errors import ClientClosed, HubbubError, InvalidCredentials, SendTimedOut, SignedOut
+from hubbub_client.echoes import Echo, EchoState
+from hubbub_client.entities import TextEntity
+from hubbub_client.errors import (
+    CallFailed,
+    ClientClosed,
+    HubbubError,
+    InvalidCredentials,
+    OutboxFull,
+    SendTimedOut,
+    SignedOut,
+)
 from hubbub_client.events import Event
+from hubbub_client.kept import Counters
 from hubbub_client.live_progress import Delivery
+from hubbub_client.markers import Markers
 from hubbub_client.outbox import Outbox
+from hubbub_client.presence import Presence
+from hubbub_client.presence_watch import PresenceWatch
+from hubbub_client.settings import Settings
 from hubbub_client.sync_engine import SyncEngine
 from hubbub_client.tokens import Tokens
 from hubbub_client.transport import Transport
+from hubbub_client.unary import Unary
 
 OUTBOX_MAX_MESSAGES: Final = 1_000
-_Request = TypeVar("_Request")
-_Response = TypeVar("_Response")
 _SAVE_INTERVAL_S: Final = 1.0
 _SIDES: Final = {
     model.PageSide.BEFORE: history_pb.PAGE_SIDE_BEFORE,
@@ -69,7 +86,17 @@ class HubbubClient:
         cursor_store: keeps cursors between runs; None starts at the present each time.
         credentials_changed: called with each new pair of tokens before it is used, to be kept for the next run.
         call_timeout_s: how long one call may take with all its repeats.
+        keeps_counters: follow what is unread, see `counters`. Costs a list of all conversations at the start.
+
+    Attributes:
+        markers: what is read and unread.
+        presence: who is there.
+        settings: mutes, blocks, drafts and other preferences.
     """
+
+    markers: Markers
+    presence: Presence
+    settings: Settings
 
     def __init__(
         self,
@@ -81,12 +108,14 @@ class HubbubClient:
         cursor_store: CursorStore | None = None,
         credentials_changed: Callable[[model.Credentials], None] | None = None,
         call_timeout_s: float = 30.0,
+        keeps_counters: bool = False,
     ) -> None:
         self._sign_in, self._credentials_changed = sign_in, credentials_changed
         self._instance_id = instance_id or str(uuid.uuid4())
         self._cursor_store, self._saved_cursors = cursor_store, list[model.Cursor]()
         self._transport = Transport(target, channel_credentials)
         self._calls = Calls(self._transport, timeout_s=call_timeout_s)
+        self._keeps_counters = keeps_counters
         self._outbox = Outbox(lambda: Backoff(0.2, 10.0))
         self._outbox_room = asyncio.Semaphore(OUTBOX_MAX_MESSAGES)
         self._news = asyncio.Event()
@@ -107,13 +136,15 @@ class HubbubClient:
             await stack.enter_async_context(self._transport)
             credentials = await self._first_credentials()
             cursors = await self._cursor_store.load(credentials.user_id) if self._cursor_store else ()
-            self._engine = SyncEngine(credentials.user_id, cursors)
+            self._boards = Boards(credentials.user_id, keeps_counters=self._keeps_counters)
+            self._engine = SyncEngine(credentials.user_id, cursors, boards=self._boards)
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             self._tokens = Tokens(credentials, self._renew_credentials, tasks, self._credentials_changed)
             self._catch_up = CatchUp(self._transport, self._tokens, self._engine, self._list_starts, self._notice)
             self._connection = Connection(
                 self._transport, self._tokens, self._engine, self._outbox, self._instance_id, self._notice
             )
+            self._open_services()
             background = tasks.create_task(self._run())
             stack.push_async_callback(self._stop, background)
             self._stopped = None
@@ -124,9 +155,21 @@ class HubbubClient:
         """Stops. What was not answered ends with ClientClosed; it may be committed all the same."""
         await self._stack.aclose()
 
+    def _open_services(self) -> None:
+        self._unary = Unary(self._calls, self._tokens, lambda: self._stopped)
+        self.markers = Markers(self._unary, self._boards)
+        self.settings = Settings(self._unary)
+        self._presence_watch = PresenceWatch(self._transport, self._tokens, self._boards.presence, self._news.set)
+        self.presence = Presence(self._unary, self._boards.presence, self._presence_watch.wake)
+        self._counting: Counting | None = None
+        if self._boards.counters is not None:
+            self._counting = Counting(self._boards.counters, self._unary, self._list_views, self._notice)
+
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            others = [tasks.create_task(self._catch_up.run())]
+            others = [tasks.create_task(self._catch_up.run()), tasks.create_task(self._presence_watch.run())]
+            if self._counting is not None:
+                others.append(tasks.create_task(self._counting.run()))
             if self._cursor_store is not None:
                 others.append(tasks.create_task(self._keep_cursors(self._cursor_store)))
             error = await self._connection.run(tasks)
@@ -150,6 +193,8 @@ class HubbubClient:
         self._news.set()
         if self._engine.is_behind or self._engine.relist_needed:
             self._catch_up.wake()
+        if self._counting is not None:
+            self._counting.wake()
 
     async def _keep_cursors(self, store: CursorStore) -> None:
         while True:
@@ -242,17 +287,32 @@ class HubbubClient:
         return delivery.item
 
     def _take(self) -> Delivery | None:
-        change = self._engine.typing.take(time.monotonic())
-        return Delivery(change, {}) if change is not None else self._engine.take()
+        if (change := self._boards.take_before(time.monotonic())) is not None:
+            return Delivery(change, {})
+        if (delivery := self._engine.take()) is not None:
+            return delivery
+        return None if (change := self._boards.take_after()) is None else Delivery(change, {})
 
     async def _wait_for_news(self) -> None:
-        """Waits until something comes, or somebody's typing runs out."""
-        end_s = self._engine.typing.next_end_s()
+        """Waits until something comes, or time alone changes something: somebody's typing or a mute runs out."""
+        now_s = time.monotonic()
+        end_s = self._boards.next_end_s(now_s)
         try:
-            async with asyncio.timeout(None if end_s is None else end_s - time.monotonic()):
+            async with asyncio.timeout(None if end_s is None else end_s - now_s):
                 await self._news.wait()
         except TimeoutError:
             pass
+
+    @property
+    def counters(self) -> Counters:
+        """What is unread now, as this client knows; `is_exact` tells whether that is all that was heard of.
+
+        Raises:
+            RuntimeError: the client was made without `keeps_counters`.
+        """
+        if self._boards.counters is None:
+            raise RuntimeError("make the client with keeps_counters=True")
+        return self._boards.counters.counters(datetime.now(UTC))
 
     def start_typing(
         self, conversation_id: str, kind: model.TypingKind = model.TypingKind.TEXT, *, for_s: float = 5.0
@@ -276,8 +336,81 @@ class HubbubClient:
         self._outbox.typing.stop(conversation_id)
         self._connection.wake()
 
+    def post(
+        self,
+        conversation_id: str,
+        text: str,
+        *,
+        entities: Sequence[TextEntity] = (),
+        client_message_id: str | None = None,
+    ) -> Echo:
+        """Sends a message without waiting, and returns its echo, to be shown at once.
+
+        EchoChanged tells what becomes of it: SENT, once, before or after its MessageReceived with the same
+        `client_message_id`, which takes its place; or FAILED, when it is refused for good: `retry` or `discard` it.
+        Else as `send` without end: what is pending when the client closes may be committed all the same.
+
+        Raises:
+            OutboxFull: 1,000 are pending or failed.
+            ValueError: one with this id is pending.
+            ClientClosed, Displaced, SignedOut: the client is not open.
+        """
+        if self._stopped is not None:
+            raise self._stopped
+        if len(self._boards.echoes) >= OUTBOX_MAX_MESSAGES:
+            raise OutboxFull(f"{OUTBOX_MAX_MESSAGES} messages wait already")
+        echo = Echo(
+            conversation_id=conversation_id,
+            client_message_id=client_message_id or str(uuid_utils.uuid7()),
+            text=text,
+            entities=tuple(entities),
+            post_time=datetime.now(UTC),
+        )
+        self._post(echo)
+        return echo
+
+    def retry(self, client_message_id: str) -> Echo:
+        """Sends a message that failed once more, under the same id: it is committed once at most.
+
+        Raises:
+            KeyError: no message of that id failed here.
+        """
+        failed = self._boards.echoes.get(client_message_id)
+        if failed is None or failed.state is not EchoState.FAILED:
+            raise KeyError(client_message_id)
+        echo = replace(failed, state=EchoState.PENDING, error=None)
+        self._post(echo)
+        return echo
+
+    def discard(self, client_message_id: str) -> None:
+        """Forgets a message that failed, or withdraws one that is pending: that may be committed all the same."""
+        if (echo := self._boards.echoes.discard(client_message_id)) is not None:
+            self._outbox.withdraw(echo.conversation_id, client_message_id)
+
+    def echoes(self, conversation_id: str) -> Sequence[Echo]:
+        """Returns what was posted into a conversation and is pending or failed, in the order of posting."""
+        return self._boards.echoes.of(conversation_id)
+
+    def _post(self, echo: Echo) -> None:
+        def settle(outcome: model.Sent | HubbubError) -> None:
+            if isinstance(outcome, (model.Sent, CallFailed)):
+                self._boards.echoes.settle(echo.client_message_id, outcome)
+                self._news.set()
+
+        conversation_id, message_id = echo.conversation_id, echo.client_message_id
+        self._outbox.add(conversation_id, message_id, echo.text, echo.post_time, settle, entities=echo.entities)
+        self._boards.echoes.post(echo)
+        self._connection.wake()
+        self._news.set()
+
     async def send(
-        self, conversation_id: str, text: str, *, client_message_id: str | None = None, timeout_s: float | None = 60.0
+        self,
+        conversation_id: str,
+        text: str,
+        *,
+        entities: Sequence[TextEntity] = (),
+        client_message_id: str | None = None,
+        timeout_s: float | None = 60.0,
     ) -> model.Sent:
         """Sends a message and returns when it is durable and numbered.
 
@@ -289,6 +422,7 @@ class HubbubClient:
         Args:
             conversation_id: where to.
             text: 1 to 8,000 code points, at most 32 KiB, something visible.
+            entities: what parts of it are: mentions (see `mentions_of`), code, links.
             client_message_id: UUID of the message, to repeat a send of an earlier run; made when not given.
             timeout_s: how long to try; None tries until the client closes.
 
@@ -314,7 +448,7 @@ class HubbubClient:
             async with asyncio.timeout(timeout_s), self._outbox_room:
                 if self._stopped is not None:
                     raise self._stopped
-                self._outbox.add(conversation_id, message_id, text, datetime.now(UTC), settle)
+                self._outbox.add(conversation_id, message_id, text, datetime.now(UTC), settle, entities=entities)
                 try:
                     self._connection.wake()
                     return await answer
@@ -347,7 +481,9 @@ class HubbubClient:
         request = history_pb.ListMessagesRequest(
             conversation_id=conversation_id, anchor_number=anchor_number, side=_SIDES[side], page_size=page_size
         )
-        return wire.read_page(conversation_id, await self._call(lambda stubs: stubs.history.ListMessages, request))
+        return wire.read_page(
+            conversation_id, await self._unary.call(lambda stubs: stubs.history.ListMessages, request)
+        )
 
     async def get_message(self, conversation_id: str, message_number: int) -> model.Message:
         """Gets one message.
@@ -357,7 +493,7 @@ class HubbubClient:
             MessageNotFound: there is none of that number.
         """
         request = history_pb.GetMessageRequest(conversation_id=conversation_id, message_number=message_number)
-        answer = await self._call(lambda stubs: stubs.history.GetMessage, request)
+        answer = await self._unary.call(lambda stubs: stubs.history.GetMessage, request)
         return wire.read_message(conversation_id, answer.message)
 
     # ---- conversations and users
@@ -369,7 +505,7 @@ class HubbubClient:
             UserNotFound: nobody has that id.
         """
         request = conversations_pb.CreateConversationRequest(direct=conversations_pb.DirectSpec(user_id=user_id))
-        answer = await self._call(lambda stubs: stubs.conversations.CreateConversation, request)
+        answer = await self._unary.call(lambda stubs: stubs.conversations.CreateConversation, request)
         return wire.read_conversation(answer.view)
 
     async def create_group(
@@ -390,7 +526,7 @@ class HubbubClient:
             request_id=request_id or str(uuid_utils.uuid7()),
             group=conversations_pb.GroupSpec(title=title, user_ids=user_ids),
         )
-        answer = await self._call(lambda stubs: stubs.conversations.CreateConversation, request)
+        answer = await self._unary.call(lambda stubs: stubs.conversations.CreateConversation, request)
         return wire.read_conversation(answer.view)
 
     async def get_conversation(self, conversation_id: str) -> model.Conversation:
@@ -400,20 +536,17 @@ class HubbubClient:
             ConversationNotFound: the caller is not a member.
         """
         request = conversations_pb.GetConversationRequest(conversation_id=conversation_id)
-        answer = await self._call(lambda stubs: stubs.conversations.GetConversation, request)
+        answer = await self._unary.call(lambda stubs: stubs.conversations.GetConversation, request)
         return wire.read_conversation(answer.view)
 
     async def list_conversations(self) -> list[model.Conversation]:
         """Lists all conversations of the caller, the one joined last first."""
-        conversations: list[model.Conversation] = []
-        page_token = ""
-        while True:
-            request = conversations_pb.ListConversationsRequest(page_size=200, page_token=page_token)
-            page = await self._call(lambda stubs: stubs.conversations.ListConversations, request)
-            conversations.extend(map(wire.read_conversation, page.views))
-            page_token = page.next_page_token
-            if not page_token:
-                return conversations
+        return list(map(wire.read_conversation, await self._list_views()))
+
+    async def _list_views(self) -> list[conversations_pb.ConversationView]:
+        request = conversations_pb.ListConversationsRequest(page_size=200)
+        pages = self._unary.pages(lambda stubs: stubs.conversations.ListConversations, request)
+        return [view async for page in pages for view in page.views]
 
     async def list_members(self, conversation_id: str) -> list[model.Member]:
         """Lists all members, owners first, then in the order of joining.
@@ -421,17 +554,9 @@ class HubbubClient:
         Raises:
             ConversationNotFound: the caller is not a member.
         """
-        members: list[model.Member] = []
-        page_token = ""
-        while True:
-            request = conversations_pb.ListMembersRequest(
-                conversation_id=conversation_id, page_size=500, page_token=page_token
-            )
-            page = await self._call(lambda stubs: stubs.conversations.ListMembers, request)
-            members.extend(map(wire.read_member, page.members))
-            page_token = page.next_page_token
-            if not page_token:
-                return members
+        request = conversations_pb.ListMembersRequest(conversation_id=conversation_id, page_size=500)
+        pages = self._unary.pages(lambda stubs: stubs.conversations.ListMembers, request)
+        return [wire.read_member(member) async for page in pages for member in page.members]
 
     async def add_members(self, conversation_id: str, user_ids: Sequence[str]) -> model.Cursor:
         """Adds users to a group, all or none; returns the place of the addition. Members already there stay.
@@ -443,7 +568,7 @@ class HubbubClient:
             ConversationState: the group would be too large, or the conversation is direct.
         """
         request = conversations_pb.AddMembersRequest(conversation_id=conversation_id, user_ids=user_ids)
-        return wire.read_cursor((await self._call(lambda stubs: stubs.conversations.AddMembers, request)).cursor)
+        return wire.read_cursor((await self._unary.call(lambda stubs: stubs.conversations.AddMembers, request)).cursor)
 
     async def remove_member(self, conversation_id: str, user_id: str = "me") -> model.Cursor:
         """Removes a user from a group, or leaves it; returns the place of the removal. The user reads nothing after it.
@@ -454,7 +579,9 @@ class HubbubClient:
             ConversationState: the last owner would leave, or the conversation is direct.
         """
         request = conversations_pb.RemoveMemberRequest(conversation_id=conversation_id, user_id=user_id)
-        return wire.read_cursor((await self._call(lambda stubs: stubs.conversations.RemoveMember, request)).cursor)
+        return wire.read_cursor(
+            (await self._unary.call(lambda stubs: stubs.conversations.RemoveMember, request)).cursor
+        )
 
     async def lookup_user(self, login_name: str) -> model.User:
         """Finds a user by the exact login name.
@@ -463,18 +590,13 @@ class HubbubClient:
             UserNotFound: nobody has it.
         """
         request = users_pb.LookupUserRequest(login_name=login_name)
-        return wire.read_user((await self._call(lambda stubs: stubs.users.LookupUser, request)).user)
+        return wire.read_user((await self._unary.call(lambda stubs: stubs.users.LookupUser, request)).user)
 
     async def get_users(self, user_ids: Sequence[str]) -> list[model.User]:
         """Gets up to 200 users in the order asked; ids of nobody are left out."""
         request = users_pb.BatchGetUsersRequest(user_ids=user_ids)
-        answer = await self._call(lambda stubs: stubs.users.BatchGetUsers, request)
+        answer = await self._unary.call(lambda stubs: stubs.users.BatchGetUsers, request)
         return [wire.read_user(user) for user in answer.users]
-
-    async def _call(self, method: Method[_Request, _Response], request: _Request) -> _Response:
-        if self._stopped is not None:
-            raise self._stopped
-        return await self._calls.repeatedly(method, request, tokens=self._tokens)
 
     async def _list_starts(self) -> list[model.Cursor]:
         return [

@@ -13,10 +13,12 @@ HubbubError
 │   ├── NameTaken              the login name belongs to another account
 │   ├── SendOrder              the message before this one is not committed (the client repeats by itself)
 │   ├── ConversationState      full, direct, or the last owner would leave
+│   ├── LimitReached           more of this kind is not kept: drafts, pins, blocks
 │   ├── StreamProtocol         this client broke the protocol
 │   ├── ServerFault            a fault of the server; metadata has its request_id
 │   └── Unavailable            try again after `retry_delay_s`; a repeat is never done twice
 ├── SendTimedOut               no answer within the time given; the message may be committed all the same
+├── OutboxFull                 1,000 posted messages are pending or failed
 ├── Displaced                  another client said Hello with this instance_id; this one stays away
 ├── SignedOut                  the device session is over; sign in again
 └── ClientClosed               the client was closed, or not opened yet
@@ -117,6 +119,10 @@ class ConversationState(CallFailed):
     """The conversation is full, direct, or would lose its last owner."""
 
 
+class LimitReached(CallFailed):
+    """More of this kind is not kept: drafts, pinned conversations, blocked users."""
+
+
 class StreamProtocol(CallFailed):
     """This client broke the protocol: a bug."""
 
@@ -135,6 +141,10 @@ class SendTimedOut(HubbubError):
     def __init__(self, client_message_id: str) -> None:
         super().__init__(f"no answer for message {client_message_id} in time")
         self.client_message_id = client_message_id
+
+
+class OutboxFull(HubbubError):
+    """1,000 messages that were posted here are pending or failed."""
 
 
 class Displaced(HubbubError):
@@ -169,6 +179,7 @@ _BY_REASON: Final[Mapping[str, type[CallFailed]]] = {
     "NAME_TAKEN": NameTaken,
     "SEND_ORDER": SendOrder,
     "CONVERSATION_STATE": ConversationState,
+    "LIMIT_REACHED": LimitReached,
     "RATE_LIMITED": Unavailable,
     "BACKEND_UNAVAILABLE": Unavailable,
     "NODE_DRAINING": Unavailable,

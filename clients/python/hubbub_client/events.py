@@ -6,7 +6,10 @@ TopicReset say where that order jumps. Between topics no order is promised.
 
 from dataclasses import dataclass
 
+from hubbub_client.echoes import Echo
+from hubbub_client.kept import ConversationPreferences, Counters, Preferences, ReadMarker
 from hubbub_client.model import ConversationKind, Cursor, Member, Message, TopicHead, TypingKind
+from hubbub_client.presences import Presence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,86 @@ class ConversationLeft:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlockChanged:
+    """Direct conversation: `actor_id` refuses what `user_id` sends, or takes it again."""
+
+    cursor: Cursor
+    actor_id: str
+    user_id: str
+    is_blocked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadMarkerMoved:
+    """The signed-in user has read further, on any device; a mark-as-unread from before is over."""
+
+    cursor: Cursor
+    conversation_id: str
+    marker: ReadMarker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationMarkedUnread:
+    """The signed-in user wants to see a conversation as unread, until the next ReadMarkerMoved of it."""
+
+    cursor: Cursor
+    conversation_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationPreferencesChanged:
+    """The signed-in user changed how they want to hear of a conversation; all of it, as it is now."""
+
+    cursor: Cursor
+    conversation_id: str
+    preferences: ConversationPreferences
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftChanged:
+    """What the signed-in user has begun to write; empty: nothing."""
+
+    cursor: Cursor
+    conversation_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserBlocked:
+    """The signed-in user blocked somebody: hide what they write."""
+
+    cursor: Cursor
+    user_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserUnblocked:
+    """The signed-in user blocks somebody no longer."""
+
+    cursor: Cursor
+    user_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferencesChanged:
+    """The signed-in user changed what they want everywhere; all of it, as it is now."""
+
+    cursor: Cursor
+    preferences: Preferences
+
+
+KeptEvent = (
+    ReadMarkerMoved
+    | ConversationMarkedUnread
+    | ConversationPreferencesChanged
+    | DraftChanged
+    | UserBlocked
+    | UserUnblocked
+    | PreferencesChanged
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownEvent:
     """An event newer than this client. When `message_number` is not 0, read that message again before showing it."""
 
@@ -78,6 +161,8 @@ TopicEvent = (
     | MemberRemoved
     | ConversationJoined
     | ConversationLeft
+    | BlockChanged
+    | KeptEvent
     | UnknownEvent
 )
 
@@ -136,4 +221,40 @@ class TypingChanged:
     kind: TypingKind | None
 
 
-Event = TopicEvent | GapSkipped | TopicReset | TopicEnded | Connected | CaughtUp | Disconnected | TypingChanged
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptChanged:
+    """Another member has received or read further than this client was told before. Their markers only grow.
+
+    May be lost: after Connected `client.markers.list_markers` tells how far others have read.
+    """
+
+    conversation_id: str
+    user_id: str
+    delivered_number: int
+    read_number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresenceChanged:
+    """A watched user is there, or is not; the first news of each one comes as a change from UNKNOWN."""
+
+    presence: Presence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountersChanged:
+    """What is unread changed, in the conversations named; only with `keeps_counters`. Changes at once are joined."""
+
+    counters: Counters
+    conversation_ids: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EchoChanged:
+    """A message that was posted here is pending, sent or failed."""
+
+    echo: Echo
+
+
+Signal = TypingChanged | ReceiptChanged | PresenceChanged | CountersChanged | EchoChanged
+Event = TopicEvent | GapSkipped | TopicReset | TopicEnded | Connected | CaughtUp | Disconnected | Signal

@@ -127,7 +127,7 @@ class LiveStream:
 
     def _receive(self, frame: frame_pb2.ServerFrame) -> None:
         for signal in frame.signals:
-            self._engine.typing.receive(signal, time.monotonic())
+            self._engine.boards.receive_signal(signal, time.monotonic())
         match frame.WhichOneof("control"):
             case "welcome":
                 interval = frame.welcome.heartbeat_interval

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
+from hubbub_client.entities import TextEntity
+from hubbub_client.kept import ConversationPreferences, ReadState, ReceiptsMode
+
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
@@ -27,7 +30,8 @@ class TopicHead:
 class Message:
     """A message; (conversation_id, message_number) is its identity.
 
-    `text` is the fallback text when the kind of content is newer than this client, and empty when `deleted`.
+    `text` is the fallback text when the kind of content is newer than this client, and empty when `deleted`. `entities`
+    are the parts of it that are more than words; those of a kind newer than this client are left out.
     `commit_time` is the server's and orders messages as the numbers do; `client_time` is the sender's clock, for
     display only. `change_position` is 0 when the message came with an event instead of a page.
     """
@@ -42,6 +46,7 @@ class Message:
     client_time: datetime | None = None
     change_position: int = 0
     deleted: bool = False
+    entities: tuple[TextEntity, ...] = ()
 
 
 class MemberRole(Enum):
@@ -71,7 +76,10 @@ class ConversationKind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """A conversation as the caller sees it: everything up to `head` is included. `title` is empty when direct."""
+    """A conversation as the caller sees it: everything up to `head` is included. `title` is empty when direct.
+
+    `read_state` is what was unread then; with `keeps_counters` the client's own counters go on from there.
+    """
 
     conversation_id: str
     kind: ConversationKind
@@ -80,6 +88,9 @@ class Conversation:
     membership: Member
     head: TopicHead
     last_message: Message | None
+    receipts_mode: ReceiptsMode
+    read_state: ReadState
+    preferences: ConversationPreferences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,20 +12,21 @@ or for the first time) or IN FLIGHT (written on the present stream, named by a r
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from google.protobuf import timestamp_pb2
 from hubbub.chat.v1 import frame_pb2
-from hubbub.conversation.v1 import message_pb2
 
 from hubbub_client import wire
 from hubbub_client.backoff import Backoff
+from hubbub_client.entities import TextEntity
 from hubbub_client.errors import HubbubError, SendOrder, Unavailable, error_of_status
 from hubbub_client.model import Sent
 from hubbub_client.typing_notices import TypingNotices
+from hubbub_client.wire_entities import write_text
 
 IN_FLIGHT_MAX: Final = 128
 _ORDER_TRIES: Final = 3  # refusals of SEND_ORDER that a cut or a failure explains; from then on it waits between them
@@ -38,6 +39,7 @@ class _Entry:
     conversation_id: str
     client_message_id: str
     text: str
+    entities: Sequence[TextEntity]
     client_time: datetime
     settle: Settle
     request_id: str = ""  # not empty: in flight
@@ -70,7 +72,14 @@ class Outbox:
         return sum(len(queue.entries) for queue in self._queues.values())
 
     def add(
-        self, conversation_id: str, client_message_id: str, text: str, client_time: datetime, settle: Settle
+        self,
+        conversation_id: str,
+        client_message_id: str,
+        text: str,
+        client_time: datetime,
+        settle: Settle,
+        *,
+        entities: Sequence[TextEntity] = (),
     ) -> None:
         """Queues a message behind the others of its conversation; `settle` is called once with what became of it.
 
@@ -83,7 +92,7 @@ class Outbox:
         if any(entry.client_message_id == client_message_id for entry in queue.entries):
             raise ValueError(f"{client_message_id} is being sent already")
         self.typing.forget(conversation_id)
-        queue.entries.append(_Entry(conversation_id, client_message_id, text, client_time, settle))
+        queue.entries.append(_Entry(conversation_id, client_message_id, text, entities, client_time, settle))
         self._offer(conversation_id)
 
     def withdraw(self, conversation_id: str, client_message_id: str) -> None:
@@ -185,7 +194,7 @@ class Outbox:
         send = frame_pb2.SendMessageRequest(
             conversation_id=entry.conversation_id,
             client_message_id=entry.client_message_id,
-            content=message_pb2.Content(text=message_pb2.TextContent(text=entry.text)),
+            content=write_text(entry.text, entry.entities),
             client_time=client_time,
             # Whatever is still in the queue before it is unacknowledged.
             previous_client_message_id=queue.entries[index - 1].client_message_id if index else "",

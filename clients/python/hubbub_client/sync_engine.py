@@ -35,10 +35,10 @@ from hubbub.chat.v1 import event_pb2, frame_pb2
 from hubbub.conversation.v1 import conversation_pb2
 
 from hubbub_client import events, wire
+from hubbub_client.boards import Boards
 from hubbub_client.errors import ConversationNotFound, error_of_status
 from hubbub_client.live_progress import Delivery, LiveProgress
 from hubbub_client.model import Cursor
-from hubbub_client.typing_board import TypingBoard
 
 REQUEST_MAX_CURSORS: Final = 500
 # The own topic had no event when this client was new, so Heads did not name it: its first event will tell the epoch.
@@ -82,10 +82,17 @@ class SyncEngine:
         cursors: where an earlier run stopped; without any the client is new and starts at the heads.
         ready_limit: items that wait for the application before live events are left to Sync. One frame may exceed it.
         early_limit: events kept aside because an earlier one of their topic is missing, over all topics.
+        boards: hears of everything that is handed over, and of heads; made when not given.
     """
 
     def __init__(
-        self, user_id: str, cursors: Iterable[Cursor] = (), *, ready_limit: int = 1_000, early_limit: int = 1_000
+        self,
+        user_id: str,
+        cursors: Iterable[Cursor] = (),
+        *,
+        ready_limit: int = 1_000,
+        early_limit: int = 1_000,
+        boards: Boards | None = None,
     ) -> None:
         self._user_id = user_id
         self._ready_limit, self._early_limit = ready_limit, early_limit
@@ -109,7 +116,9 @@ class SyncEngine:
         self._caught_up_told = False
         self._resume_token = ""
         self.progress = LiveProgress()
-        self.typing = TypingBoard()
+        self.boards = boards or Boards(user_id)
+        if (own := self._topics.get(user_id)) is not None:
+            self.boards.start_own(own.cursor.position)
         self.relist_needed = False
 
     # ---- what the application takes
@@ -171,6 +180,7 @@ class SyncEngine:
         self._heads_complete, self._caught_up_told, self._is_resumed, self._named = False, False, False, set()
         self._stalled.clear()
         self.progress.start()
+        self.boards.disconnect()
 
     def receive_live(self, frame: frame_pb2.ServerFrame) -> None:
         """Takes a frame of the live stream. Controls about the stream itself and unknown ones change nothing here."""
@@ -185,6 +195,7 @@ class SyncEngine:
                 self._receive_heads(frame.heads)
             case "heartbeat":
                 for head in frame.heartbeat.heads:
+                    self.boards.hear_head(head)
                     self._hear_head(head)
                 self._keep_token(frame.heartbeat.resume_token)
             case "goodbye":
@@ -204,6 +215,7 @@ class SyncEngine:
         for head in heads.heads:
             topic_id = head.cursor.topic_id
             self._named.add(topic_id)
+            self.boards.hear_head(head)
             if self._is_new and topic_id not in self._topics:
                 self._processed[topic_id] = self._start(wire.read_cursor(head.cursor)).cursor
             else:
@@ -222,6 +234,7 @@ class SyncEngine:
                 self._doubt(topic_id)
         self._named = set()
         self._is_new, self._heads_complete = False, True
+        self.boards.connect(len(self._behind))
         self.announce(events.Connected())
 
     def _hear_head(self, head: conversation_pb2.TopicHead) -> None:
@@ -297,7 +310,7 @@ class SyncEngine:
 
     def _apply(self, topic: _Topic, event: event_pb2.Event) -> None:
         topic.cursor = Cursor(event.topic_id, event.epoch, event.position)
-        self.typing.receive_event(event)
+        self.boards.receive_event(event)
         cursors: dict[str, Cursor | None] = {event.topic_id: topic.cursor}
         if event.topic_id == self._user_id:
             cursors.update(self._follow_own(event))
@@ -347,6 +360,8 @@ class SyncEngine:
 
     def _start(self, cursor: Cursor) -> _Topic:
         topic = self._topics[cursor.topic_id] = _Topic(cursor, cursor.position)
+        if cursor.topic_id == self._user_id:
+            self.boards.start_own(cursor.position)
         self._ended.pop(cursor.topic_id, None)
         self._orphans.discard(cursor.topic_id)
         if unclaimed := self._unclaimed.pop(cursor.topic_id, None):
@@ -356,13 +371,13 @@ class SyncEngine:
     def _end(self, topic: _Topic) -> None:
         """Ends a topic, or lets it jump to the later join that is known already."""
         topic_id = topic.cursor.topic_id
-        self.typing.forget(topic_id)
         head = max(topic.head, self._forget_asked(topic))
         del self._topics[topic_id]
         self._behind.pop(topic_id, None)
         self._stalled.discard(topic_id)
         early, topic.early = topic.early, {}
         joins = [start for start in topic.joins if _place(start) >= _place(topic.cursor)]
+        self.boards.forget(topic_id, is_rejoined=bool(joins))
         if not joins:
             if head > topic.cursor.position:  # it goes on with this user, so there is another join
                 self._hear(topic_id, topic.cursor.epoch, head)
@@ -388,8 +403,13 @@ class SyncEngine:
     # ---- Sync
 
     def next_request(self) -> list[Cursor] | None:
-        """Returns up to 500 cursors to ask Sync for; None: nothing is behind, a request is open or room is short."""
+        """Returns up to 500 cursors to ask Sync for.
+
+        None: nothing is behind, a request is open, room is short, or the counters are to come first.
+        """
         if self._request is not None or not self.has_room or not self._heads_complete:
+            return None
+        if self.boards.counters_come_first:
             return None
         asked: dict[str, _Asked] = {}
         for topic_id in self._behind:
@@ -423,6 +443,7 @@ class SyncEngine:
                 self._request_is_complete = True
                 for head in frame.caught_up.heads:
                     if head.cursor.topic_id in self._topics:
+                        self.boards.hear_head(head)
                         self._hear_head(head)
             case _:
                 pass
@@ -479,6 +500,7 @@ class SyncEngine:
         asked = self._asked(head.topic_id)
         if asked is None or head.epoch != asked.topic.cursor.epoch or head.position <= asked.topic.cursor.position:
             return
+        self.boards.skip(gap.head)
         self._jump(asked.topic, head, wire.read_gap(gap))
 
     def _reset(self, reset: frame_pb2.Reset) -> None:
@@ -494,6 +516,7 @@ class SyncEngine:
         topic.early, topic.joins = {}, []
         # What was heard before this moment is not comparable with the new life: one more Sync makes sure.
         topic.head, topic.doubted = head.cursor.position, True
+        self.boards.skip(reset.head)
         self._jump(topic, head.cursor, events.TopicReset(head=head))
 
     def _jump(self, topic: _Topic, head: Cursor, item: events.GapSkipped | events.TopicReset) -> None:

@@ -6,8 +6,11 @@ import grpc
 from grpc import aio
 from hubbub.auth.v1 import auth_service_pb2_grpc as auth_grpc
 from hubbub.chat.v1 import chat_service_pb2_grpc as chat_grpc
+from hubbub.chat.v1 import marker_service_pb2_grpc as markers_grpc
 from hubbub.conversation.v1 import conversation_service_pb2_grpc as conversations_grpc
 from hubbub.history.v1 import history_service_pb2_grpc as history_grpc
+from hubbub.presence.v1 import presence_service_pb2_grpc as presence_grpc
+from hubbub.user.v1 import settings_service_pb2_grpc as settings_grpc
 from hubbub.user.v1 import user_service_pb2_grpc as users_grpc
 
 _OPTIONS: Final = (
@@ -29,6 +32,9 @@ class Stubs:
         self.chat = chat_grpc.ChatServiceStub(channel)
         self.conversations = conversations_grpc.ConversationServiceStub(channel)
         self.history = history_grpc.HistoryServiceStub(channel)
+        self.markers = markers_grpc.MarkerServiceStub(channel)
+        self.presence = presence_grpc.PresenceServiceStub(channel)
+        self.settings = settings_grpc.SettingsServiceStub(channel)
         self.users = users_grpc.UserServiceStub(channel)
 
 

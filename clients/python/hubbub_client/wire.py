@@ -11,6 +11,14 @@ from hubbub.history.v1 import history_service_pb2 as history_pb
 from hubbub.user.v1 import user_service_pb2 as users_pb
 
 from hubbub_client import events, model
+from hubbub_client.wire_entities import read_entities
+from hubbub_client.wire_kept import (
+    read_conversation_preferences,
+    read_marker,
+    read_mode,
+    read_preferences,
+    read_read_state,
+)
 
 _KINDS = {
     conversation_pb2.CONVERSATION_KIND_DIRECT: model.ConversationKind.DIRECT,
@@ -85,6 +93,7 @@ def read_message(
         client_time=read_time(pb.client_time) if pb.HasField("client_time") else None,
         change_position=pb.change_position,
         deleted=pb.HasField("delete_time"),
+        entities=read_entities(pb.content.text.entities),
     )
 
 
@@ -99,6 +108,9 @@ def read_conversation(pb: conversations_pb.ConversationView) -> model.Conversati
         membership=read_member(pb.membership),
         head=read_head(pb.head),
         last_message=read_message(conversation_id, pb.last_message) if pb.HasField("last_message") else None,
+        receipts_mode=read_mode(pb.conversation.receipts_mode),
+        read_state=read_read_state(pb.read_state),
+        preferences=read_conversation_preferences(pb.preferences),
     )
 
 
@@ -172,5 +184,42 @@ def read_event(pb: event_pb2.Event) -> events.TopicEvent:
             return events.ConversationLeft(
                 cursor=cursor, conversation_id=left.conversation_id, leave_position=left.leave_position
             )
+        case "block_changed":
+            change = pb.block_changed
+            return events.BlockChanged(
+                cursor=cursor, actor_id=pb.actor_id, user_id=change.user_id, is_blocked=change.blocked
+            )
         case _:
-            return events.UnknownEvent(cursor=cursor, message_number=pb.message_number)
+            return _read_kept(pb, cursor) or events.UnknownEvent(cursor=cursor, message_number=pb.message_number)
+
+
+def _read_kept(pb: event_pb2.Event, cursor: model.Cursor) -> events.KeptEvent | None:
+    """Returns an event about what the user keeps; None: it is of another kind."""
+    match pb.WhichOneof("kind"):
+        case "read_marker_moved":
+            moved = pb.read_marker_moved
+            return events.ReadMarkerMoved(
+                cursor=cursor, conversation_id=moved.conversation_id, marker=read_marker(moved.marker)
+            )
+        case "conversation_marked_unread":
+            conversation_id = pb.conversation_marked_unread.conversation_id
+            return events.ConversationMarkedUnread(cursor=cursor, conversation_id=conversation_id)
+        case "conversation_preferences_changed":
+            changed = pb.conversation_preferences_changed
+            return events.ConversationPreferencesChanged(
+                cursor=cursor,
+                conversation_id=changed.conversation_id,
+                preferences=read_conversation_preferences(changed.preferences),
+            )
+        case "draft_changed":
+            draft = pb.draft_changed
+            return events.DraftChanged(cursor=cursor, conversation_id=draft.conversation_id, text=draft.text)
+        case "user_blocked":
+            return events.UserBlocked(cursor=cursor, user_id=pb.user_blocked.user_id)
+        case "user_unblocked":
+            return events.UserUnblocked(cursor=cursor, user_id=pb.user_unblocked.user_id)
+        case "preferences_changed":
+            preferences = read_preferences(pb.preferences_changed.preferences)
+            return events.PreferencesChanged(cursor=cursor, preferences=preferences)
+        case _:
+            return None

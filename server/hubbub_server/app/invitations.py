@@ -9,8 +9,8 @@ caller who may add members at all, so nobody else learns anything this way.
 from collections.abc import Iterable, Sequence
 
 from hubbub_server.app.side_by_side import side_by_side
+from hubbub_server.app.topic_fold import TopicDamaged
 from hubbub_server.app.topic_hub import TopicHub
-from hubbub_server.app.topic_loader import TopicDamaged
 from hubbub_server.domain.errors import InvitationRefused
 from hubbub_server.domain.ids import UserId
 from hubbub_server.domain.user_topic import UserTopicState

@@ -131,24 +131,24 @@ def recount(cluster: AppCluster, user_id: UserId) -> tuple[Numbers, int]:
 Step = tuple[str, int, int, int, int]
 """What, by which node, by which user, in which room, and a number for the rest."""
 
-steps = st.lists(
-    st.tuples(
-        st.sampled_from(
-            [
-                *("send", "send", "mention", "mention all", "read", "read", "unread", "mute", "block", "project"),
-                *("add", "remove", "forget", "snapshot"),
-            ]
-        ),
-        st.integers(0, 1),
-        st.integers(0, 2),
-        st.integers(0, 1),
-        st.integers(0, 7),
+step_of_all = st.tuples(
+    st.sampled_from(
+        [
+            *("send", "send", "mention", "mention all", "read", "read", "unread", "mute", "block", "project"),
+            *("add", "remove", "forget", "snapshot"),
+        ]
     ),
-    max_size=40,
+    st.integers(0, 1),
+    st.integers(0, 2),
+    st.integers(0, 1),
+    st.integers(0, 7),
 )
+steps = st.lists(step_of_all, max_size=40)
 
 
-class _Machine:
+class Machine:
+    """Does steps on nodes, and checks the counters that they tell."""
+
     def __init__(self, cluster: AppCluster, nodes: list[AppNode]) -> None:
         self.cluster = cluster
         self.nodes = nodes
@@ -260,7 +260,7 @@ def test_counters_are_what_the_log_says_on_every_node(todo: list[Step]) -> None:
         cluster = AppCluster()
         async with AsyncExitStack() as stack:
             nodes = [await stack.enter_async_context(cluster.node()) for _ in range(2)]
-            machine = _Machine(cluster, nodes)
+            machine = Machine(cluster, nodes)
             await machine.start()
             for room in ROOMS:
                 await machine.tell(nodes[0], room)

@@ -37,9 +37,10 @@ def said(topic_id: str, *positions: int, epoch: int = 1) -> frame_pb2.ServerFram
     )
 
 
-def new_engine(**limits: int) -> SyncEngine:
+def new_engine(*, ready_limit: int = 1_000, early_limit: int = 1_000) -> SyncEngine:
     """An engine that is connected, at position 0 of c1 and c2."""
-    engine = SyncEngine(ME, [Cursor(topic_id, 1, 0) for topic_id in (ME, "c1", "c2")], **limits)
+    cursors = [Cursor(topic_id, 1, 0) for topic_id in (ME, "c1", "c2")]
+    engine = SyncEngine(ME, cursors, ready_limit=ready_limit, early_limit=early_limit)
     engine.receive_live(heads(head(ME, 0), head("c1", 0), head("c2", 0)))
     return engine
 

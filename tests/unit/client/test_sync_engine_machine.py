@@ -30,7 +30,7 @@ class Application:
 
     def read(self, delivery: Delivery) -> None:
         match delivery.item:
-            case events.Connected() | events.CaughtUp() | events.Disconnected() | events.TypingChanged():
+            case events.Connected() | events.CaughtUp() | events.Disconnected():
                 return
             case events.GapSkipped(start=start, head=head):
                 if start.topic_id in self.last:
@@ -43,6 +43,7 @@ class Application:
             case events.TopicEnded(topic_id=topic_id):
                 self._end(topic_id)
             case item:
+                assert isinstance(item, events.TopicEvent)
                 self._follow(item)
 
     def know_present(self) -> None:

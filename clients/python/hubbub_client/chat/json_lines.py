@@ -9,9 +9,12 @@ from typing import Final, TextIO
 import uuid_utils
 
 from hubbub_client import events
-from hubbub_client.chat.room import Line, Ready, Room, State, Typing
+from hubbub_client.chat.commands import Commands
+from hubbub_client.chat.room import Echoed, Item, Line, Ready, Receipt, Room, There, Typing, Unread
 from hubbub_client.client import HubbubClient
+from hubbub_client.entities import mentions_of
 from hubbub_client.errors import CallFailed, HubbubError, first_error
+from hubbub_client.kept import Counters
 
 _UNANSWERED_MAX: Final = 500  # lines of input beyond this wait in the pipe
 
@@ -21,6 +24,7 @@ class JsonLines:
 
     def __init__(self, client: HubbubClient, room: Room, source: Iterable[str], sink: TextIO) -> None:
         self._client, self._room, self._source, self._sink = client, room, source, sink
+        self._commands = Commands(client, room)
         self._ready = asyncio.Event()
         self._room_to_send = asyncio.Semaphore(_UNANSWERED_MAX)
 
@@ -41,9 +45,9 @@ class JsonLines:
         async for item in self._room.read():
             self._show_item(item)
 
-    def _show_item(self, item: Line | Ready | Typing | State) -> None:
+    def _show_item(self, item: Item) -> None:  # noqa: C901  # one case a kind
         match item:
-            case Line(message=message, sender=sender, is_history=is_history):
+            case Line(message=message, sender=sender, is_history=is_history, is_blocked=is_blocked):
                 self._write(
                     type="received",
                     conversation_id=message.conversation_id,
@@ -54,6 +58,7 @@ class JsonLines:
                     text=message.text,
                     commit_time=message.commit_time.isoformat(),
                     history=is_history,
+                    **({"blocked": True} if is_blocked else {}),
                 )
             case Ready(last_message_number=last):
                 self._write(
@@ -65,6 +70,28 @@ class JsonLines:
                 self._ready.set()
             case Typing(user_id=user_id, sender=sender, kind=kind):
                 self._write(type="typing", sender_id=user_id, sender=sender, kind=kind.value if kind else None)
+            case There(sender=sender, presence=presence):
+                self._write(
+                    type="presence",
+                    sender_id=presence.user_id,
+                    sender=sender,
+                    state=presence.state.value,
+                    text=presence.status_text,
+                    emoji=presence.status_emoji,
+                    last_seen_time=presence.last_seen_time.isoformat() if presence.last_seen_time else None,
+                )
+            case Receipt(user_id=user_id, sender=sender):
+                self._write(
+                    type="receipt",
+                    sender_id=user_id,
+                    sender=sender,
+                    delivered_number=item.delivered_number,
+                    read_number=item.read_number,
+                )
+            case Unread(counters=counters):
+                self._write(type="counters", **_counters_fields(counters))
+            case Echoed():
+                pass  # lines of the input are answered one by one, as `acked` or `failed`
             case events.Connected():
                 self._write(type="state", state="connected")
             case events.CaughtUp():
@@ -83,18 +110,30 @@ class JsonLines:
             while (line := await lines.get()) is not None:
                 if line.strip():
                     await self._room_to_send.acquire()
-                    tasks.create_task(self._send(line))
+                    handling = tasks.create_task(self._handle(line))
+                    if '"command"' in line:
+                        await handling  # so commands are done in their order
 
-    async def _send(self, line: str) -> None:
+    async def _handle(self, line: str) -> None:
         client_message_id = ""
         try:
             command = json.loads(line)
             if "typing" in command:
                 self._type(active=bool(command["typing"]))
                 return
+            if "command" in command:
+                done = await self._commands.run(str(command["command"]))
+                self._write(type="done", command=command["command"], lines=list(done))
+                return
             client_message_id = str(command.get("client_message_id") or uuid_utils.uuid7())
+            text = str(command["text"])
+            self._write(type="pending", client_message_id=client_message_id, text=text)
             sent = await self._client.send(
-                self._room.conversation_id, str(command["text"]), client_message_id=client_message_id, timeout_s=None
+                self._room.conversation_id,
+                text,
+                entities=mentions_of(text, {name: user_id for user_id, name in self._room.names.items()}),
+                client_message_id=client_message_id,
+                timeout_s=None,
             )
         except (ValueError, KeyError, AttributeError) as error:
             self._fail(client_message_id, "BAD_LINE", f"{type(error).__name__}: {error}")
@@ -122,6 +161,23 @@ class JsonLines:
     def _write(self, **fields: object) -> None:
         self._sink.write(json.dumps(fields, ensure_ascii=False) + "\n")
         self._sink.flush()
+
+
+def _counters_fields(counters: Counters) -> dict[str, object]:
+    return {
+        "badge_count": counters.badge_count,
+        "mention_count": counters.mention_count,
+        "exact": counters.is_exact,
+        "conversations": {
+            conversation_id: {
+                "unread_count": one.unread_count,
+                "mention_count": one.mention_count,
+                "marked_unread": one.is_marked_unread,
+                "muted": one.is_muted,
+            }
+            for conversation_id, one in counters.of_conversations.items()
+        },
+    }
 
 
 def _pump(source: Iterable[str], lines: asyncio.Queue[str | None], loop: asyncio.AbstractEventLoop) -> None:

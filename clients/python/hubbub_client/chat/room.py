@@ -1,15 +1,23 @@
-"""One conversation as a chat shows it: what was said before, then what is said, every message once and in order."""
+"""One conversation as a chat shows it: what was said before, then what is said, every message once and in order.
+
+Beside the lines: who of the others is there, types, has received and read; what is unread elsewhere.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from hubbub_client import events
 from hubbub_client.client import HubbubClient
-from hubbub_client.errors import Unavailable
+from hubbub_client.echoes import Echo
+from hubbub_client.errors import CallFailed, Unavailable
+from hubbub_client.kept import Counters
 from hubbub_client.model import Message, MessagePage, PageSide, TypingKind
+from hubbub_client.presences import Presence
 
+_WATCHED_MAX: Final = 50  # in larger conversations nobody looks at each one
 _PAGE_SIZE: Final = 200
 _PAUSE_S: Final = 1.0
 _Answer = TypeVar("_Answer")
@@ -17,11 +25,12 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A message to show. `is_history` tells that it was there before this chat began."""
+    """A message to show, unless `is_blocked`: the user blocks its sender. `is_history`: it was there before."""
 
     message: Message
     sender: str
     is_history: bool
+    is_blocked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +49,40 @@ class Typing:
     kind: TypingKind | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class There:
+    """Another member is there, or is not."""
+
+    sender: str
+    presence: Presence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """Another member has received and read up to these messages."""
+
+    user_id: str
+    sender: str
+    delivered_number: int
+    read_number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Echoed:
+    """A line that was posted here is pending, sent or failed."""
+
+    echo: Echo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unread:
+    """What is unread, here and elsewhere."""
+
+    counters: Counters
+
+
 State = events.Connected | events.Disconnected | events.CaughtUp | events.TopicEnded
+Item = Line | Ready | Typing | There | Receipt | Echoed | Unread | State
 
 
 class Room:
@@ -56,11 +98,22 @@ class Room:
         self._client, self.conversation_id = client, conversation_id
         self._history_messages = history_messages
         self._names: dict[str, str] = {}
+        self._blocked: set[str] = set()
         self._last_number: int | None = None  # None: the history was not read yet
 
-    async def read(  # noqa: C901  # one case a kind
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Login names by user id, of those who were met here."""
+        return self._names
+
+    @property
+    def last_number(self) -> int:
+        """Number of the newest message that was shown."""
+        return self._last_number or 0
+
+    async def read(  # noqa: C901, PLR0912  # one case a kind
         self,
-    ) -> AsyncIterator[Line | Ready | Typing | State]:
+    ) -> AsyncIterator[Item]:
         """Yields lines and changes of the connection until the client is closed.
 
         What the server leaves out of a catch-up (GapSkipped, TopicReset) is read page by page, so no line is missing.
@@ -70,8 +123,13 @@ class Room:
                 case events.Connected() if self._last_number is None:
                     # Live delivery covers everything after this moment, so nothing can fall between the two.
                     yield event
+                    await self._meet()
                     async for line in self._read_history():
                         yield line
+                    await self._learn_receipts()
+                case events.Connected():
+                    yield event
+                    await self._learn_receipts()
                 case events.MessageReceived(message=message) if message.conversation_id == self.conversation_id:
                     for line in await self._lines([message], is_history=False):
                         yield line
@@ -81,11 +139,29 @@ class Room:
                     async for line in self._read_on():
                         yield line
                 case events.TypingChanged(conversation_id=self.conversation_id, user_id=user_id, kind=kind):
-                    await self._learn_names({user_id})
-                    yield Typing(user_id=user_id, sender=self._names.get(user_id, user_id), kind=kind)
+                    yield Typing(user_id=user_id, sender=await self._name(user_id), kind=kind)
+                case events.ReceiptChanged(conversation_id=self.conversation_id, user_id=user_id):
+                    yield Receipt(
+                        user_id=user_id,
+                        sender=await self._name(user_id),
+                        delivered_number=event.delivered_number,
+                        read_number=event.read_number,
+                    )
+                case events.PresenceChanged(presence=presence):
+                    yield There(sender=await self._name(presence.user_id), presence=presence)
+                case events.EchoChanged(echo=echo) if echo.conversation_id == self.conversation_id:
+                    yield Echoed(echo=echo)
+                case events.CountersChanged(counters=counters):
+                    yield Unread(counters=counters)
+                case events.UserBlocked(user_id=user_id):
+                    self._blocked.add(user_id)
+                case events.UserUnblocked(user_id=user_id):
+                    self._blocked.discard(user_id)
+                case events.MembersAdded(cursor=cursor) if cursor.topic_id == self.conversation_id:
+                    await self._meet()
                 case events.TopicEnded(topic_id=self.conversation_id):
                     yield event
-                case events.Connected() | events.Disconnected() | events.CaughtUp():
+                case events.Disconnected() | events.CaughtUp():
                     yield event
                 case _:
                     pass
@@ -124,9 +200,31 @@ class Room:
         self._last_number = new[-1].message_number
         await self._learn_names({message.sender_id for message in new})
         return [
-            Line(message=message, sender=self._names.get(message.sender_id, message.sender_id), is_history=is_history)
+            Line(
+                message=message,
+                sender=self._names.get(message.sender_id, message.sender_id),
+                is_history=is_history,
+                is_blocked=message.sender_id in self._blocked,
+            )
             for message in new
         ]
+
+    async def _meet(self) -> None:
+        """Learns who the others are and whom the user blocks, and watches them where they are not too many."""
+        members = await _patiently(lambda: self._client.list_members(self.conversation_id))
+        self._blocked = set(await _patiently(self._client.settings.list_blocked_users))
+        others = [member.user_id for member in members if member.user_id != self._client.user_id]
+        if len(others) <= _WATCHED_MAX:
+            await self._learn_names({*others, self._client.user_id})
+            self._client.presence.watch(others)
+
+    async def _learn_receipts(self) -> None:
+        with suppress(CallFailed):  # a large conversation has none; what cannot be read now comes by signals
+            await self._client.markers.list_markers(self.conversation_id)
+
+    async def _name(self, user_id: str) -> str:
+        await self._learn_names({user_id})
+        return self._names.get(user_id, user_id)
 
     async def _learn_names(self, user_ids: set[str]) -> None:
         unknown = sorted(user_ids - set(self._names))
