@@ -68,8 +68,16 @@ class Follower:
                 self._journal.write("ended", topic=topic)
                 self.mine.discard(topic)
                 self.cursors.pop(topic, None)
-            case events.Connected() | events.CaughtUp() | events.Disconnected() | events.TypingChanged():
+            case events.Connected() | events.CaughtUp() | events.Disconnected():
                 pass
+            case (
+                events.TypingChanged()
+                | events.ReceiptChanged()
+                | events.PresenceChanged()
+                | events.CountersChanged()
+                | events.EchoChanged()
+            ):
+                pass  # no part of the log
             case _:
                 self._take_event(item)
 
