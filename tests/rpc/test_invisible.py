@@ -26,7 +26,7 @@ from hubbub.user.v1 import user_service_pb2 as users
 from hubbub_server.app.authenticate import Credentials
 from hubbub_server.domain.ids import TopicId, UserId
 from tests.support.invisible_user import ACTIONS, UnseenUser
-from tests.support.live_client import LiveClient, text_message
+from tests.support.live_client import LiveClient, status_of_error, text_message
 from tests.support.node import Node, NodeCluster, RpcClient, until
 from tests.support.transcript import Transcript
 from tests.support.watching import presence_of
@@ -124,7 +124,10 @@ def _of(name: str, request: Message) -> Question:
     }[service.rpartition(".")[2]]
 
     async def ask(_: Stage, client: RpcClient) -> Message:
-        answer: Message = await getattr(getattr(client, stub), method)(request, metadata=client.auth)
+        try:
+            answer: Message = await getattr(getattr(client, stub), method)(request, metadata=client.auth)
+        except grpc.aio.AioRpcError as error:
+            return status_of_error(error)
         return answer
 
     return ask
