@@ -41,7 +41,7 @@ OFFLINE, ONLINE = pb.PRESENCE_STATE_OFFLINE, pb.PRESENCE_STATE_ONLINE
 OF_ONESELF: Final = {
     "hubbub.auth.v1.AuthService": {"Register", "Login", "RefreshToken"},
     "hubbub.chat.v1.MarkerService": {"MarkUnread"},
-    "hubbub.conversation.v1.ConversationService": {"RemoveMember"},
+    "hubbub.conversation.v1.ConversationService": {"RemoveMember", "UpdateConversation"},
     "hubbub.presence.v1.PresenceService": {"SetPresence"},
     "hubbub.user.v1.SettingsService": {
         *("UpdatePreferences", "UpdateConversationPreferences", "SetDraft", "BlockUser", "UnblockUser"),
@@ -166,6 +166,10 @@ def questions(stage: Stage) -> dict[str, list[Question]]:
             for each in both
             for number in (1, stage.newest[each])
         ],
+        "hubbub.chat.v1.MarkerService/MarkDelivered": [
+            frame_pb2.MarkDeliveredRequest(conversation_id=each, message_number=stage.newest[each]) for each in both
+        ],
+        "hubbub.chat.v1.MarkerService/ListMyMentions": [marker.ListMyMentionsRequest()],
         "hubbub.chat.v1.MarkerService/GetCounters": [marker.GetCountersRequest()],
         "hubbub.chat.v1.MarkerService/ListMentions": [
             marker.ListMentionsRequest(conversation_id=each) for each in both

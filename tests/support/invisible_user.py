@@ -47,6 +47,7 @@ class UnseenUser:
             "inactive": lambda: self._report(presence.ACTIVITY_INACTIVE),
             "background": lambda: self._report(presence.ACTIVITY_BACKGROUND),
             "set text": self._set_text,
+            "receive": self._receive,
             "read": self._read,
             "read in band": self._read_in_band,
             "type": lambda: self._type(active=True),
@@ -120,6 +121,13 @@ class UnseenUser:
     def _newest_read(self) -> frame_pb2.MarkReadRequest:
         conversation_id = self._conversation_id
         return frame_pb2.MarkReadRequest(conversation_id=conversation_id, message_number=self._newest[conversation_id])
+
+    async def _receive(self) -> None:
+        read = self._newest_read()
+        received = frame_pb2.MarkDeliveredRequest(
+            conversation_id=read.conversation_id, message_number=read.message_number
+        )
+        await self._client.markers.MarkDelivered(received, metadata=self._client.auth)
 
     async def _read(self) -> None:
         await self._client.markers.MarkRead(self._newest_read(), metadata=self._client.auth)
