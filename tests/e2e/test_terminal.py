@@ -73,6 +73,10 @@ class Screen:
         """What was shown so far, without colours and movements."""
         return _ESCAPES.sub(b"", self._output).decode(errors="replace")
 
+    def words(self) -> str:
+        """The same on one line: the screen is repainted in parts, and what is new in a line may stand alone."""
+        return " ".join(self.text().split())
+
     def heard(self) -> list[tuple[int, str, str]]:
         """Numbers, senders and texts in the order in which they were shown."""
         return [(int(number), sender, text) for number, sender, text in _SHOWN.findall(self.text())]
@@ -110,6 +114,28 @@ def test_two_terminals_show_every_line_once_in_one_order_while_the_node_is_kille
         for name in ("alice", "bob"):
             said = [text for _, sender, text in heard if sender == name]
             assert said == [f"{name} {number}" for number in range(LINES)]
+
+
+def test_a_terminal_shows_who_is_there_who_has_read_and_what_was_refused(tmp_path: Path) -> None:
+    with (
+        Instance(tmp_path / "var") as instance,
+        Screen(instance, "alice", "bob") as alice,
+        Screen(instance, "bob", "alice") as bob,
+    ):
+        bob.say("/status away at lunch")
+        wait_until(lambda: "away at lunch" in alice.words(), PATIENCE_S)
+        alice.say("hello 1")
+        wait_until(lambda: (1, "alice", "hello 1") in bob.heard(), PATIENCE_S)
+        wait_until(lambda: "read by bob" in alice.words(), PATIENCE_S)
+
+        bob.say("/block alice")
+        wait_until(lambda: "alice is blocked" in bob.words(), PATIENCE_S)
+        alice.say("hello 2")
+        wait_until(lambda: "✗ hello 2" in alice.words(), PATIENCE_S)
+        bob.say("/unblock alice")
+        wait_until(lambda: "alice is not blocked" in bob.words(), PATIENCE_S)
+        alice.say("/retry")
+        wait_until(lambda: (2, "alice", "hello 2") in bob.heard(), PATIENCE_S)
 
 
 def has_heard(screen: Screen, count: int) -> bool:
