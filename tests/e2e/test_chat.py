@@ -116,13 +116,13 @@ def test_two_terminals_see_each_other_read_type_and_come_and_go(instance: Instan
             wait_until(lambda: "online" in states_of(bob, "alice"))
             alice.tell(command="status dnd in a meeting")
             wait_until(lambda: "do_not_disturb" in states_of(bob, "alice"))
-            wait_until(lambda: badge(alice) >= 0)
-            before = badge(alice)
-            bob.say("hello @alice")
-            wait_until(lambda: badge(alice) == before + 1)
-            assert alice.of("counters")[-1]["mention_count"] >= 1
             alice.tell(command="read")
-            wait_until(lambda: badge(alice) == 0 and bool(bob.of("receipt")))
+            wait_until(lambda: unread(alice) == (0, 0))
+            bob.say("hello @alice")
+            wait_until(lambda: unread(alice) == (1, 1))
+            alice.tell(command="read")
+            wait_until(lambda: unread(alice) == (0, 0))
+            wait_until(lambda: bool(bob.of("receipt")))
             assert bob.of("receipt")[-1]["read_number"] == bob.of("acked")[-1]["message_number"]
 
             alice.tell(command="block bob")
@@ -141,7 +141,10 @@ def states_of(watcher: Terminal, name: str) -> list[str]:
     return [line["state"] for line in watcher.of("presence") if line["sender"] == name]
 
 
-def badge(terminal: Terminal) -> int:
-    """The newest exact badge; -1: there was none yet."""
-    exact = [line["badge_count"] for line in terminal.of("counters") if line["exact"]]
-    return exact[-1] if exact else -1
+def unread(terminal: Terminal) -> tuple[int, int] | None:
+    """What is unread here, and how many of it are mentions, as it was told last; None: not exactly."""
+    told = terminal.of("counters")
+    if not told or not told[-1]["exact"]:
+        return None
+    here = told[-1]["conversations"].get(terminal.of("ready")[0]["conversation_id"])
+    return (here["unread_count"], here["mention_count"]) if here else (0, 0)
