@@ -122,8 +122,8 @@ def test_two_terminals_see_each_other_read_type_and_come_and_go(instance: Instan
             wait_until(lambda: unread(alice) == (1, 1))
             alice.tell(command="read")
             wait_until(lambda: unread(alice) == (0, 0))
-            wait_until(lambda: bool(bob.of("receipt")))
-            assert bob.of("receipt")[-1]["read_number"] == bob.of("acked")[-1]["message_number"]
+            number = bob.of("acked")[-1]["message_number"]
+            wait_until(lambda: [line["read_number"] for line in bob.of("receipt")][-1:] == [number])
 
             alice.tell(command="block bob")
             wait_until(lambda: any(line["command"] == "block bob" for line in alice.of("done")))
