@@ -47,9 +47,10 @@ class UnseenUser:
             "inactive": lambda: self._report(presence.ACTIVITY_INACTIVE),
             "background": lambda: self._report(presence.ACTIVITY_BACKGROUND),
             "set text": self._set_text,
-            "receive": self._receive,
             "read": self._read,
             "read in band": self._read_in_band,
+            "receive": self._receive,
+            "receive in band": self._receive_in_band,
             "type": lambda: self._type(active=True),
             "type in band": self._type_in_band,
             "stop typing": lambda: self._type(active=False),
@@ -122,18 +123,21 @@ class UnseenUser:
         conversation_id = self._conversation_id
         return frame_pb2.MarkReadRequest(conversation_id=conversation_id, message_number=self._newest[conversation_id])
 
-    async def _receive(self) -> None:
-        read = self._newest_read()
-        received = frame_pb2.MarkDeliveredRequest(
-            conversation_id=read.conversation_id, message_number=read.message_number
-        )
-        await self._client.markers.MarkDelivered(received, metadata=self._client.auth)
-
     async def _read(self) -> None:
         await self._client.markers.MarkRead(self._newest_read(), metadata=self._client.auth)
 
     async def _read_in_band(self) -> None:
         await self._in_band(frame_pb2.Command(request_id=str(uuid.uuid4()), mark_read=self._newest_read()))
+
+    def _newest_received(self) -> frame_pb2.MarkDeliveredRequest:
+        read = self._newest_read()
+        return frame_pb2.MarkDeliveredRequest(conversation_id=read.conversation_id, message_number=read.message_number)
+
+    async def _receive(self) -> None:
+        await self._client.markers.MarkDelivered(self._newest_received(), metadata=self._client.auth)
+
+    async def _receive_in_band(self) -> None:
+        await self._in_band(frame_pb2.Command(request_id=str(uuid.uuid4()), mark_delivered=self._newest_received()))
 
     def _typing(self, *, active: bool) -> frame_pb2.SetTypingRequest:
         return frame_pb2.SetTypingRequest(conversation_id=self._conversation_id, active=active)
