@@ -11,12 +11,14 @@ from typing import Final, Self
 
 import grpc
 import uuid_utils
+from google.protobuf import field_mask_pb2
 from hubbub.auth.v1 import auth_service_pb2 as auth_pb
+from hubbub.conversation.v1 import conversation_pb2
 from hubbub.conversation.v1 import conversation_service_pb2 as conversations_pb
 from hubbub.history.v1 import history_service_pb2 as history_pb
 from hubbub.user.v1 import user_service_pb2 as users_pb
 
-from hubbub_client import model, wire
+from hubbub_client import kept, model, wire, wire_kept
 from hubbub_client.backoff import Backoff
 from hubbub_client.boards import Boards
 from hubbub_client.calls import ATTEMPT_TIMEOUT_S, Calls
@@ -36,7 +38,6 @@ from hubbub_client.errors import (
     SignedOut,
 )
 from hubbub_client.events import Event
-from hubbub_client.kept import Counters
 from hubbub_client.live_progress import Delivery
 from hubbub_client.markers import Markers
 from hubbub_client.outbox import Outbox
@@ -304,7 +305,7 @@ class HubbubClient:
             pass
 
     @property
-    def counters(self) -> Counters:
+    def counters(self) -> kept.Counters:
         """What is unread now, as this client knows; `is_exact` tells whether that is all that was heard of.
 
         Raises:
@@ -520,6 +521,7 @@ class HubbubClient:
 
         Raises:
             UserNotFound: one of them is nobody.
+            NotPermitted: some of them block the caller; its `user_ids` are theirs.
             IdReused: the request_id made a group of another title or other users.
         """
         request = conversations_pb.CreateConversationRequest(
@@ -538,6 +540,28 @@ class HubbubClient:
         request = conversations_pb.GetConversationRequest(conversation_id=conversation_id)
         answer = await self._unary.call(lambda stubs: stubs.conversations.GetConversation, request)
         return wire.read_conversation(answer.view)
+
+    async def update_conversation(
+        self, conversation_id: str, *, receipts_limit: kept.ReceiptsMode
+    ) -> kept.ConversationSettings:
+        """Changes the settings of a group; returns all of them. Members hear it as ConversationSettingsChanged.
+
+        Args:
+            conversation_id: which group.
+            receipts_limit: the most that members learn of each other's reading, however few they are.
+
+        Raises:
+            ConversationNotFound: the caller is not a member.
+            NotPermitted: the caller is neither owner nor admin.
+            ConversationState: the conversation is direct.
+        """
+        request = conversations_pb.UpdateConversationRequest(
+            conversation_id=conversation_id,
+            settings=conversation_pb2.ConversationSettings(receipts_limit=wire_kept.write_mode(receipts_limit)),
+            update_mask=field_mask_pb2.FieldMask(paths=["receipts_limit"]),
+        )
+        answer = await self._unary.call(lambda stubs: stubs.conversations.UpdateConversation, request)
+        return wire_kept.read_conversation_settings(answer.settings)
 
     async def list_conversations(self) -> list[model.Conversation]:
         """Lists all conversations of the caller, the one joined last first."""
@@ -563,7 +587,7 @@ class HubbubClient:
 
         Raises:
             ConversationNotFound: the caller is not a member.
-            NotPermitted: the caller is neither owner nor admin.
+            NotPermitted: the caller is neither owner nor admin, or some of them, its `user_ids`, block the caller.
             UserNotFound: one of them is nobody.
             ConversationState: the group would be too large, or the conversation is direct.
         """
