@@ -26,6 +26,8 @@ from hubbub_client.catch_up import CatchUp
 from hubbub_client.connection import Connection
 from hubbub_client.counting import Counting
 from hubbub_client.cursor_store import CursorStore
+from hubbub_client.delivered_board import DeliveredBoard
+from hubbub_client.delivering import Delivering
 from hubbub_client.echoes import Echo, EchoState
 from hubbub_client.entities import TextEntity
 from hubbub_client.errors import (
@@ -88,6 +90,9 @@ class HubbubClient:
         credentials_changed: called with each new pair of tokens before it is used, to be kept for the next run.
         call_timeout_s: how long one call may take with all its repeats.
         keeps_counters: follow what is unread, see `counters`. Costs a list of all conversations at the start.
+        marks_delivered: tell the senders, where receipts_mode is FULL, that this user's device has their messages, once
+            the application has processed them (see `events`). What waits to be told is told when the client is closed,
+            in half a second at most. False: only `markers.mark_delivered` tells.
 
     Attributes:
         markers: what is read and unread.
@@ -99,7 +104,7 @@ class HubbubClient:
     presence: Presence
     settings: Settings
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # options, by name
         self,
         target: str,
         sign_in: model.SignIn,
@@ -110,13 +115,14 @@ class HubbubClient:
         credentials_changed: Callable[[model.Credentials], None] | None = None,
         call_timeout_s: float = 30.0,
         keeps_counters: bool = False,
+        marks_delivered: bool = True,
     ) -> None:
         self._sign_in, self._credentials_changed = sign_in, credentials_changed
         self._instance_id = instance_id or str(uuid.uuid4())
         self._cursor_store, self._saved_cursors = cursor_store, list[model.Cursor]()
         self._transport = Transport(target, channel_credentials)
         self._calls = Calls(self._transport, timeout_s=call_timeout_s)
-        self._keeps_counters = keeps_counters
+        self._keeps_counters, self._marks_delivered = keeps_counters, marks_delivered
         self._outbox = Outbox(lambda: Backoff(0.2, 10.0))
         self._outbox_room = asyncio.Semaphore(OUTBOX_MAX_MESSAGES)
         self._news = asyncio.Event()
@@ -165,12 +171,17 @@ class HubbubClient:
         self._counting: Counting | None = None
         if self._boards.counters is not None:
             self._counting = Counting(self._boards.counters, self._unary, self._list_views, self._notice)
+        self._delivering: Delivering | None = None
+        if self._marks_delivered:
+            self._delivering = Delivering(DeliveredBoard(self.user_id), self._unary)
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             others = [tasks.create_task(self._catch_up.run()), tasks.create_task(self._presence_watch.run())]
             if self._counting is not None:
                 others.append(tasks.create_task(self._counting.run()))
+            if self._delivering is not None:
+                others.append(tasks.create_task(self._delivering.run()))
             if self._cursor_store is not None:
                 others.append(tasks.create_task(self._keep_cursors(self._cursor_store)))
             error = await self._connection.run(tasks)
@@ -179,8 +190,12 @@ class HubbubClient:
         self._end(error)
 
     async def _stop(self, background: asyncio.Task[None]) -> None:
-        self._end(ClientClosed("the client was closed"))
-        background.cancel()
+        try:
+            if self._delivering is not None and self._stopped is None:
+                await self._delivering.close()
+        finally:
+            self._end(ClientClosed("the client was closed"))
+            background.cancel()
         self._tokens.close()
         if self._cursor_store is not None:
             await self._save_cursors(self._cursor_store)
@@ -273,6 +288,8 @@ class HubbubClient:
             if self._unprocessed is not None:
                 self._engine.mark_processed(self._unprocessed)
                 self._connection.note_processed()
+                if self._delivering is not None:
+                    self._delivering.receive(self._unprocessed.item)
             while (delivery := self._take()) is None:
                 if isinstance(self._stopped, ClientClosed):
                     raise StopAsyncIteration
