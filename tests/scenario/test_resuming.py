@@ -122,8 +122,11 @@ async def test_live_messages_during_the_catch_up_are_spliced(world: World, is_li
 
 @pytest.mark.asyncio
 async def test_resuming_again_and_again_writes_nothing(world: World) -> None:
-    """C10."""
-    async with await world.person("bob") as bob, await world.person("alice") as alice:
+    """C10. What is received is marked so, once: here by nobody."""
+    async with (
+        await world.person("bob", marks_delivered=False) as bob,
+        await world.person("alice", marks_delivered=False) as alice,
+    ):
         conversation_id = await talk(alice, bob, 5)
         rows = world.rows()
         for count in range(1, 11):

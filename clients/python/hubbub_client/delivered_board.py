@@ -94,9 +94,6 @@ class DeliveredBoard:
         if record is None or place < record.mode_place:
             return
         record.mode, record.mode_place = conversation.receipts_mode, place
-        if record.mode is not ReceiptsMode.FULL:
-            record.told = record.wanted  # nobody is told; what comes later may be
-        self._judge(head.topic_id, record)
 
     # ---- what is to be told
 

@@ -41,6 +41,7 @@ def board_with(mode: ReceiptsMode, number: int = 1) -> DeliveredBoard:
     board.receive(received(number), 0.0)
     (mark,) = board.take_due(SETTLING_S, 16)
     learn(board, mode)
+    assert board.is_wanted(mark) is (mode is ReceiptsMode.FULL)
     board.finish(mark)
     return board
 
