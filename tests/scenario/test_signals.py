@@ -305,7 +305,10 @@ async def test_the_chat_program_shows_it_and_takes_commands(world: World) -> Non
 
 async def test_a_sender_sees_a_message_delivered_and_then_read(world: World) -> None:
     """By the SDK itself: bob's application takes the message, and only then reads it. Own messages move nothing."""
-    async with await world.person("alice") as alice, await world.person("bob") as bob:
+    async with (
+        await world.person("alice", marks_delivered=True) as alice,
+        await world.person("bob", marks_delivered=True) as bob,
+    ):
         conversation_id = (await alice.client.create_direct(bob.user_id)).conversation_id
         await alice.client.send(conversation_id, "one")
         await until(lambda: bool(alice.of(ReceiptChanged)), timeout_s=20.0)
@@ -322,7 +325,7 @@ async def test_a_sender_sees_a_message_delivered_and_then_read(world: World) -> 
 
 async def test_what_was_received_just_before_leaving_is_delivered(world: World) -> None:
     async with await world.person("alice") as alice:
-        async with await world.person("bob") as bob:
+        async with await world.person("bob", marks_delivered=True) as bob:
             conversation_id = (await alice.client.create_direct(bob.user_id)).conversation_id
             await alice.client.send(conversation_id, "one")
             await bob.until_heard(conversation_id, 1)
