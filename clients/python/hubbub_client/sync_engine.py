@@ -371,7 +371,7 @@ class SyncEngine:
         self._unclaimed.pop(end.topic_id, None)
         self._orphans.discard(end.topic_id)
         if topic := self._topics.get(end.topic_id):
-            topic.left = end if topic.left is None else max(topic.left, end, key=place)
+            topic.left = end
             self._doubt(end.topic_id)  # its removal has not come yet: Sync fetches it
             return {}
         ended = self._ended.get(end.topic_id, end)

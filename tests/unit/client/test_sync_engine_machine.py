@@ -53,8 +53,11 @@ class Application:
             self.ended.setdefault(log.topic_id, wire.read_head(log.head).cursor)
 
     def _is_read_again(self, start: Cursor) -> bool:
-        again, last = self.own_again, self.last[start.topic_id]
-        return again is not None and again.topic_id == start.topic_id and again.position <= start.position < last.position
+        """Tells whether the own topic is read again from there; a Gap says so, though the application has more."""
+        again = self.own_again
+        if again is None or start.topic_id != ME:
+            return False
+        return again.position <= start.position < self.last[ME].position
 
     def _jump(self, head: Cursor) -> None:
         self.last[head.topic_id] = head
