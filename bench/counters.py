@@ -1,8 +1,8 @@
 """A client with 1,000 conversations, back after a while: how long to exact counters, and how many bytes.
 
 While it is away somebody speaks in each conversation, and mentions it in every tenth. The SDK then comes back through a
-proxy that counts the bytes of both directions: from the try that succeeds to exact counters. Once to nodes that were there all
-the time, once to a node that has just begun, with nothing in memory, and is the only one.
+proxy that counts the bytes of both directions: from the try that succeeds to exact counters. Once to nodes that were
+there all the time, once to a node that has just begun, with nothing in memory, and is the only one.
 """
 
 import asyncio

@@ -74,6 +74,20 @@ class Heard:
     refused: int = 0
 
 
+class Stream:
+    """A stream of ChatService; grpcio takes one write at a time."""
+
+    def __init__(self, channel: grpc.aio.Channel, reader: User) -> None:
+        """Opens it."""
+        self.call: Any = channel.stream_stream("/hubbub.chat.v1.ChatService/Connect")(metadata=reader.metadata)
+        self._writing = asyncio.Lock()
+
+    async def write(self, request: chat.ConnectRequest) -> None:
+        """Writes a frame."""
+        async with self._writing:
+            await self.call.write(request.SerializeToString())
+
+
 @dataclass
 class Readers:
     """The streams of those online. `heard` may be exchanged at any time."""
@@ -83,22 +97,20 @@ class Readers:
     _live: int = 0
     _marking: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def read(self, channel: grpc.aio.Channel, reader: User) -> None:
+    async def read(self, stream: Stream) -> None:
         """Reads one stream, and marks each message of the group as read."""
-        call: Any = channel.stream_stream("/hubbub.chat.v1.ChatService/Connect")(metadata=reader.metadata)
-        hello = chat.Hello(instance_id=str(uuid.uuid4()))
-        await call.write(chat.ConnectRequest(hello=hello).SerializeToString())
+        await stream.write(chat.ConnectRequest(hello=chat.Hello(instance_id=str(uuid.uuid4()))))
         events = 0
-        while (received := await call.read()) is not grpc.aio.EOF:
+        while (received := await stream.call.read()) is not grpc.aio.EOF:
             frame = chat.ConnectResponse.FromString(received).frame
             self._count(frame, received)
             events += len(frame.events)
             self._live += frame.heads.complete
             if frame.HasField("heartbeat"):
-                await call.write(chat.ConnectRequest(ack=chat.Ack(processed_events=events)).SerializeToString())
+                await stream.write(chat.ConnectRequest(ack=chat.Ack(processed_events=events)))
             for event in frame.events:
                 if event.topic_id == self.topic and event.message_number:
-                    task = asyncio.get_running_loop().create_task(self._mark(call, event.message_number))
+                    task = asyncio.get_running_loop().create_task(self._mark(stream, event.message_number))
                     self._marking.add(task)
                     task.add_done_callback(self._marking.discard)
 
@@ -110,11 +122,11 @@ class Readers:
         heard.replies += frame.HasField("reply")
         heard.refused += frame.HasField("rejected") or frame.HasField("goodbye")
 
-    async def _mark(self, call: Any, number: int) -> None:
+    async def _mark(self, stream: Stream, number: int) -> None:
         await asyncio.sleep(random.uniform(0.0, SENT_EVERY_S))
         read = frame_pb2.MarkReadRequest(conversation_id=self.topic, message_number=number)
         command = frame_pb2.Command(request_id=str(number), mark_read=read)
-        await call.write(chat.ConnectRequest(command=command).SerializeToString())
+        await stream.write(chat.ConnectRequest(command=command))
 
     def stop(self) -> None:
         """Marks nothing more."""
@@ -139,7 +151,7 @@ async def reading(port: int, topic: str, online: Sequence[User]) -> AsyncIterato
     ]
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(readers.read(channels[number // _STREAMS_A_CHANNEL], each))
+            group.create_task(readers.read(Stream(channels[number // _STREAMS_A_CHANNEL], each)))
             for number, each in enumerate(online)
         ]
         await readers.until_live(len(online))

@@ -56,9 +56,13 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Types a line."""
+        self.tell(text=text)
+
+    def tell(self, **fields: str) -> None:
+        """Writes a line of JSON."""
         assert self._process.stdin is not None
         assert self._process.poll() is None, self.said[-5:]
-        self._process.stdin.write(json.dumps({"text": text}) + "\n")
+        self._process.stdin.write(json.dumps(fields) + "\n")
         self._process.stdin.flush()
 
     def of(self, kind: str) -> list[dict[str, Any]]:
@@ -103,3 +107,44 @@ def test_two_people_talk_on_without_a_lost_or_repeated_line_when_a_part_is_kille
 def has_heard(terminal: Terminal, count: int) -> bool:
     assert not terminal.of("stopped")
     return len(terminal.heard()) >= count
+
+
+def test_two_terminals_see_each_other_read_type_and_come_and_go(instance: Instance) -> None:
+    """Presence, receipts, counters and refusals through Envoy, on real parts."""
+    with Terminal(instance, "bob", "alice") as bob:
+        with Terminal(instance, "alice", "bob") as alice:
+            wait_until(lambda: "online" in states_of(bob, "alice"))
+            alice.tell(command="status dnd in a meeting")
+            wait_until(lambda: "do_not_disturb" in states_of(bob, "alice"))
+            alice.tell(command="read")
+            wait_until(lambda: unread(alice) == (0, 0))
+            bob.say("hello @alice")
+            wait_until(lambda: unread(alice) == (1, 1))
+            alice.tell(command="read")
+            wait_until(lambda: unread(alice) == (0, 0))
+            number = bob.of("acked")[-1]["message_number"]
+            wait_until(lambda: [line["read_number"] for line in bob.of("receipt")][-1:] == [number])
+
+            alice.tell(command="block bob")
+            wait_until(lambda: any(line["command"] == "block bob" for line in alice.of("done")))
+            bob.say("refused")
+            wait_until(lambda: bool(bob.of("failed")))
+            assert bob.of("failed")[-1]["reason"] == "NOT_PERMITTED"
+            for command in ("unblock bob", "status auto"):
+                alice.tell(command=command)
+            wait_until(lambda: any(line["command"] == "status auto" for line in alice.of("done")))
+            wait_until(lambda: states_of(bob, "alice")[-1] == "online")
+        wait_until(lambda: states_of(bob, "alice")[-1] == "offline")
+
+
+def states_of(watcher: Terminal, name: str) -> list[str]:
+    return [line["state"] for line in watcher.of("presence") if line["sender"] == name]
+
+
+def unread(terminal: Terminal) -> tuple[int, int] | None:
+    """What is unread here, and how many of it are mentions, as it was told last; None: not exactly."""
+    told = terminal.of("counters")
+    if not told or not told[-1]["exact"]:
+        return None
+    here = told[-1]["conversations"].get(terminal.of("ready")[0]["conversation_id"])
+    return (here["unread_count"], here["mention_count"]) if here else (0, 0)

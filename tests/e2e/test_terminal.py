@@ -73,6 +73,10 @@ class Screen:
         """What was shown so far, without colours and movements."""
         return _ESCAPES.sub(b"", self._output).decode(errors="replace")
 
+    def letters(self) -> str:
+        """The same without spaces: where one stands already, a repainted line only moves the cursor over it."""
+        return "".join(self.text().split())
+
     def heard(self) -> list[tuple[int, str, str]]:
         """Numbers, senders and texts in the order in which they were shown."""
         return [(int(number), sender, text) for number, sender, text in _SHOWN.findall(self.text())]
@@ -110,6 +114,32 @@ def test_two_terminals_show_every_line_once_in_one_order_while_the_node_is_kille
         for name in ("alice", "bob"):
             said = [text for _, sender, text in heard if sender == name]
             assert said == [f"{name} {number}" for number in range(LINES)]
+
+
+def test_a_terminal_shows_who_is_there_who_has_read_and_what_was_refused(tmp_path: Path) -> None:
+    with (
+        Instance(tmp_path / "var") as instance,
+        Screen(instance, "alice", "bob") as alice,
+        Screen(instance, "bob", "alice") as bob,
+    ):
+        bob.say("/status away at lunch")
+        wait_until(lambda: "awayatlunch" in alice.letters(), PATIENCE_S)
+        alice.say("hello 1")
+        wait_until(lambda: texts(bob) == ["hello 1"], PATIENCE_S)
+        wait_until(lambda: "readbybob" in alice.letters(), PATIENCE_S)
+
+        bob.say("/block alice")
+        wait_until(lambda: "aliceisblocked" in bob.letters(), PATIENCE_S)
+        alice.say("hello 2")
+        wait_until(lambda: "✗hello2" in alice.letters(), PATIENCE_S)
+        bob.say("/unblock alice")
+        wait_until(lambda: "aliceisnotblocked" in bob.letters(), PATIENCE_S)
+        alice.say("/retry")
+        wait_until(lambda: texts(bob) == ["hello 1", "hello 2"], PATIENCE_S)
+
+
+def texts(screen: Screen) -> list[str]:
+    return [text for _, _, text in screen.heard()]
 
 
 def has_heard(screen: Screen, count: int) -> bool:

@@ -12,11 +12,12 @@ from typing import Any, Final
 import grpc.aio
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from hubbub.chat.v1 import chat_service_pb2 as chat
 from hubbub.chat.v1 import frame_pb2
 from hubbub.chat.v1 import marker_service_pb2 as marker
-from hubbub.conversation.v1 import conversation_pb2
+from hubbub.conversation.v1 import conversation_pb2, read_state_pb2
 from hubbub.conversation.v1 import conversation_service_pb2 as conversation
 from hubbub.history.v1 import history_service_pb2 as history
 from hubbub.presence.v1 import presence_service_pb2 as pb
@@ -26,7 +27,7 @@ from hubbub.user.v1 import user_service_pb2 as users
 from hubbub_server.app.authenticate import Credentials
 from hubbub_server.domain.ids import TopicId, UserId
 from tests.support.invisible_user import ACTIONS, UnseenUser
-from tests.support.live_client import LiveClient, text_message
+from tests.support.live_client import LiveClient, status_of_error, text_message
 from tests.support.node import Node, NodeCluster, RpcClient, until
 from tests.support.transcript import Transcript
 from tests.support.watching import presence_of
@@ -41,7 +42,7 @@ OFFLINE, ONLINE = pb.PRESENCE_STATE_OFFLINE, pb.PRESENCE_STATE_ONLINE
 OF_ONESELF: Final = {
     "hubbub.auth.v1.AuthService": {"Register", "Login", "RefreshToken"},
     "hubbub.chat.v1.MarkerService": {"MarkUnread"},
-    "hubbub.conversation.v1.ConversationService": {"RemoveMember"},
+    "hubbub.conversation.v1.ConversationService": {"RemoveMember", "UpdateConversation"},
     "hubbub.presence.v1.PresenceService": {"SetPresence"},
     "hubbub.user.v1.SettingsService": {
         *("UpdatePreferences", "UpdateConversationPreferences", "SetDraft", "BlockUser", "UnblockUser"),
@@ -82,7 +83,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(transport: str) -> AsyncIterator[Stage]:
+async def stage(
+    transport: str, group_receipts: read_state_pb2.ReceiptsMode.ValueType = read_state_pb2.RECEIPTS_MODE_FULL
+) -> AsyncIterator[Stage]:
     cluster = NodeCluster(transport=transport)
     async with cluster.node() as first, cluster.node() as second:
         people = {name: await cluster.sign_up(name) for name in ("alice", "bob", "carol")}
@@ -98,6 +101,14 @@ async def stage(transport: str) -> AsyncIterator[Stage]:
             (await alice.conversations.CreateConversation(spec, metadata=alice.auth)).view.conversation.conversation_id
             for spec in specs
         ]
+        await alice.conversations.UpdateConversation(
+            conversation.UpdateConversationRequest(
+                conversation_id=group_id,
+                settings=conversation_pb2.ConversationSettings(receipts_limit=group_receipts),
+                update_mask=FieldMask(paths=["receipts_limit"]),
+            ),
+            metadata=alice.auth,
+        )
         made = Stage(cluster, (first, second), people, direct_id, group_id, {})
         for conversation_id in (direct_id, group_id):
             await made.send("alice", conversation_id)
@@ -124,7 +135,10 @@ def _of(name: str, request: Message) -> Question:
     }[service.rpartition(".")[2]]
 
     async def ask(_: Stage, client: RpcClient) -> Message:
-        answer: Message = await getattr(getattr(client, stub), method)(request, metadata=client.auth)
+        try:
+            answer: Message = await getattr(getattr(client, stub), method)(request, metadata=client.auth)
+        except grpc.aio.AioRpcError as error:
+            return status_of_error(error)
         return answer
 
     return ask
@@ -157,6 +171,10 @@ def questions(stage: Stage) -> dict[str, list[Question]]:
         "hubbub.chat.v1.MarkerService/MarkRead": [
             frame_pb2.MarkReadRequest(conversation_id=each, message_number=stage.newest[each]) for each in both
         ],
+        "hubbub.chat.v1.MarkerService/MarkDelivered": [
+            frame_pb2.MarkDeliveredRequest(conversation_id=each, message_number=stage.newest[each]) for each in both
+        ],
+        "hubbub.chat.v1.MarkerService/ListMyMentions": [marker.ListMyMentionsRequest()],
         "hubbub.chat.v1.MarkerService/ListMarkers": [marker.ListMarkersRequest(conversation_id=each) for each in both],
         "hubbub.chat.v1.MarkerService/ListReaders": [
             marker.ListReadersRequest(conversation_id=each, message_number=number)
@@ -322,9 +340,11 @@ class Play:
         self.stage.cluster.clock.advance(STEP_S)
 
 
-async def transcript(transport: str, seed: int, *, is_invisible: bool) -> Transcript:
+async def transcript(
+    transport: str, group_receipts: read_state_pb2.ReceiptsMode.ValueType, seed: int, *, is_invisible: bool
+) -> Transcript:
     """Returns what Alice is told while Bob is there, then is invisible and busy, or signed out, and then comes back."""
-    async with stage(transport) as made, asyncio.TaskGroup() as group, AsyncExitStack() as leaving:
+    async with stage(transport, group_receipts) as made, asyncio.TaskGroup() as group, AsyncExitStack() as leaving:
         bob_id = made.id_of("bob")
         ears = Ears(made, made.clients("alice")[0], [bob_id, made.id_of("carol"), *(f"ucanary{n}" for n in range(99))])
         for call in await ears.open(group):
@@ -395,13 +415,20 @@ async def test_everything_of_the_contract_is_asked_or_is_of_oneself() -> None:
     assert asked | own == methods
 
 
-@pytest.mark.parametrize(("transport", "seed"), [("aio", 1), ("edge", 2)])
+@pytest.mark.parametrize(
+    ("transport", "group_receipts", "seed"),
+    [
+        pytest.param("aio", read_state_pb2.RECEIPTS_MODE_COUNT_ONLY, 1, id="aio-1"),
+        pytest.param("edge", read_state_pb2.RECEIPTS_MODE_FULL, 2, id="edge-2"),
+    ],
+)
 async def test_who_is_invisible_is_as_who_signed_out_byte_for_byte_in_all_answers_and_streams(
-    transport: str, seed: int
+    transport: str, group_receipts: read_state_pb2.ReceiptsMode.ValueType, seed: int
 ) -> None:
     """30 actions on two nodes; Alice hears on all kinds of streams, and asks everything after each of them."""
     invisible, signed_out = await asyncio.gather(
-        transcript(transport, seed, is_invisible=True), transcript(transport, seed, is_invisible=False)
+        transcript(transport, group_receipts, seed, is_invisible=True),
+        transcript(transport, group_receipts, seed, is_invisible=False),
     )
 
     places = {where for each in (invisible, signed_out) for where, _ in each.entries}

@@ -68,10 +68,10 @@ class Follower:
                 self._journal.write("ended", topic=topic)
                 self.mine.discard(topic)
                 self.cursors.pop(topic, None)
-            case events.Connected() | events.CaughtUp() | events.Disconnected() | events.TypingChanged():
-                pass
-            case _:
+            case _ if isinstance(item, events.TopicEvent):
                 self._take_event(item)
+            case _:
+                pass  # of the connection, or a passing signal
 
     def _take_event(self, event: events.TopicEvent) -> None:
         topic, position = event.cursor.topic_id, event.cursor.position

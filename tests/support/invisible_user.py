@@ -49,6 +49,8 @@ class UnseenUser:
             "set text": self._set_text,
             "read": self._read,
             "read in band": self._read_in_band,
+            "receive": self._receive,
+            "receive in band": self._receive_in_band,
             "type": lambda: self._type(active=True),
             "type in band": self._type_in_band,
             "stop typing": lambda: self._type(active=False),
@@ -126,6 +128,16 @@ class UnseenUser:
 
     async def _read_in_band(self) -> None:
         await self._in_band(frame_pb2.Command(request_id=str(uuid.uuid4()), mark_read=self._newest_read()))
+
+    def _newest_received(self) -> frame_pb2.MarkDeliveredRequest:
+        read = self._newest_read()
+        return frame_pb2.MarkDeliveredRequest(conversation_id=read.conversation_id, message_number=read.message_number)
+
+    async def _receive(self) -> None:
+        await self._client.markers.MarkDelivered(self._newest_received(), metadata=self._client.auth)
+
+    async def _receive_in_band(self) -> None:
+        await self._in_band(frame_pb2.Command(request_id=str(uuid.uuid4()), mark_delivered=self._newest_received()))
 
     def _typing(self, *, active: bool) -> frame_pb2.SetTypingRequest:
         return frame_pb2.SetTypingRequest(conversation_id=self._conversation_id, active=active)

@@ -191,9 +191,10 @@ class Conversations:
             raise InvalidField("user_ids", f"1 to {MEMBERS_PER_CHANGE} users")
         _, state = await self._as_member(caller_id, conversation_id)  # permission before existence of the users
         users = await self._existing_users("user_ids", user_ids)
+        new = [user_id for user_id in users if user_id not in state.members]  # who leaves meanwhile is not added again
         if may_add_members(state, caller_id):  # else it is refused anyway, and tells nothing of blocks
-            await self._invitations.check(caller_id, [user_id for user_id in users if user_id not in state.members])
-        command = AddMembers(actor_id=caller_id, user_ids=tuple(users), max_members=self._group_max_members)
+            await self._invitations.check(caller_id, new)
+        command = AddMembers(actor_id=caller_id, user_ids=tuple(new), max_members=self._group_max_members)
         return await self._change_members(conversation_id, command, users)
 
     async def limit_receipts(self, caller_id: UserId, conversation_id: str, limit: ReceiptsMode) -> Cursor:

@@ -131,19 +131,21 @@ def recount(cluster: AppCluster, user_id: UserId) -> tuple[Numbers, int]:
 Step = tuple[str, int, int, int, int]
 """What, by which node, by which user, in which room, and a number for the rest."""
 
-step_of_all = st.tuples(
-    st.sampled_from(
-        [
-            *("send", "send", "mention", "mention all", "read", "read", "unread", "mute", "block", "project"),
-            *("add", "remove", "forget", "snapshot"),
-        ]
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(
+            [
+                *("send", "send", "mention", "mention all", "read", "read", "unread", "mute", "block", "project"),
+                *("add", "remove", "forget", "snapshot"),
+            ]
+        ),
+        st.integers(0, 1),
+        st.integers(0, 2),
+        st.integers(0, 1),
+        st.integers(0, 7),
     ),
-    st.integers(0, 1),
-    st.integers(0, 2),
-    st.integers(0, 1),
-    st.integers(0, 7),
+    max_size=40,
 )
-steps = st.lists(step_of_all, max_size=40)
 
 
 class Machine:

@@ -1,7 +1,10 @@
 """Groups and blocks: nobody is made a member by somebody whom they block, and nobody else learns of that."""
 
+import asyncio
+
 import pytest
 
+from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.errors import IdReused, InvitationRefused, NotPermitted
 from hubbub_server.domain.events import MemberRole
 from tests.support.app_node import ALICE, BOB, CAROL, GROUP, AppCluster, create_group, message_id
@@ -97,3 +100,23 @@ async def test_topic_that_cannot_be_read_hides_no_other_block() -> None:
         with pytest.raises(InvitationRefused) as refused:
             await conversations.add_members(ALICE, GROUP, [CAROL, BOB])
         assert refused.value.user_ids == (BOB,)
+
+
+@pytest.mark.parametrize("turns", range(16))
+async def test_who_leaves_while_they_are_added_stays_away(turns: int) -> None:
+    """They were a member when the call came, so nobody was asked: whenever they leave, they do not come back by it."""
+    cluster = AppCluster()
+    async with settings_on(cluster) as (node, settings, conversations):
+        await create_group(node, BOB)
+        await settings.block(BOB, ALICE)
+
+        async def leave() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await conversations.remove_member(BOB, GROUP, "me")
+
+        added, _ = await asyncio.gather(conversations.add_members(ALICE, GROUP, [BOB]), leave(), return_exceptions=True)
+        assert not isinstance(added, Exception) or isinstance(added, InvitationRefused)
+        state = (await node.hub.at_head(GROUP)).state
+        assert isinstance(state, ConversationState)
+        assert BOB not in state.members

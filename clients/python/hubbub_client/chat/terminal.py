@@ -18,12 +18,14 @@ from hubbub_client.entities import mentions_of
 from hubbub_client.errors import CallFailed, OutboxFull
 from hubbub_client.kept import ConversationCounters, Counters
 from hubbub_client.model import TypingKind
+from hubbub_client.presences import Activity
 
 _DOES: Final = {
     TypingKind.TEXT: "is typing",
     TypingKind.RECORDING: "is recording",
     TypingKind.UPLOADING: "is uploading",
 }
+_IDLE_S: Final = 300.0
 _SHOWN_MAX: Final = 3  # people in the bottom line
 _ECHOES_MAX: Final = 10  # lines above the prompt
 
@@ -47,6 +49,7 @@ class Terminal:
         self._counters = Counters()
         self._own_number = 0  # of the newest line that is the user's own
         self._seen = asyncio.Event()  # something new was shown
+        self._touched = asyncio.Event()  # a key was hit
         self._session: PromptSession[str] = PromptSession(erase_when_done=True, bottom_toolbar=self._toolbar)
         self._session.default_buffer.on_text_changed += self._tell_typing
 
@@ -58,6 +61,7 @@ class Terminal:
                     tasks.create_task(self._show()),
                     tasks.create_task(self._mark_read()),
                     tasks.create_task(self._run_commands()),
+                    tasks.create_task(self._state_activity()),
                 )
                 try:
                     while True:
@@ -71,10 +75,23 @@ class Terminal:
                         task.cancel()
 
     def _tell_typing(self, buffer: Buffer) -> None:
+        self._touched.set()
         if buffer.text.strip() and not buffer.text.startswith("/"):
             self._client.start_typing(self._room.conversation_id)
         else:
             self._client.stop_typing(self._room.conversation_id)
+
+    async def _state_activity(self) -> None:
+        """Others see the user away when no key was hit for 5 minutes, if no other device is in use."""
+        while True:
+            self._client.presence.set_activity(Activity.ACTIVE)
+            self._touched.clear()
+            try:
+                async with asyncio.timeout(_IDLE_S):
+                    await self._touched.wait()
+            except TimeoutError:
+                self._client.presence.set_activity(Activity.INACTIVE)
+                await self._touched.wait()
 
     def _post(self, text: str) -> None:
         names = {name: user_id for user_id, name in self._room.names.items()}
