@@ -358,7 +358,7 @@ class SyncEngine:
         topic = self._topics.get(start.topic_id)
         if topic is None:
             ended = self._ended.get(start.topic_id)
-            if ended is not None and ended.epoch == start.epoch and ended.position > start.position:
+            if ended is not None and place(ended) > place(start):
                 return {}  # that membership is over already
             self._start(start)
             self._hear(start.topic_id, start.epoch, start.position + 1)
@@ -375,8 +375,8 @@ class SyncEngine:
             self._doubt(end.topic_id)  # its removal has not come yet: Sync fetches it
             return {}
         ended = self._ended.get(end.topic_id, end)
-        if ended.epoch == end.epoch and ended.position > end.position:
-            return {}
+        if place(ended) > place(end):
+            return {}  # an older one, perhaps of a life of the log before: the newest is yet to be told
         self._ended.pop(end.topic_id, None)
         return {end.topic_id: None}
 
@@ -405,7 +405,7 @@ class SyncEngine:
                 self._hear(topic_id, topic.cursor.epoch, head)
                 self._orphans.add(topic_id)
             self._early_count -= len(early)
-            is_told = topic.left is not None and topic.left.position >= topic.cursor.position
+            is_told = topic.left is not None and place(topic.left) >= place(topic.cursor)
             if not is_told:
                 self._ended[topic_id] = topic.cursor  # so that earlier joins and leavings are not taken for news
             self._ready.append(Delivery(events.TopicEnded(topic_id=topic_id), {topic_id: None} if is_told else {}))

@@ -12,8 +12,8 @@ from tests.unit.client.model_server import ME
 from tests.unit.client.test_sync_engine import caught_up, head, heads, heartbeat, joined, new_engine, removed, said
 
 
-def left(topic_id: str, *, own_position: int, leave_position: int) -> frame_pb2.ServerFrame:
-    news = event_pb2.ConversationLeft(conversation_id=topic_id, leave_position=leave_position, epoch=1)
+def left(topic_id: str, *, own_position: int, leave_position: int, epoch: int = 1) -> frame_pb2.ServerFrame:
+    news = event_pb2.ConversationLeft(conversation_id=topic_id, leave_position=leave_position, epoch=epoch)
     return frame_pb2.ServerFrame(
         events=[event_pb2.Event(topic_id=ME, epoch=1, position=own_position, conversation_left=news)]
     )
@@ -184,3 +184,20 @@ def test_a_membership_that_is_over_when_it_begins_is_read_to_its_end() -> None:
     engine.receive_sync(removed("c1", 3))
     assert processed(engine) == [("c1", 3), ("c1", -1)]
     assert Cursor("c1", 1, 3) not in engine.processed_cursors()
+
+
+def test_a_leaving_of_a_lost_log_is_not_taken_for_that_of_the_new_one() -> None:
+    """C19: the conversation was ahead of the own topic, which tells of memberships that are over by now."""
+    engine = SyncEngine(ME, [Cursor(ME, 1, 0), Cursor("c1", 2, 14)])
+    engine.receive_live(heads(head(ME, 3)))
+    engine.next_request()
+    engine.receive_sync(removed("c1", 15, epoch=2))
+    engine.receive_sync(left("c1", own_position=1, leave_position=8, epoch=1))
+    engine.receive_sync(joined("c1", own_position=2, join_position=14, epoch=2))
+    engine.receive_sync(left("c1", own_position=3, leave_position=15, epoch=2))
+    engine.receive_sync(caught_up(head(ME, 3)))
+    engine.finish_request()
+
+    assert processed(engine) == [("c1", 15), ("c1", -1), (ME, 1), (ME, 2), (ME, 3)]
+    assert engine.next_request() is None
+    assert engine.processed_cursors() == [Cursor(ME, 1, 3)]
