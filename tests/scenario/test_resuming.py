@@ -327,3 +327,23 @@ async def test_who_is_removed_while_away_gets_everything_up_to_the_removal_and_n
         numbers = alice.numbers(conversation_id)
         assert sorted(set(numbers)) == [1, 2, 3, 4, 5, 8]
         assert numbers == sorted(numbers)
+
+
+@pytest.mark.asyncio
+async def test_an_application_that_reads_late_gets_all_of_a_long_answer(world: World) -> None:
+    """C86: reading the answer of a Sync stops while the queue is half full, and goes on when there is room again."""
+    alice = await world.person("alice", keeps_cursors=True)
+    async with await world.person("bob") as bob:
+        async with alice:
+            conversation_id = await talk(alice, bob, 1)
+        await say(bob, conversation_id, 2, 900)
+        alice.reads = False
+        async with alice:
+            await until(lambda: not alice.client._engine.has_room)
+            async with asyncio.timeout(10):
+                async for event in alice.client.events():
+                    alice.events.append(event)
+                    if isinstance(event, CaughtUp) and alice.numbers(conversation_id)[-1] == 900:
+                        break
+
+        assert sorted(set(alice.numbers(conversation_id))) == [*range(1, 901)]
