@@ -11,7 +11,10 @@ import pytest
 
 from hubbub_client import (
     Activity,
+    ConversationSettings,
+    ConversationSettingsChanged,
     CountersChanged,
+    DeliveredMarkerMoved,
     EchoChanged,
     EchoState,
     HubbubClient,
@@ -21,7 +24,9 @@ from hubbub_client import (
     NotPermitted,
     PresenceChanged,
     PresenceState,
+    ReadFloorChanged,
     ReceiptChanged,
+    ReceiptsMode,
     UserBlocked,
     mentions_of,
     presence_watch,
@@ -296,3 +301,70 @@ async def test_the_chat_program_shows_it_and_takes_commands(world: World) -> Non
     assert said("receipt")[-1]["read_number"] == 1
     assert [line["reason"] for line in said("failed")] == ["BAD_LINE"]
     assert {line["command"]: line["lines"] for line in said("done")}["mute 10"] == ["muted for 10 minutes"]
+
+
+async def test_a_sender_sees_a_message_delivered_and_then_read(world: World) -> None:
+    """By the SDK itself: bob's application takes the message, and only then reads it. Own messages move nothing."""
+    async with await world.person("alice") as alice, await world.person("bob") as bob:
+        conversation_id = (await alice.client.create_direct(bob.user_id)).conversation_id
+        await alice.client.send(conversation_id, "one")
+        await until(lambda: bool(alice.of(ReceiptChanged)), timeout_s=20.0)
+        await until(lambda: bool(bob.of(DeliveredMarkerMoved)), timeout_s=20.0)
+        await bob.client.markers.mark_read(conversation_id, 1)
+        await until(lambda: len(alice.of(ReceiptChanged)) == 2, timeout_s=20.0)
+
+        seen = [(one.user_id, one.delivered_number, one.read_number) for one in alice.of(ReceiptChanged)]
+        assert seen == [(bob.user_id, 1, 0), (bob.user_id, 1, 1)]
+        assert [one.message_number for one in bob.of(DeliveredMarkerMoved)] == [1]
+        assert not alice.of(DeliveredMarkerMoved)
+        assert not bob.of(ReceiptChanged)
+
+
+async def test_what_was_received_just_before_leaving_is_delivered(world: World) -> None:
+    async with await world.person("alice") as alice:
+        async with await world.person("bob") as bob:
+            conversation_id = (await alice.client.create_direct(bob.user_id)).conversation_id
+            await alice.client.send(conversation_id, "one")
+            await bob.until_heard(conversation_id, 1)
+        await until(lambda: bool(alice.of(ReceiptChanged)), timeout_s=20.0)
+        (seen,) = alice.of(ReceiptChanged)
+        assert (seen.delivered_number, seen.read_number) == (1, 0)
+        await world.cluster.project()
+        (marker,) = await alice.client.markers.list_markers(conversation_id)
+        assert (marker.message_number, marker.delivered_number) == (0, 1)
+
+
+async def test_a_group_that_only_counts_tells_how_far_all_have_read(world: World) -> None:
+    async with await world.person("alice") as alice, await world.person("bob") as bob:
+        group_id = (await alice.client.create_group("group", [bob.user_id])).conversation_id
+        settings = await alice.client.update_conversation(group_id, receipts_limit=ReceiptsMode.COUNT_ONLY)
+        assert settings == ConversationSettings(receipts_limit=ReceiptsMode.COUNT_ONLY)
+        assert (await bob.client.get_conversation(group_id)).settings == settings
+        with pytest.raises(NotPermitted):
+            await bob.client.update_conversation(group_id, receipts_limit=ReceiptsMode.FULL)
+        await bob.until_count(ConversationSettingsChanged, 1)
+        (changed,) = bob.of(ConversationSettingsChanged)
+        assert (changed.actor_id, changed.settings) == (alice.user_id, settings)
+
+        text = "one @bob"
+        await alice.client.send(group_id, text, entities=mentions_of(text, {"bob": bob.user_id}))
+        await bob.until_heard(group_id, 1)
+        await bob.client.markers.mark_read(group_id, 1)
+        await until(lambda: bool(alice.of(ReadFloorChanged)), timeout_s=30.0)
+
+        assert alice.of(ReadFloorChanged)[-1] == ReadFloorChanged(conversation_id=group_id, message_number=1)
+        await world.cluster.project()
+        assert (await alice.client.markers.list_readers(group_id, 1)).read_floor_number == 1
+        assert not alice.of(ReceiptChanged)
+        mentions, next_page_token = await bob.client.markers.list_my_mentions()
+        assert [(one.conversation_id, one.text) for one in mentions] == [(group_id, text)]
+        assert next_page_token == ""
+
+
+async def test_who_blocks_the_founder_of_a_group_is_named(world: World) -> None:
+    async with await world.person("alice") as alice, await world.person("bob") as bob:
+        carol = await world.person("carol")
+        await bob.client.settings.block_user(alice.user_id)
+        with pytest.raises(NotPermitted) as refusal:
+            await alice.client.create_group("group", [bob.user_id, carol.user_id])
+        assert refusal.value.user_ids == (bob.user_id,)

@@ -16,7 +16,8 @@ from hubbub.auth.v1 import auth_service_pb2_grpc as auth_grpc
 from hubbub.chat.v1 import chat_service_pb2 as chat_pb
 from hubbub.chat.v1 import chat_service_pb2_grpc as chat_grpc
 from hubbub.chat.v1 import event_pb2, frame_pb2
-from hubbub.conversation.v1 import conversation_pb2, message_pb2
+from hubbub.chat.v1 import marker_service_pb2_grpc as markers_grpc
+from hubbub.conversation.v1 import conversation_pb2, message_pb2, read_state_pb2
 from hubbub.conversation.v1 import conversation_service_pb2 as conversations_pb
 from hubbub.conversation.v1 import conversation_service_pb2_grpc as conversations_grpc
 from hubbub.history.v1 import history_service_pb2 as history_pb
@@ -139,6 +140,7 @@ class ScriptedServer(
     auth_grpc.AuthServiceServicer,
     chat_grpc.ChatServiceServicer,
     history_grpc.HistoryServiceServicer,
+    markers_grpc.MarkerServiceServicer,
     conversations_grpc.ConversationServiceServicer,
     users_grpc.UserServiceServicer,
 ):
@@ -153,6 +155,8 @@ class ScriptedServer(
         self.logins = 0
         self.token_life_s = 600.0
         self.views: list[conversations_pb.ConversationView] = []
+        self.receipts_mode: read_state_pb2.ReceiptsMode.ValueType = read_state_pb2.RECEIPTS_MODE_OFF
+        self.delivered: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
         self.streams: list[Stream] = []
         self._new_streams: asyncio.Queue[Stream] = asyncio.Queue()
 
@@ -242,6 +246,23 @@ class ScriptedServer(
         await self._note("ListConversations", context)
         return conversations_pb.ListConversationsResponse(views=self.views)
 
+    async def GetConversation(
+        self, request: conversations_pb.GetConversationRequest, _: Context
+    ) -> conversations_pb.GetConversationResponse:
+        """Answers with a conversation of `receipts_mode`, as of its start. Not noted: clients ask when they like."""
+        view = conversations_pb.ConversationView(head=head(request.conversation_id, 0))
+        view.conversation.conversation_id = request.conversation_id
+        view.conversation.receipts_mode = self.receipts_mode
+        return conversations_pb.GetConversationResponse(view=view)
+
+    async def MarkDelivered(
+        self, request: frame_pb2.MarkDeliveredRequest, context: Context
+    ) -> frame_pb2.MarkDeliveredResponse:
+        """Keeps it in `delivered`, then answers."""
+        self.delivered.put_nowait((request.conversation_id, request.message_number))
+        await self._note("MarkDelivered", context)
+        return frame_pb2.MarkDeliveredResponse(message_number=request.message_number)
+
     async def LookupUser(self, request: users_pb.LookupUserRequest, context: Context) -> users_pb.LookupUserResponse:
         """Finds everybody."""
         await self._note("LookupUser", context)
@@ -254,8 +275,14 @@ class ScriptedServer(
     Subscribe: Any = _refuse
     SendMessage: Any = _refuse
     SetTyping: Any = _refuse
+    MarkRead: Any = _refuse
+    MarkUnread: Any = _refuse
+    ListMarkers: Any = _refuse
+    ListReaders: Any = _refuse
+    GetCounters: Any = _refuse
+    ListMentions: Any = _refuse
+    ListMyMentions: Any = _refuse
     CreateConversation: Any = _refuse
-    GetConversation: Any = _refuse
     ListMembers: Any = _refuse
     UpdateConversation: Any = _refuse
     AddMembers: Any = _refuse
@@ -273,6 +300,7 @@ async def scripted_server() -> AsyncIterator[ScriptedServer]:
     auth_grpc.add_AuthServiceServicer_to_server(scripted, server)
     chat_grpc.add_ChatServiceServicer_to_server(scripted, server)
     history_grpc.add_HistoryServiceServicer_to_server(scripted, server)
+    markers_grpc.add_MarkerServiceServicer_to_server(scripted, server)
     conversations_grpc.add_ConversationServiceServicer_to_server(scripted, server)
     users_grpc.add_UserServiceServicer_to_server(scripted, server)
     scripted.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

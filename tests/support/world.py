@@ -36,6 +36,7 @@ class Person:
     cursors: JsonCursorStore | None
     reads: bool
     keeps_counters: bool = False
+    marks_delivered: bool = True
     events: list[Event] = field(default_factory=list)
 
     async def __aenter__(self) -> Self:
@@ -48,7 +49,13 @@ class Person:
             if others:
                 self.world.streams_at[target] = others[0]
             self.client = await stack.enter_async_context(
-                HubbubClient(target, self.credentials, cursor_store=self.cursors, keeps_counters=self.keeps_counters)
+                HubbubClient(
+                    target,
+                    self.credentials,
+                    cursor_store=self.cursors,
+                    keeps_counters=self.keeps_counters,
+                    marks_delivered=self.marks_delivered,
+                )
             )
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             if self.reads:
@@ -115,7 +122,13 @@ class World:
     """See `split_channels`."""
 
     async def person(
-        self, login_name: str, *, keeps_cursors: bool = False, reads: bool = True, keeps_counters: bool = False
+        self,
+        login_name: str,
+        *,
+        keeps_cursors: bool = False,
+        reads: bool = True,
+        keeps_counters: bool = False,
+        marks_delivered: bool = True,
     ) -> Person:
         """Makes an account; use the person with `async with`. Who does not read leaves the events to the test."""
         account: ServerCredentials = await self.cluster.sign_up(login_name)
@@ -128,7 +141,7 @@ class World:
             access_expire_time=datetime.now(UTC) + timedelta(days=1),
         )
         store = JsonCursorStore(self.folder / f"{login_name}.json") if keeps_cursors else None
-        return Person(self, credentials, store, reads, keeps_counters)
+        return Person(self, credentials, store, reads, keeps_counters, marks_delivered)
 
     def rows(self) -> int:
         """Records in the log: what reading must not change."""

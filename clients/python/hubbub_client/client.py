@@ -11,12 +11,14 @@ from typing import Final, Self
 
 import grpc
 import uuid_utils
+from google.protobuf import field_mask_pb2
 from hubbub.auth.v1 import auth_service_pb2 as auth_pb
+from hubbub.conversation.v1 import conversation_pb2
 from hubbub.conversation.v1 import conversation_service_pb2 as conversations_pb
 from hubbub.history.v1 import history_service_pb2 as history_pb
 from hubbub.user.v1 import user_service_pb2 as users_pb
 
-from hubbub_client import model, wire
+from hubbub_client import kept, model, wire, wire_kept
 from hubbub_client.backoff import Backoff
 from hubbub_client.boards import Boards
 from hubbub_client.calls import ATTEMPT_TIMEOUT_S, Calls
@@ -24,6 +26,8 @@ from hubbub_client.catch_up import CatchUp
 from hubbub_client.connection import Connection
 from hubbub_client.counting import Counting
 from hubbub_client.cursor_store import CursorStore
+from hubbub_client.delivered_board import DeliveredBoard
+from hubbub_client.delivering import Delivering
 from hubbub_client.echoes import Echo, EchoState
 from hubbub_client.entities import TextEntity
 from hubbub_client.errors import (
@@ -36,7 +40,6 @@ from hubbub_client.errors import (
     SignedOut,
 )
 from hubbub_client.events import Event
-from hubbub_client.kept import Counters
 from hubbub_client.live_progress import Delivery
 from hubbub_client.markers import Markers
 from hubbub_client.outbox import Outbox
@@ -87,6 +90,9 @@ class HubbubClient:
         credentials_changed: called with each new pair of tokens before it is used, to be kept for the next run.
         call_timeout_s: how long one call may take with all its repeats.
         keeps_counters: follow what is unread, see `counters`. Costs a list of all conversations at the start.
+        marks_delivered: tell the senders, where receipts_mode is FULL, that this user's device has their messages, once
+            the application has processed them (see `events`). What waits to be told is told when the client is closed,
+            in half a second at most. False: only `markers.mark_delivered` tells.
 
     Attributes:
         markers: what is read and unread.
@@ -98,7 +104,7 @@ class HubbubClient:
     presence: Presence
     settings: Settings
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # options, by name
         self,
         target: str,
         sign_in: model.SignIn,
@@ -109,13 +115,14 @@ class HubbubClient:
         credentials_changed: Callable[[model.Credentials], None] | None = None,
         call_timeout_s: float = 30.0,
         keeps_counters: bool = False,
+        marks_delivered: bool = True,
     ) -> None:
         self._sign_in, self._credentials_changed = sign_in, credentials_changed
         self._instance_id = instance_id or str(uuid.uuid4())
         self._cursor_store, self._saved_cursors = cursor_store, list[model.Cursor]()
         self._transport = Transport(target, channel_credentials)
         self._calls = Calls(self._transport, timeout_s=call_timeout_s)
-        self._keeps_counters = keeps_counters
+        self._keeps_counters, self._marks_delivered = keeps_counters, marks_delivered
         self._outbox = Outbox(lambda: Backoff(0.2, 10.0))
         self._outbox_room = asyncio.Semaphore(OUTBOX_MAX_MESSAGES)
         self._news = asyncio.Event()
@@ -164,12 +171,17 @@ class HubbubClient:
         self._counting: Counting | None = None
         if self._boards.counters is not None:
             self._counting = Counting(self._boards.counters, self._unary, self._list_views, self._notice)
+        self._delivering: Delivering | None = None
+        if self._marks_delivered:
+            self._delivering = Delivering(DeliveredBoard(self.user_id), self._unary)
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             others = [tasks.create_task(self._catch_up.run()), tasks.create_task(self._presence_watch.run())]
             if self._counting is not None:
                 others.append(tasks.create_task(self._counting.run()))
+            if self._delivering is not None:
+                others.append(tasks.create_task(self._delivering.run()))
             if self._cursor_store is not None:
                 others.append(tasks.create_task(self._keep_cursors(self._cursor_store)))
             error = await self._connection.run(tasks)
@@ -178,8 +190,12 @@ class HubbubClient:
         self._end(error)
 
     async def _stop(self, background: asyncio.Task[None]) -> None:
-        self._end(ClientClosed("the client was closed"))
-        background.cancel()
+        try:
+            if self._delivering is not None and self._stopped is None:
+                await self._delivering.close()
+        finally:
+            self._end(ClientClosed("the client was closed"))
+            background.cancel()
         self._tokens.close()
         if self._cursor_store is not None:
             await self._save_cursors(self._cursor_store)
@@ -272,6 +288,8 @@ class HubbubClient:
             if self._unprocessed is not None:
                 self._engine.mark_processed(self._unprocessed)
                 self._connection.note_processed()
+                if self._delivering is not None:
+                    self._delivering.receive(self._unprocessed.item)
             while (delivery := self._take()) is None:
                 if isinstance(self._stopped, ClientClosed):
                     raise StopAsyncIteration
@@ -305,7 +323,7 @@ class HubbubClient:
             pass
 
     @property
-    def counters(self) -> Counters:
+    def counters(self) -> kept.Counters:
         """What is unread now, as this client knows; `is_exact` tells whether that is all that was heard of.
 
         Raises:
@@ -521,6 +539,7 @@ class HubbubClient:
 
         Raises:
             UserNotFound: one of them is nobody.
+            NotPermitted: some of them block the caller; its `user_ids` are theirs.
             IdReused: the request_id made a group of another title or other users.
         """
         request = conversations_pb.CreateConversationRequest(
@@ -539,6 +558,28 @@ class HubbubClient:
         request = conversations_pb.GetConversationRequest(conversation_id=conversation_id)
         answer = await self._unary.call(lambda stubs: stubs.conversations.GetConversation, request)
         return wire.read_conversation(answer.view)
+
+    async def update_conversation(
+        self, conversation_id: str, *, receipts_limit: kept.ReceiptsMode
+    ) -> kept.ConversationSettings:
+        """Changes the settings of a group; returns all of them. Members hear it as ConversationSettingsChanged.
+
+        Args:
+            conversation_id: which group.
+            receipts_limit: the most that members learn of each other's reading, however few they are.
+
+        Raises:
+            ConversationNotFound: the caller is not a member.
+            NotPermitted: the caller is neither owner nor admin.
+            ConversationState: the conversation is direct.
+        """
+        request = conversations_pb.UpdateConversationRequest(
+            conversation_id=conversation_id,
+            settings=conversation_pb2.ConversationSettings(receipts_limit=wire_kept.write_mode(receipts_limit)),
+            update_mask=field_mask_pb2.FieldMask(paths=["receipts_limit"]),
+        )
+        answer = await self._unary.call(lambda stubs: stubs.conversations.UpdateConversation, request)
+        return wire_kept.read_conversation_settings(answer.settings)
 
     async def list_conversations(self) -> list[model.Conversation]:
         """Lists all conversations of the caller, the one joined last first."""
@@ -564,7 +605,7 @@ class HubbubClient:
 
         Raises:
             ConversationNotFound: the caller is not a member.
-            NotPermitted: the caller is neither owner nor admin.
+            NotPermitted: the caller is neither owner nor admin, or some of them, its `user_ids`, block the caller.
             UserNotFound: one of them is nobody.
             ConversationState: the group would be too large, or the conversation is direct.
         """

@@ -83,7 +83,12 @@ class TokenExpired(CallFailed):
 
 
 class NotPermitted(CallFailed):
-    """A member without the right to do this."""
+    """A member without the right to do this, or somebody whom another user blocks."""
+
+    @property
+    def user_ids(self) -> tuple[str, ...]:
+        """Who of those who were to become members of a group blocks the caller, at most 50: leave them out."""
+        return tuple(filter(None, self.metadata.get("user_ids", "").split(",")))
 
 
 class ConversationNotFound(CallFailed):

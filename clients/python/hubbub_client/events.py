@@ -7,7 +7,7 @@ TopicReset say where that order jumps. Between topics no order is promised.
 from dataclasses import dataclass
 
 from hubbub_client.echoes import Echo
-from hubbub_client.kept import ConversationPreferences, Counters, Preferences, ReadMarker
+from hubbub_client.kept import ConversationPreferences, ConversationSettings, Counters, Preferences, ReadMarker
 from hubbub_client.model import ConversationKind, Cursor, Member, Message, TopicHead, TypingKind
 from hubbub_client.presences import Presence
 
@@ -28,6 +28,15 @@ class ConversationCreated:
     actor_id: str
     kind: ConversationKind
     title: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationSettingsChanged:
+    """The settings of a group are others; all of them, as they are now. `get_conversation` has the receipts_mode."""
+
+    cursor: Cursor
+    actor_id: str
+    settings: ConversationSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +95,16 @@ class ReadMarkerMoved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveredMarkerMoved:
+    """A device of the signed-in user has received further. What was read is received without such an event."""
+
+    cursor: Cursor
+    conversation_id: str
+    epoch: int
+    message_number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationMarkedUnread:
     """The signed-in user wants to see a conversation as unread, until the next ReadMarkerMoved of it."""
 
@@ -137,6 +156,7 @@ class PreferencesChanged:
 
 KeptEvent = (
     ReadMarkerMoved
+    | DeliveredMarkerMoved
     | ConversationMarkedUnread
     | ConversationPreferencesChanged
     | DraftChanged
@@ -157,6 +177,7 @@ class UnknownEvent:
 TopicEvent = (
     MessageReceived
     | ConversationCreated
+    | ConversationSettingsChanged
     | MembersAdded
     | MemberRemoved
     | ConversationJoined
@@ -226,13 +247,24 @@ class TypingChanged:
 class ReceiptChanged:
     """Another member has received or read further than this client was told before. Their markers only grow.
 
-    May be lost: after Connected `client.markers.list_markers` tells how far others have read.
+    May be lost: after Connected `client.markers.list_markers` tells how far others are.
     """
 
     conversation_id: str
     user_id: str
     delivered_number: int
     read_number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadFloorChanged:
+    """All members have read up to this message, where receipts_mode is COUNT_ONLY and nobody is named. It only grows.
+
+    May be lost: after Connected `client.markers.list_readers` tells it.
+    """
+
+    conversation_id: str
+    message_number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,5 +289,5 @@ class EchoChanged:
     echo: Echo
 
 
-Signal = TypingChanged | ReceiptChanged | PresenceChanged | CountersChanged | EchoChanged
+Signal = TypingChanged | ReceiptChanged | ReadFloorChanged | PresenceChanged | CountersChanged | EchoChanged
 Event = TopicEvent | GapSkipped | TopicReset | TopicEnded | Connected | CaughtUp | Disconnected | Signal

@@ -24,6 +24,16 @@ class ReceiptsMode(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationSettings:
+    """What owners and admins of a group decide for all; a direct conversation has those of a new group.
+
+    `receipts_limit`: the most that members learn of each other's reading, however few they are.
+    """
+
+    receipts_limit: ReceiptsMode = ReceiptsMode.FULL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadMarker:
     """How far a user has read: (epoch, number) of that message, and its counted number."""
 
@@ -137,16 +147,21 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberMarker:
-    """How far another member has read."""
+    """How far another member has read; `delivered_number`: and received, never less."""
 
     user_id: str
     message_number: int
+    delivered_number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readers:
-    """Who has read a message: at most 100 of them, in large conversations the number alone."""
+    """Who has read a message: at most 100 of them, in large conversations the number alone.
+
+    `read_floor_number`: every member has read up to there, as far as they show it; 0: nothing.
+    """
 
     user_ids: tuple[str, ...]
     reader_count: int
     receipts_mode: ReceiptsMode
+    read_floor_number: int

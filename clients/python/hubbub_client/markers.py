@@ -40,6 +40,20 @@ class Markers:
         )
         return wire_kept.read_marker((await self._unary.call(lambda stubs: stubs.markers.MarkRead, request)).marker)
 
+    async def mark_delivered(self, conversation_id: str, message_number: int) -> int:
+        """Tells that this device has received up to a message; returns how far the user's devices have.
+
+        The client does it by itself for what comes with its events (`marks_delivered`). Call it for what came another
+        way, with a push for example. Takes 2 s; less is returned where nothing is kept: see Preferences and
+        receipts_mode.
+
+        Raises:
+            ConversationNotFound: the caller is not a member.
+            MessageNotFound: there is none of that number.
+        """
+        request = frame_pb2.MarkDeliveredRequest(conversation_id=conversation_id, message_number=message_number)
+        return (await self._unary.call(lambda stubs: stubs.markers.MarkDelivered, request)).message_number
+
     async def mark_unread(self, conversation_id: str) -> int:
         """Shows a conversation as unread, on all devices, until it is read again; returns the position of the mark.
 
@@ -50,7 +64,7 @@ class Markers:
         return (await self._unary.call(lambda stubs: stubs.markers.MarkUnread, request)).unread_mark_position
 
     async def list_markers(self, conversation_id: str) -> list[kept.MemberMarker]:
-        """Lists how far the other members have read, as far as they show it; what is new comes as ReceiptChanged, too.
+        """Lists how far the others have received and read, as far as they show it; news come as ReceiptChanged, too.
 
         Raises:
             ConversationNotFound: the caller is not a member.
@@ -60,12 +74,17 @@ class Markers:
         answer = await self._unary.call(lambda stubs: stubs.markers.ListMarkers, request)
         for one in answer.markers:
             self._boards.receipts.learn(
-                conversation_id, one.user_id, delivered_number=0, read_number=one.message_number
+                conversation_id, one.user_id, delivered_number=one.delivered_number, read_number=one.message_number
             )
-        return [kept.MemberMarker(user_id=one.user_id, message_number=one.message_number) for one in answer.markers]
+        return [
+            kept.MemberMarker(
+                user_id=one.user_id, message_number=one.message_number, delivered_number=one.delivered_number
+            )
+            for one in answer.markers
+        ]
 
     async def list_readers(self, conversation_id: str, message_number: int) -> kept.Readers:
-        """Tells who of the others has read a message, its sender left out.
+        """Tells who of the others has read a message, its sender left out, and how far all have.
 
         Raises:
             ConversationNotFound: the caller is not a member.
@@ -74,10 +93,14 @@ class Markers:
         """
         request = markers_pb.ListReadersRequest(conversation_id=conversation_id, message_number=message_number)
         answer = await self._unary.call(lambda stubs: stubs.markers.ListReaders, request)
+        mode = wire_kept.read_mode(answer.receipts_mode)
+        if mode is kept.ReceiptsMode.COUNT_ONLY:
+            self._boards.receipts.learn_floor(conversation_id, answer.read_floor_number)
         return kept.Readers(
             user_ids=tuple(answer.user_ids),
             reader_count=answer.reader_count,
-            receipts_mode=wire_kept.read_mode(answer.receipts_mode),
+            receipts_mode=mode,
+            read_floor_number=answer.read_floor_number,
         )
 
     async def list_mentions(
@@ -94,6 +117,24 @@ class Markers:
         answer = await self._unary.call(lambda stubs: stubs.markers.ListMentions, request)
         messages = [wire.read_message(conversation_id, message) for message in answer.messages]
         return messages, answer.next_before_number
+
+    async def list_my_mentions(self, *, page_token: str = "", page_size: int = 0) -> tuple[list[Message], str]:
+        """Lists messages of all the user's conversations that mention the user, newest first, a page at a time.
+
+        Args:
+            page_token: as returned with the page before; "" begins with the newest.
+            page_size: 0 = 50, at most 200.
+
+        Returns:
+            The messages, maybe fewer than asked for or none, and `page_token` of the next page, "": there is none.
+
+        Raises:
+            InvalidField: the page_token was made up.
+        """
+        request = markers_pb.ListMyMentionsRequest(page_token=page_token, page_size=page_size)
+        answer = await self._unary.call(lambda stubs: stubs.markers.ListMyMentions, request)
+        messages = [wire.read_message(mention.conversation_id, mention.message) for mention in answer.mentions]
+        return messages, answer.next_page_token
 
     async def get_counters(self) -> kept.Counters:
         """Asks the server what is unread, once, without which conversations are muted; `client.counters` follows it."""

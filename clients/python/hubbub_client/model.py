@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import Enum
 
 from hubbub_client.entities import TextEntity
-from hubbub_client.kept import ConversationPreferences, ReadState, ReceiptsMode
+from hubbub_client.kept import ConversationPreferences, ConversationSettings, ReadState, ReceiptsMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,7 @@ class Conversation:
     receipts_mode: ReceiptsMode
     read_state: ReadState
     preferences: ConversationPreferences
+    settings: ConversationSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

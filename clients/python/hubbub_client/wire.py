@@ -14,6 +14,7 @@ from hubbub_client import events, model
 from hubbub_client.wire_entities import read_entities
 from hubbub_client.wire_kept import (
     read_conversation_preferences,
+    read_conversation_settings,
     read_marker,
     read_mode,
     read_preferences,
@@ -111,6 +112,7 @@ def read_conversation(pb: conversations_pb.ConversationView) -> model.Conversati
         receipts_mode=read_mode(pb.conversation.receipts_mode),
         read_state=read_read_state(pb.read_state),
         preferences=read_conversation_preferences(pb.preferences),
+        settings=read_conversation_settings(pb.conversation.settings),
     )
 
 
@@ -158,7 +160,7 @@ def read_gap(pb: frame_pb2.Gap) -> events.GapSkipped:
     return events.GapSkipped(start=read_cursor(getattr(pb, "from")), head=head, newest_messages=messages)
 
 
-def read_event(pb: event_pb2.Event) -> events.TopicEvent:
+def read_event(pb: event_pb2.Event) -> events.TopicEvent:  # noqa: PLR0911  # one case a kind
     """Returns one durable event; a kind that this client does not know becomes UnknownEvent."""
     cursor = model.Cursor(pb.topic_id, pb.epoch, pb.position)
     match pb.WhichOneof("kind"):
@@ -169,6 +171,9 @@ def read_event(pb: event_pb2.Event) -> events.TopicEvent:
             created = pb.conversation_created.conversation
             kind = _KINDS.get(created.kind, model.ConversationKind.UNKNOWN)
             return events.ConversationCreated(cursor=cursor, actor_id=pb.actor_id, kind=kind, title=created.title)
+        case "conversation_settings_changed":
+            settings = read_conversation_settings(pb.conversation_settings_changed.settings)
+            return events.ConversationSettingsChanged(cursor=cursor, actor_id=pb.actor_id, settings=settings)
         case "members_added":
             members = tuple(map(read_member, pb.members_added.members))
             return events.MembersAdded(cursor=cursor, actor_id=pb.actor_id, members=members)
@@ -193,13 +198,23 @@ def read_event(pb: event_pb2.Event) -> events.TopicEvent:
             return _read_kept(pb, cursor) or events.UnknownEvent(cursor=cursor, message_number=pb.message_number)
 
 
-def _read_kept(pb: event_pb2.Event, cursor: model.Cursor) -> events.KeptEvent | None:
+def _read_kept(  # noqa: PLR0911  # one case a kind
+    pb: event_pb2.Event, cursor: model.Cursor
+) -> events.KeptEvent | None:
     """Returns an event about what the user keeps; None: it is of another kind."""
     match pb.WhichOneof("kind"):
         case "read_marker_moved":
             moved = pb.read_marker_moved
             return events.ReadMarkerMoved(
                 cursor=cursor, conversation_id=moved.conversation_id, marker=read_marker(moved.marker)
+            )
+        case "delivered_marker_moved":
+            received = pb.delivered_marker_moved
+            return events.DeliveredMarkerMoved(
+                cursor=cursor,
+                conversation_id=received.conversation_id,
+                epoch=received.epoch,
+                message_number=received.message_number,
             )
         case "conversation_marked_unread":
             conversation_id = pb.conversation_marked_unread.conversation_id

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from google.protobuf import timestamp_pb2
 from hubbub.chat.v1 import marker_service_pb2 as markers_pb
-from hubbub.conversation.v1 import read_state_pb2
+from hubbub.conversation.v1 import conversation_pb2, read_state_pb2
 from hubbub.user.v1 import preferences_pb2
 from hubbub.user.v1 import settings_service_pb2 as settings_pb
 
@@ -21,6 +21,7 @@ _MODES = {
     read_state_pb2.RECEIPTS_MODE_FULL: kept.ReceiptsMode.FULL,
     read_state_pb2.RECEIPTS_MODE_COUNT_ONLY: kept.ReceiptsMode.COUNT_ONLY,
 }
+_MODES_TO_PB = {mode: pb for pb, mode in _MODES.items()} | {kept.ReceiptsMode.OFF: read_state_pb2.RECEIPTS_MODE_OFF}
 _VISIBILITIES = {
     preferences_pb2.PRESENCE_VISIBILITY_EVERYONE: kept.PresenceVisibility.EVERYONE,
     preferences_pb2.PRESENCE_VISIBILITY_CONTACTS: kept.PresenceVisibility.CONTACTS,
@@ -46,6 +47,18 @@ def read_level(pb: read_state_pb2.NotificationLevel.ValueType) -> kept.Notificat
 def read_mode(pb: read_state_pb2.ReceiptsMode.ValueType) -> kept.ReceiptsMode:
     """Returns what members learn of each other's reading."""
     return _MODES.get(pb, kept.ReceiptsMode.OFF)
+
+
+def read_conversation_settings(pb: conversation_pb2.ConversationSettings) -> kept.ConversationSettings:
+    """Returns what owners and admins decided; without a limit it is that of a new group."""
+    limit = pb.receipts_limit
+    is_unset = limit == read_state_pb2.RECEIPTS_MODE_UNSPECIFIED
+    return kept.ConversationSettings() if is_unset else kept.ConversationSettings(receipts_limit=read_mode(limit))
+
+
+def write_mode(mode: kept.ReceiptsMode) -> read_state_pb2.ReceiptsMode.ValueType:
+    """Returns the message for what members learn of each other's reading."""
+    return _MODES_TO_PB[mode]
 
 
 def read_marker(pb: read_state_pb2.ReadMarker) -> kept.ReadMarker:

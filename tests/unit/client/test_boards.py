@@ -11,6 +11,7 @@ from hubbub.presence.v1 import presence_service_pb2 as presence_pb
 from hubbub_client.echoes import Echo, EchoBoard, EchoState
 from hubbub_client.entities import BroadcastAudience, BroadcastMention, UserMention, mentions_of
 from hubbub_client.errors import NotPermitted
+from hubbub_client.events import ReadFloorChanged, ReceiptChanged
 from hubbub_client.model import Cursor, Sent
 from hubbub_client.presence_board import WATCHED_MAX, PresenceBoard
 from hubbub_client.presences import PresenceState
@@ -100,6 +101,7 @@ def marker(number: int, *, is_read: bool = True, user_id: str = "u2") -> frame_p
 def told(board: ReceiptBoard) -> list[tuple[str, int, int]]:
     taken = []
     while (change := board.take()) is not None:
+        assert isinstance(change, ReceiptChanged)
         taken.append((change.user_id, change.delivered_number, change.read_number))
     return taken
 
@@ -120,12 +122,34 @@ def test_receipts_only_grow_and_what_is_read_was_delivered() -> None:
     assert board.of("c1", "u2") == (0, 0)
 
 
+def floor(number: int) -> frame_pb2.Signal:
+    return frame_pb2.Signal(conversation_id="c1", read_floor=frame_pb2.ReadFloor(message_number=number))
+
+
+def test_a_read_floor_names_nobody_and_only_grows() -> None:
+    board = ReceiptBoard()
+    board.receive(floor(3))
+    board.receive(floor(5))
+    board.receive(floor(4))
+    assert board.take() == ReadFloorChanged(conversation_id="c1", message_number=5)
+    assert board.take() is None
+    board.learn_floor("c1", 5)
+    assert board.take() is None
+    board.forget("c1")
+    board.receive(floor(1))
+    assert board.take() == ReadFloorChanged(conversation_id="c1", message_number=1)
+
+
 def test_receipts_are_bounded() -> None:
     board = ReceiptBoard()
     for number in range(KEPT_MAX + 1):
         board.learn("c1", f"u{number}", delivered_number=1)
     assert board.of("c1", "u0") == (0, 0)
     assert len(told(board)) == KEPT_MAX
+    for number in range(KEPT_MAX + 1):
+        board.learn_floor(f"c{number}", 1)
+    first = board.take()
+    assert first == ReadFloorChanged(conversation_id="c1", message_number=1)
 
 
 # ---- presence

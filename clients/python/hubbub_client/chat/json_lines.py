@@ -10,7 +10,7 @@ import uuid_utils
 
 from hubbub_client import events
 from hubbub_client.chat.commands import Commands
-from hubbub_client.chat.room import Echoed, Item, Line, Ready, Receipt, Room, There, Typing, Unread
+from hubbub_client.chat.room import Echoed, Item, Line, ReadByAll, Ready, Receipt, Room, There, Typing, Unread
 from hubbub_client.client import HubbubClient
 from hubbub_client.entities import mentions_of
 from hubbub_client.errors import CallFailed, HubbubError, first_error
@@ -88,6 +88,8 @@ class JsonLines:
                     delivered_number=item.delivered_number,
                     read_number=item.read_number,
                 )
+            case ReadByAll(message_number=number):
+                self._write(type="read_by_all", message_number=number)
             case Unread(counters=counters):
                 self._write(type="counters", **_counters_fields(counters))
             case Echoed():

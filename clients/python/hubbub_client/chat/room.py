@@ -68,6 +68,13 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadByAll:
+    """All members have read up to this message, where nobody is named."""
+
+    message_number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Echoed:
     """A line that was posted here is pending, sent or failed."""
 
@@ -82,7 +89,7 @@ class Unread:
 
 
 State = events.Connected | events.Disconnected | events.CaughtUp | events.TopicEnded
-Item = Line | Ready | Typing | There | Receipt | Echoed | Unread | State
+Item = Line | Ready | Typing | There | Receipt | ReadByAll | Echoed | Unread | State
 
 
 class Room:
@@ -147,6 +154,8 @@ class Room:
                         delivered_number=event.delivered_number,
                         read_number=event.read_number,
                     )
+                case events.ReadFloorChanged(conversation_id=self.conversation_id, message_number=number):
+                    yield ReadByAll(message_number=number)
                 case events.PresenceChanged(presence=presence):
                     yield There(sender=await self._name(presence.user_id), presence=presence)
                 case events.EchoChanged(echo=echo) if echo.conversation_id == self.conversation_id:

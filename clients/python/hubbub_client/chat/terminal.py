@@ -11,7 +11,7 @@ from prompt_toolkit.patch_stdout import patch_stdout
 
 from hubbub_client import events
 from hubbub_client.chat.commands import BadCommand, Commands, describe, describe_unread
-from hubbub_client.chat.room import Echoed, Item, Line, Ready, Receipt, Room, There, Typing, Unread
+from hubbub_client.chat.room import Echoed, Item, Line, ReadByAll, Ready, Receipt, Room, There, Typing, Unread
 from hubbub_client.client import HubbubClient
 from hubbub_client.echoes import EchoState
 from hubbub_client.entities import mentions_of
@@ -46,6 +46,7 @@ class Terminal:
         self._typing: dict[str, str] = {}
         self._there: dict[str, str] = {}
         self._receipts: dict[str, Receipt] = {}
+        self._read_by_all = 0  # the number up to which everybody has read
         self._counters = Counters()
         self._own_number = 0  # of the newest line that is the user's own
         self._seen = asyncio.Event()  # something new was shown
@@ -139,6 +140,8 @@ class Terminal:
                 self._there[presence.user_id] = f"{sender} {describe(presence)}"
             case Receipt(user_id=user_id):
                 self._receipts[user_id] = item
+            case ReadByAll(message_number=number):
+                self._read_by_all = max(self._read_by_all, number)
             case Unread(counters=counters):
                 self._counters = counters
             case Echoed(echo=echo):
@@ -179,15 +182,17 @@ class Terminal:
         return " " + " · ".join(part for part in (*parts, *list(self._typing.values())[:_SHOWN_MAX]) if part)
 
     def _receipt_mark(self) -> str:
-        """Tells what became of the newest own line: durable, received or read by others."""
+        """Tells what became of the newest own line: durable, or who has received it and who of them has read it."""
         number = self._own_number
         if not number:
             return ""
-        readers = [receipt.sender for receipt in self._receipts.values() if receipt.read_number >= number]
-        if readers:
-            return f"✓✓ #{number} read by {', '.join(readers[:_SHOWN_MAX])}{'…' if readers[_SHOWN_MAX:] else ''}"
-        is_delivered = any(receipt.delivered_number >= number for receipt in self._receipts.values())
-        return f"✓✓ #{number}" if is_delivered else f"✓ #{number}"
+        if self._read_by_all >= number:
+            return f"✓✓ #{number} read by all"
+        receipts = self._receipts.values()
+        readers = [receipt.sender for receipt in receipts if receipt.read_number >= number]
+        others = [receipt.sender for receipt in receipts if receipt.delivered_number >= number > receipt.read_number]
+        parts = [f"{done} by {_few(names)}" for done, names in (("read", readers), ("received", others)) if names]
+        return f"✓✓ #{number} {', '.join(parts)}" if parts else f"✓ #{number}"
 
     def _elsewhere(self) -> str:
         """Tells what is unread in other conversations."""
@@ -205,6 +210,10 @@ class Terminal:
             is_muted=False,
         )
         return f"{describe_unread(total)} unread elsewhere"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN_MAX]) + ("…" if names[_SHOWN_MAX:] else "")
 
 
 def _print(style: str, label: str, text: str = "") -> None:
