@@ -83,7 +83,7 @@ async def measure_streams(seconds: float, rounds: int, scale: float) -> None:
             async with receiving([plan] * 2) as processes:
                 send = partial(send_steadily, target, sends_per_s)
                 await send(_WARM_UP_S)
-                idle_us[str(opened)] = round(median([await _idle_us(target, seconds) for _ in range(rounds)]))
+                idle_us[str(opened)] = round(await _idle_us(target, seconds))
                 taken = [await measure_round(target, processes, send, seconds) for _ in range(rounds)]
             all_of_it_us = median(each["cpu_us"] for each in taken) * opened
             points.append((opened, all_of_it_us - idle_us[str(opened)] / sends_per_s))
@@ -102,7 +102,7 @@ async def measure_streams(seconds: float, rounds: int, scale: float) -> None:
 
 
 async def _idle_us(target: Target, seconds: float) -> float:
-    """Measures the CPU of a second without sends, in µs."""
+    """Measures the CPU of a second without sends, in µs. Not for long: the stream that sends would count as silent."""
     before_s = sum(map(cpu_s, target.delivering))
     await asyncio.sleep(seconds)
     return (sum(map(cpu_s, target.delivering)) - before_s) / seconds * 1e6

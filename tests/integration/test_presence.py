@@ -176,10 +176,8 @@ async def all_are(
     watch: WatchClient, user_ids: list[UserId], state: str, *, after: str = "", within_s: float = 2 * LEASE_S
 ) -> None:
     """Reads until all users are so, and one of them was told to be `after` before."""
-    loop = asyncio.get_running_loop()
-    begun_s = loop.time()
-    while after and after not in {watch.state(user_id) for user_id in user_ids}:
-        await watch.read()
-    while {watch.state(user_id) for user_id in user_ids} != {state}:
-        await watch.read()
-    assert loop.time() - begun_s <= within_s
+    async with asyncio.timeout(within_s):
+        while after and after not in {watch.state(user_id) for user_id in user_ids}:
+            await watch.read()
+        while {watch.state(user_id) for user_id in user_ids} != {state}:
+            await watch.read()

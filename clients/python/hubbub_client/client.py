@@ -300,14 +300,15 @@ class HubbubClient:
         finally:
             self._is_read = False
         self._unprocessed = delivery
-        if self._engine.has_room and self._engine.is_behind:
-            self._catch_up.wake()
         return delivery.item
 
     def _take(self) -> Delivery | None:
         if (change := self._boards.take_before(time.monotonic())) is not None:
             return Delivery(change, {})
-        if (delivery := self._engine.take()) is not None:
+        delivery = self._engine.take()
+        if self._engine.has_room and self._engine.is_fetching:
+            self._catch_up.wake()  # also when nothing is handed over: what the application has already made room too
+        if delivery is not None:
             return delivery
         return None if (change := self._boards.take_after()) is None else Delivery(change, {})
 

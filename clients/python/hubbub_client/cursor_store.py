@@ -16,6 +16,9 @@ class CursorStore(Protocol):
     They cover what `events()` had yielded when the application asked for the next item. After a crash the newest
     items may come again; an application that must not see one twice compares `item.cursor` with what it stored in the
     same transaction as the item itself.
+
+    The user's own topic may be in them twice: keep both, in their order. A store that keeps the last one only repeats
+    some `ConversationJoined` and other events of the own topic after a restart; nothing is missed.
     """
 
     async def load(self, user_id: str) -> Sequence[Cursor]:

@@ -193,7 +193,8 @@ class GapSkipped:
     """More was missed than the server sends again: events after `start` up to `head` are left out.
 
     What the application holds of the topic is stale; `newest_messages` are current, older ones come by
-    `list_messages`. On the user's own topic: read `list_conversations` again.
+    `list_messages`. On the user's own topic: read `list_conversations` again; memberships that began and ended in what
+    was skipped are not told. Its `start` may lie before the newest cursor that was handed over, right after a restart.
     """
 
     start: Cursor

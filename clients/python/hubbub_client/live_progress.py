@@ -10,10 +10,14 @@ from hubbub_client.model import Cursor
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One item for the application, and the cursors that hold once it is processed (None: forget the topic)."""
+    """One item for the application, and the cursors that hold once it is processed (None: forget the topic).
+
+    `pending`: where a conversation has to come before a later run need not read this event of the own topic again.
+    """
 
     item: events.Event
     cursors: Mapping[str, Cursor | None]
+    pending: Cursor | None = None
 
 
 class LiveProgress:

@@ -22,7 +22,9 @@ answers to sends come too.
 
 Who is in which conversation comes from the user's own topic: ConversationJoined starts a topic one position before
 the join, the user's own MemberRemoved ends it (or lets it jump to a later join that is known already). A client
-without cursors starts every topic at the head that the first complete Heads name.
+without cursors starts every topic at the head that the first complete Heads name. What the own topic told and a
+conversation had not come to when the process ended is read again from the own topic (`processed_cursors.py`): it is
+followed where the conversation still has it ahead, and not handed over again.
 """
 
 from collections import deque
@@ -39,6 +41,7 @@ from hubbub_client.boards import Boards
 from hubbub_client.errors import ConversationNotFound, error_of_status
 from hubbub_client.live_progress import Delivery, LiveProgress
 from hubbub_client.model import Cursor
+from hubbub_client.processed_cursors import ProcessedCursors, place
 
 REQUEST_MAX_CURSORS: Final = 500
 # The own topic had no event when this client was new, so Heads did not name it: its first event will tell the epoch.
@@ -59,11 +62,6 @@ class _Topic:
         return self.doubted or self.head > self.cursor.position
 
 
-def _place(cursor: Cursor) -> tuple[int, int]:
-    """Returns what orders cursors of one topic: a later epoch is a later life of the topic."""
-    return cursor.epoch, cursor.position
-
-
 @dataclass(frozen=True, slots=True)
 class _Asked:
     """What a topic was like when it went into the request."""
@@ -79,7 +77,7 @@ class SyncEngine:
 
     Args:
         user_id: the signed-in user, whose own topic has this id.
-        cursors: where an earlier run stopped; without any the client is new and starts at the heads.
+        cursors: `processed_cursors()` of an earlier run; without any the client is new and starts at the heads.
         ready_limit: items that wait for the application before live events are left to Sync. One frame may exceed it.
         early_limit: events kept aside because an earlier one of their topic is missing, over all topics.
         boards: hears of everything that is handed over, and of heads; made when not given.
@@ -96,8 +94,11 @@ class SyncEngine:
     ) -> None:
         self._user_id = user_id
         self._ready_limit, self._early_limit = ready_limit, early_limit
-        self._topics = {cursor.topic_id: _Topic(cursor, cursor.position) for cursor in cursors}
-        self._processed = {topic.cursor.topic_id: topic.cursor for topic in self._topics.values()}
+        self._processed = ProcessedCursors(user_id, cursors)
+        self._topics = {each: _Topic(cursor, cursor.position) for each, cursor in self._processed.topics.items()}
+        # Up to here the own topic is read again; it holds for conversations that it is ahead of, the rest is over.
+        self._told_before = self._processed.told_before
+        self._before = {} if self._told_before is None else dict(self._processed.topics)
         # New: no joins are known, so every topic of the first complete Heads starts at its head.
         self._is_new = user_id not in self._topics
         self._unclaimed: dict[str, tuple[int, int]] = {}  # (epoch, head) of topics whose join has not come yet
@@ -119,6 +120,9 @@ class SyncEngine:
         self.boards = boards or Boards(user_id)
         if (own := self._topics.get(user_id)) is not None:
             self.boards.start_own(own.cursor.position)
+            if self._told_before is not None:
+                own.head = self._told_before.position
+                self._judge(own)
         self.relist_needed = False
 
     # ---- what the application takes
@@ -127,26 +131,25 @@ class SyncEngine:
         """Returns the next item, or None when none is ready. The one before it is processed by then."""
         while self._ready:
             delivery = self._ready.popleft()
-            if isinstance(delivery, Delivery):
+            if not isinstance(delivery, Delivery):
+                self._processed.move(delivery)
+            elif self._processed.has(delivery.item):
+                self.mark_processed(delivery)
+            else:
                 return delivery
-            self._move(delivery)
         return None
 
     def mark_processed(self, delivery: Delivery) -> None:
         """Notes that the application has processed an item: `processed_cursors` and `progress` move with it."""
-        self._move(delivery.cursors)
+        self._processed.process(delivery)
         self.progress.mark_processed(delivery)
 
-    def _move(self, cursors: Mapping[str, Cursor | None]) -> None:
-        for topic_id, cursor in cursors.items():
-            if cursor is None:
-                self._processed.pop(topic_id, None)
-            else:
-                self._processed[topic_id] = cursor
-
     def processed_cursors(self) -> list[Cursor]:
-        """Returns where a later run resumes without missing anything; empty until the first Heads were complete."""
-        return [] if self._is_new else list(self._processed.values())
+        """Returns where a later run resumes without missing anything; empty until the first Heads were complete.
+
+        The own topic may be in it twice (`processed_cursors.py`).
+        """
+        return [] if self._is_new else self._processed.resume()
 
     def announce(self, item: events.Connected | events.CaughtUp | events.Disconnected) -> None:
         """Queues news of the connection between the events; dropped when the application reads nothing at all."""
@@ -162,6 +165,11 @@ class SyncEngine:
     def is_behind(self) -> bool:
         """Tells whether something was heard of that is not handed over or ready."""
         return bool(self._behind)
+
+    @property
+    def is_fetching(self) -> bool:
+        """Tells whether something is behind, or the answer to a request is still read: it may wait for room."""
+        return self.is_behind or self._request is not None
 
     @property
     def is_caught_up(self) -> bool:
@@ -217,7 +225,7 @@ class SyncEngine:
             self._named.add(topic_id)
             self.boards.hear_head(head)
             if self._is_new and topic_id not in self._topics:
-                self._processed[topic_id] = self._start(wire.read_cursor(head.cursor)).cursor
+                self._processed.move({topic_id: self._start(wire.read_cursor(head.cursor)).cursor})
             else:
                 self._hear_head(head)
                 if topic_id not in self._topics and not self._heads_complete:
@@ -227,7 +235,7 @@ class SyncEngine:
 
     def _complete_heads(self) -> None:
         if self._is_new and self._user_id not in self._topics:
-            self._processed[self._user_id] = self._start(Cursor(self._user_id, _NO_EPOCH, 0)).cursor
+            self._processed.move({self._user_id: self._start(Cursor(self._user_id, _NO_EPOCH, 0)).cursor})
         if not self._is_resumed:
             # Every conversation of the user was named, so the others ended while nobody listened.
             for topic_id in set(self._topics) - self._named - {self._user_id}:
@@ -312,37 +320,51 @@ class SyncEngine:
         topic.cursor = Cursor(event.topic_id, event.epoch, event.position)
         self.boards.receive_event(event)
         cursors: dict[str, Cursor | None] = {event.topic_id: topic.cursor}
+        pending = None
         if event.topic_id == self._user_id:
-            cursors.update(self._follow_own(event))
-        self._ready.append(Delivery(wire.read_event(event), cursors))
+            moved, pending = self._follow_own(event)
+            cursors.update(moved)
+        self._ready.append(Delivery(wire.read_event(event), cursors, pending))
         self._judge(topic)
         if event.WhichOneof("kind") == "member_removed" and event.member_removed.user_id == self._user_id:
             self._end(topic)
 
-    def _follow_own(self, event: event_pb2.Event) -> dict[str, Cursor | None]:
-        """Starts or stretches the conversation that an event of the own topic is about."""
+    def _follow_own(self, event: event_pb2.Event) -> tuple[dict[str, Cursor | None], Cursor | None]:
+        """Starts or stretches the conversation that an event of the own topic is about.
+
+        Returns the cursors that move with the event, and where the conversation is when it has followed.
+        """
         match event.WhichOneof("kind"):
             case "conversation_joined":
                 joined = event.conversation_joined
-                return self._join(Cursor(joined.conversation_id, joined.epoch, joined.join_position - 1))
+                start = Cursor(joined.conversation_id, joined.epoch, joined.join_position - 1)
+                return {} if self._is_over(event, start) else self._join(start), start
             case "conversation_left":
                 left = event.conversation_left
-                return self._leave(Cursor(left.conversation_id, left.epoch, left.leave_position))
+                end = Cursor(left.conversation_id, left.epoch, left.leave_position)
+                beyond = Cursor(left.conversation_id, left.epoch, left.leave_position + 1)
+                return {} if self._is_over(event, end) else self._leave(end), beyond
             case _:
-                pass
-        return {}
+                return {}, None
+
+    def _is_over(self, event: event_pb2.Event, change: Cursor) -> bool:
+        """Tells whether an event of the own topic is read again whose conversation had followed it."""
+        if self._told_before is None or (event.epoch, event.position) > place(self._told_before):
+            return False
+        before = self._before.get(change.topic_id)
+        return before is None or place(change) < place(before)
 
     def _join(self, start: Cursor) -> dict[str, Cursor | None]:
         topic = self._topics.get(start.topic_id)
         if topic is None:
             ended = self._ended.get(start.topic_id)
-            if ended is not None and ended.epoch == start.epoch and ended.position > start.position:
+            if ended is not None and place(ended) > place(start):
                 return {}  # that membership is over already
             self._start(start)
             self._hear(start.topic_id, start.epoch, start.position + 1)
             return {start.topic_id: start}
         if start != topic.cursor and start not in topic.joins:
-            topic.joins = sorted((*topic.joins, start), key=_place)  # the list may have told a later one before
+            topic.joins = sorted((*topic.joins, start), key=place)  # the list may have told a later one before
         return {}
 
     def _leave(self, end: Cursor) -> dict[str, Cursor | None]:
@@ -353,8 +375,8 @@ class SyncEngine:
             self._doubt(end.topic_id)  # its removal has not come yet: Sync fetches it
             return {}
         ended = self._ended.get(end.topic_id, end)
-        if ended.epoch == end.epoch and ended.position > end.position:
-            return {}
+        if place(ended) > place(end):
+            return {}  # an older one, perhaps of a life of the log before: the newest is yet to be told
         self._ended.pop(end.topic_id, None)
         return {end.topic_id: None}
 
@@ -376,14 +398,14 @@ class SyncEngine:
         self._behind.pop(topic_id, None)
         self._stalled.discard(topic_id)
         early, topic.early = topic.early, {}
-        joins = [start for start in topic.joins if _place(start) >= _place(topic.cursor)]
+        joins = [start for start in topic.joins if place(start) >= place(topic.cursor)]
         self.boards.forget(topic_id, is_rejoined=bool(joins))
         if not joins:
             if head > topic.cursor.position:  # it goes on with this user, so there is another join
                 self._hear(topic_id, topic.cursor.epoch, head)
                 self._orphans.add(topic_id)
             self._early_count -= len(early)
-            is_told = topic.left is not None and topic.left.position >= topic.cursor.position
+            is_told = topic.left is not None and place(topic.left) >= place(topic.cursor)
             if not is_told:
                 self._ended[topic_id] = topic.cursor  # so that earlier joins and leavings are not taken for news
             self._ready.append(Delivery(events.TopicEnded(topic_id=topic_id), {topic_id: None} if is_told else {}))
@@ -393,6 +415,9 @@ class SyncEngine:
         fresh = self._start(restart)
         fresh.joins = joins[1:]
         self._hear(topic_id, restart.epoch, restart.position + 1)
+        if topic.left is not None and place(topic.left) > place(restart):
+            fresh.left = topic.left  # this membership is over too: the open answer may be cut before its removal
+            self._doubt(topic_id)
         if restart.epoch != topic.cursor.epoch:
             self._early_count -= len(early)
             return

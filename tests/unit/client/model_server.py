@@ -53,9 +53,14 @@ class Log:
 
 
 class ModelServer:
-    """Logs, one live stream with a queue for each topic, and answers to Sync."""
+    """Logs, one live stream with a queue for each topic, and answers to Sync.
 
-    def __init__(self) -> None:
+    Args:
+        sync_events: when more events are missing, a Gap is told instead.
+    """
+
+    def __init__(self, sync_events: int = SYNC_EVENTS) -> None:
+        self.sync_events = sync_events
         self.logs = {ME: Log(ME)}
         self.live: dict[str, deque[frame_pb2.ServerFrame]] = {}
         self.is_open = False
@@ -165,7 +170,7 @@ class ModelServer:
         if cursor.epoch != log.epoch or (log.is_member and cursor.position > last):
             if log.is_member:
                 return [frame_pb2.ServerFrame(reset=frame_pb2.Reset(head=head))]
-        elif cursor.position < log.base or last - cursor.position > SYNC_EVENTS:
+        elif cursor.position < log.base or last - cursor.position > self.sync_events:
             gap = frame_pb2.Gap(head=head)
             getattr(gap, "from").CopyFrom(
                 conversation_pb2.Cursor(topic_id=log.topic_id, epoch=cursor.epoch, position=cursor.position)

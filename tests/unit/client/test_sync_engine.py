@@ -210,10 +210,10 @@ def test_a_late_event_does_not_hide_the_newer_epoch_of_a_topic_whose_join_has_no
     assert engine.next_request() == [Cursor("c3", 1, 1)]
 
 
-def removed(topic_id: str, position: int) -> frame_pb2.ServerFrame:
+def removed(topic_id: str, position: int, epoch: int = 1) -> frame_pb2.ServerFrame:
     gone = event_pb2.MemberRemoved(user_id=ME)
     return frame_pb2.ServerFrame(
-        events=[event_pb2.Event(topic_id=topic_id, epoch=1, position=position, member_removed=gone)]
+        events=[event_pb2.Event(topic_id=topic_id, epoch=epoch, position=position, member_removed=gone)]
     )
 
 

@@ -12,7 +12,7 @@ from hubbub_client import events, wire
 from hubbub_client.live_progress import Delivery
 from hubbub_client.model import Cursor
 from hubbub_client.sync_engine import SyncEngine
-from tests.unit.client.model_server import ME, ModelServer
+from tests.unit.client.model_server import ME, SYNC_EVENTS, Log, ModelServer
 
 TOPICS = ("c1", "c2", "c3")
 topics = st.sampled_from(TOPICS)
@@ -26,6 +26,7 @@ class Application:
         self.last: dict[str, Cursor] = {}
         self.ended: dict[str, Cursor] = {}
         self.own_was_skipped = False
+        self.own_again: Cursor | None = None  # from where this run reads the own topic again
         self.texts: dict[Cursor, events.TopicEvent] = {}
 
     def read(self, delivery: Delivery) -> None:
@@ -33,7 +34,7 @@ class Application:
             case events.Connected() | events.CaughtUp() | events.Disconnected():
                 return
             case events.GapSkipped(start=start, head=head):
-                if start.topic_id in self.last:
+                if start.topic_id in self.last and not self._is_read_again(start):
                     assert start == self.last[start.topic_id]
                 assert head.cursor.position > start.position
                 self._jump(head.cursor)
@@ -50,6 +51,13 @@ class Application:
         """What happened before the own topic began is not owed."""
         for log in self.server.logs.values():
             self.ended.setdefault(log.topic_id, wire.read_head(log.head).cursor)
+
+    def _is_read_again(self, start: Cursor) -> bool:
+        """Tells whether the own topic is read again from there; a Gap says so, though the application has more."""
+        again = self.own_again
+        if again is None or start.topic_id != ME:
+            return False
+        return again.position <= start.position < self.last[ME].position
 
     def _jump(self, head: Cursor) -> None:
         self.last[head.topic_id] = head
@@ -83,18 +91,31 @@ class Application:
             assert cursor.position == 1
             return
         assert (cursor.epoch, cursor.position) in log.joins
-        ended = self.ended.get(cursor.topic_id, Cursor(cursor.topic_id, cursor.epoch, 0))
-        if ended.epoch == cursor.epoch and not self.own_was_skipped:
-            later = [position for epoch, position in log.joins if epoch == cursor.epoch and position > ended.position]
-            assert cursor.position == min(later)
+        if not self.own_was_skipped:
+            assert cursor.position == min(self._later_joins(log, cursor.epoch), default=cursor.position)
+
+    def _later_joins(self, log: Log, epoch: int) -> list[int]:
+        """Where memberships of this epoch began after what was told as ended; none when that was another epoch."""
+        ended = self.ended.get(log.topic_id, Cursor(log.topic_id, epoch, 0))
+        if ended.epoch != epoch:
+            return []
+        return [position for each, position in log.joins if each == epoch and position > ended.position]
+
+    def assert_nothing_is_left_out(self) -> None:
+        """A membership that is over was told too, unless its events are lost or the own topic was skipped."""
+        for log in self.server.logs.values():
+            if log.topic_id not in self.last and not self.own_was_skipped:
+                assert self._later_joins(log, log.epoch) == [], log.topic_id
 
 
 class Frames(RuleBasedStateMachine):
     """One client and one server; every step moves one of them or loses something between them."""
 
+    sync_events = SYNC_EVENTS
+
     def __init__(self) -> None:
         super().__init__()
-        self.server = ModelServer()
+        self.server = ModelServer(self.sync_events)
         self.application = Application(self.server)
         self.engine = SyncEngine(ME, ready_limit=6, early_limit=3)
         self.answer: list[frame_pb2.ServerFrame] | None = None
@@ -249,16 +270,18 @@ class Frames(RuleBasedStateMachine):
             if log.topic_id != ME
         )
 
-    @rule()
-    def restart(self) -> None:
-        """The process ends when the application has read what was ready; a new one goes on by its cursors."""
-        self.read(10_000)
+    @rule(is_killed=st.booleans())
+    def restart(self, is_killed: bool) -> None:
+        """The process ends, or is killed with what was ready; a new one goes on by the cursors of what was read."""
+        if not is_killed:
+            self.read(10_000)
         if not (cursors := self.engine.processed_cursors()) or self.engine.relist_needed:
             return
         if self.server.is_open:
             self.server.cut()
         self.answer, self.asked = None, []
         self.engine = SyncEngine(ME, cursors, ready_limit=6, early_limit=3)
+        self.application.own_again = [cursor for cursor in cursors if cursor.topic_id == ME][-1]
         for cursor in cursors:
             # The own topic had not told yet that it ended: the new process begins where it ended.
             if cursor.epoch:
@@ -291,6 +314,7 @@ class Frames(RuleBasedStateMachine):
         for log in self.server.mine():
             assert self.application.last.get(log.topic_id) == wire.read_head(log.head).cursor, log.topic_id
         assert set(self.application.last) - {ME} == {log.topic_id for log in self.server.mine()} - {ME}
+        self.application.assert_nothing_is_left_out()
 
     def _settle(self) -> None:
         self.read(10_000)
