@@ -123,7 +123,7 @@ class SyncEngine:
             if self._told_before is not None:
                 own.head = self._told_before.position
                 self._judge(own)
-        self.relist_needed = False
+        self.relist_needed = self._own_was_skipped = False
 
     # ---- what the application takes
 
@@ -404,6 +404,8 @@ class SyncEngine:
             if head > topic.cursor.position:  # it goes on with this user, so there is another join
                 self._hear(topic_id, topic.cursor.epoch, head)
                 self._orphans.add(topic_id)
+                # The own topic has told of it most likely. The list knows the newest membership alone: it comes last.
+                self._doubt(self._user_id)
             self._early_count -= len(early)
             is_told = topic.left is not None and place(topic.left) >= place(topic.cursor)
             if not is_told:
@@ -550,20 +552,23 @@ class SyncEngine:
         self._apply_early(topic)
         self._judge(topic)
         if head.topic_id == self._user_id:
-            self.relist_needed = True  # joins may be among what was skipped
+            self._own_was_skipped = self.relist_needed = True  # joins may be among what was skipped
 
     def relist(self, starts: Iterable[Cursor]) -> None:
         """Answers `relist_needed`: one cursor, at the join, of each conversation that ListConversations names now."""
         self.relist_needed = False
+        was_skipped, self._own_was_skipped = self._own_was_skipped, False
         gone = set(self._topics) - {self._user_id}
         cursors: dict[str, Cursor | None] = {}
         for start in starts:
             gone.discard(start.topic_id)
-            cursors.update(self._join(start))
+            if was_skipped or start.topic_id in self._orphans:  # of the others the own topic tells every membership
+                cursors.update(self._join(start))
         for topic_id in gone:
             self._doubt(topic_id)
-        cursors.update(dict.fromkeys(self._ended))
+        if was_skipped:  # their leavings may be among it
+            cursors.update(dict.fromkeys(self._ended))
+            self._ended.clear()
         self._ready.append(cursors)
-        self._ended.clear()
         self._orphans.clear()
         self._conclude()

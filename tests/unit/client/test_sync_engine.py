@@ -227,6 +227,9 @@ def test_a_head_past_the_removal_tells_of_another_join_also_when_it_was_heard_be
     engine.receive_sync(said("c1", 3))
     engine.receive_sync(caught_up(head("c1", 3)))
     engine.finish_request()
+    assert engine.next_request() == [Cursor(ME, 1, 0)]  # it may tell by now
+    engine.receive_sync(caught_up(head(ME, 0)))
+    engine.finish_request()
 
     assert engine.relist_needed
 
@@ -234,13 +237,29 @@ def test_a_head_past_the_removal_tells_of_another_join_also_when_it_was_heard_be
 def test_joins_are_taken_in_their_order_whoever_tells_them() -> None:
     """The list of conversations tells the newest one; what the own topic tells after that may be older."""
     engine = new_engine()
+    engine.receive_live(heartbeat(head(ME, 5_000)))
+    engine.next_request()
+    engine.receive_sync(frame_pb2.ServerFrame(gap=frame_pb2.Gap(head=head(ME, 5_000))))
     engine.relist([Cursor("c1", 1, 7), Cursor("c2", 1, 0)])
-    engine.receive_live(joined("c1", own_position=1, join_position=3))
+    engine.receive_live(joined("c1", own_position=5_001, join_position=3))
     engine.receive_live(said("c1", 1))
     engine.receive_live(removed("c1", 2))
     engine.receive_live(said("c1", 3))
 
-    assert taken(engine) == [(ME, 1), ("c1", 1), ("c1", 2), ("c1", 3)]
+    assert taken(engine) == [(ME, 5_001), ("c1", 1), ("c1", 2), ("c1", 3)]
+
+
+def test_the_list_starts_only_what_the_own_topic_will_not_tell() -> None:
+    """It knows the newest membership of each conversation: those before it would be left out."""
+    engine = SyncEngine(ME, [Cursor(ME, 1, 0)])
+    engine.receive_live(heads(head(ME, 0), head("c1", 3)))
+    assert engine.relist_needed
+    engine.relist([Cursor("c1", 1, 2), Cursor("c2", 1, 6)])
+    assert engine.next_request() == [Cursor("c1", 1, 2)]
+    engine.receive_live(joined("c2", own_position=1, join_position=3))
+    engine.receive_live(said("c2", 3))
+
+    assert taken(engine) == [(ME, 1), ("c2", 3)]
 
 
 def test_a_later_join_is_in_the_epoch_that_its_news_names() -> None:
