@@ -540,7 +540,8 @@ class SyncEngine:
             return
         topic = asked.topic
         self._early_count -= len(topic.early)
-        topic.early, topic.joins = {}, []
+        topic.early = {}
+        topic.joins = [start for start in topic.joins if place(start) >= place(head.cursor)]  # told while it was asked
         # What was heard before this moment is not comparable with the new life: one more Sync makes sure.
         topic.head, topic.doubted = head.cursor.position, True
         self.boards.skip(reset.head)

@@ -201,3 +201,18 @@ def test_a_leaving_of_a_lost_log_is_not_taken_for_that_of_the_new_one() -> None:
     assert processed(engine) == [("c1", 15), ("c1", -1), (ME, 1), (ME, 2), (ME, 3)]
     assert engine.next_request() is None
     assert engine.processed_cursors() == [Cursor(ME, 1, 3)]
+
+
+def test_a_join_that_was_told_while_a_reset_was_under_way_is_not_forgotten() -> None:
+    """C19: the answer is as old as its request; the new life went on meanwhile."""
+    engine = new_engine()
+    engine.receive_live(said("c1", 9, epoch=2))
+    engine.next_request()
+    engine.receive_live(joined("c1", own_position=1, join_position=11, epoch=2))
+    engine.receive_sync(frame_pb2.ServerFrame(reset=frame_pb2.Reset(head=head("c1", 9, epoch=2))))
+    engine.receive_sync(caught_up(head("c1", 9, epoch=2)))
+    engine.finish_request()
+    engine.receive_live(removed("c1", 10, epoch=2))
+    engine.receive_live(said("c1", 11, epoch=2))
+
+    assert processed(engine) == [(ME, 1), ("c1", 10), ("c1", -1), ("c1", 11)]
