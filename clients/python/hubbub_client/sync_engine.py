@@ -393,6 +393,8 @@ class SyncEngine:
     def _end(self, topic: _Topic) -> None:
         """Ends a topic, or lets it jump to the later join that is known already."""
         topic_id = topic.cursor.topic_id
+        asked = self._asked(topic_id)
+        is_doubted = topic.doubted or (asked is not None and asked.doubted)
         head = max(topic.head, self._forget_asked(topic))
         del self._topics[topic_id]
         self._behind.pop(topic_id, None)
@@ -418,7 +420,9 @@ class SyncEngine:
         fresh.joins = joins[1:]
         self._hear(topic_id, restart.epoch, restart.position + 1)
         if topic.left is not None and place(topic.left) > place(restart):
-            fresh.left = topic.left  # this membership is over too: the open answer may be cut before its removal
+            fresh.left = topic.left  # this membership is over too
+        if is_doubted:
+            # Nobody says it again that this one is over too, or the log lost, and the rest of the answer is not heard.
             self._doubt(topic_id)
         if restart.epoch != topic.cursor.epoch:
             self._early_count -= len(early)
@@ -540,7 +544,8 @@ class SyncEngine:
             return
         topic = asked.topic
         self._early_count -= len(topic.early)
-        topic.early, topic.joins = {}, []
+        topic.early = {}
+        topic.joins = [start for start in topic.joins if place(start) >= place(head.cursor)]  # told while it was asked
         # What was heard before this moment is not comparable with the new life: one more Sync makes sure.
         topic.head, topic.doubted = head.cursor.position, True
         self.boards.skip(reset.head)

@@ -129,6 +129,9 @@ def test_a_membership_that_is_over_is_not_told_again_when_the_own_topic_is_read_
     engine.finish_request()
 
     assert processed(engine) == [("c1", 2), ("c1", -1), ("c1", 3)]
+    assert engine.next_request() == [Cursor("c1", 1, 3)]
+    engine.receive_sync(caught_up(head("c1", 3)))
+    engine.finish_request()
     assert engine.next_request() is None
     assert not engine.relist_needed
 
@@ -201,3 +204,34 @@ def test_a_leaving_of_a_lost_log_is_not_taken_for_that_of_the_new_one() -> None:
     assert processed(engine) == [("c1", 15), ("c1", -1), (ME, 1), (ME, 2), (ME, 3)]
     assert engine.next_request() is None
     assert engine.processed_cursors() == [Cursor(ME, 1, 3)]
+
+
+def test_a_join_that_was_told_while_a_reset_was_under_way_is_not_forgotten() -> None:
+    """C19: the answer is as old as its request; the new life went on meanwhile."""
+    engine = new_engine()
+    engine.receive_live(said("c1", 9, epoch=2))
+    engine.next_request()
+    engine.receive_live(joined("c1", own_position=1, join_position=11, epoch=2))
+    engine.receive_sync(frame_pb2.ServerFrame(reset=frame_pb2.Reset(head=head("c1", 9, epoch=2))))
+    engine.receive_sync(caught_up(head("c1", 9, epoch=2)))
+    engine.finish_request()
+    engine.receive_live(removed("c1", 10, epoch=2))
+    engine.receive_live(said("c1", 11, epoch=2))
+
+    assert processed(engine) == [(ME, 1), ("c1", 10), ("c1", -1), ("c1", 11)]
+
+
+def test_news_of_a_lost_log_outlive_the_end_of_a_membership() -> None:
+    """C19: they came during the request whose answer, made before, ends one membership and begins the next."""
+    engine = new_engine()
+    engine.receive_live(joined("c1", own_position=1, join_position=2))
+    engine.next_request()
+    engine.receive_live(heartbeat(head("c1", 1)))
+    engine.next_request()
+    engine.receive_live(heartbeat(head("c1", 11, epoch=2)))
+    engine.receive_sync(removed("c1", 1))
+    engine.receive_sync(added("c1", 2))
+    engine.receive_sync(caught_up(head("c1", 2)))
+    engine.finish_request()
+
+    assert engine.next_request() == [Cursor("c1", 1, 2)]
