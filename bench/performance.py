@@ -39,6 +39,13 @@ core, or the figure does not hold. Clients and servers share the machine: what i
 run. A schedule of sends waits for nobody, and a time counts from when its send was due.
 """
 
+_SIGNALS: Final = {
+    "presence": "Presence of watched sessions when a node or Valkey goes away",
+    "flapping": "Users who come and go all the time",
+    "readers": "Everybody reads in a large conversation",
+    "counters": "Counters of a client that comes back",
+}
+
 
 def render(report: Mapping[str, Any]) -> str:
     """Returns the page."""
@@ -49,7 +56,9 @@ def render(report: Mapping[str, Any]) -> str:
         ("Sends at a rate", _latency(figures.get("send_latency"))),
         ("One send after the other", _scalars(figures.get("serial_commit"))),
         ("Reconnect storm", _scalars(figures.get("storm"))),
+        ("Streams that come and go for an hour", _scalars(figures.get("reconnects"))),
         ("Growth", "".join(_growth(figures, name) for name in ("streams", "members", "messages"))),
+        *((title, _scalars(figures.get(name))) for name, title in _SIGNALS.items()),
         ("Where the time of a node goes", _where(figures.get("where"))),
         ("What a million connections would need", capacity(figures) or _NOT_TAKEN),
         ("What was tried", TRIED.read_text()),
