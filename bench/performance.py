@@ -162,12 +162,22 @@ def _scalars(figure: Figure | None) -> str:
     if figure is None:
         return _NOT_TAKEN
     left_out = {"command", "commit", "taken", "holds", "what"}
-    rows = [
-        (name.replace("_", " "), value)
-        for name, value in figure.items()
-        if name not in left_out and not isinstance(value, dict | list)
-    ]
+    rows = [(_words(name), _shown(value)) for name, value in figure.items() if name not in left_out]
     return f"{figure.get('what', '')}\n\n{_table(('', ''), rows)}\n{_verdict(figure)}"
+
+
+def _shown(value: object) -> str:
+    match value:
+        case dict():
+            return ", ".join(f"{_words(name)} {_shown(each)}" for name, each in value.items()) or "none"
+        case list():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _growth(figures: Mapping[str, Figure], name: str) -> str:

@@ -74,7 +74,12 @@ WHOLE: dict[str, Any] = {
         "growth_messages": growth("page_median_us"),
         "where": stamp(**{load: {"shares": {"f (a.py)": 0.5}} for load in performance._LOADS}),
         "serial_commit": stamp(p50_ms=2.5),
-        "storm": stamp(seconds=9.0),
+        "storm": stamp(seconds=9.0, without_tokens={"all_live_s": 3.5, "errors": {}}),
+        "reconnects": stamp(minutes=60.0, node_rss_each_tenth_mib=[97.9, 98.0]),
+        "presence": stamp(killed={"p99_s": 8.2}),
+        "flapping": stamp(users=1_000),
+        "readers": stamp(rounds=3),
+        "counters": stamp(s=1.4),
     },
 }
 
@@ -97,7 +102,15 @@ def test_every_picture_of_the_page_is_there() -> None:
 def test_a_whole_report_gives_a_page_without_gaps_and_pictures_that_are_xml() -> None:
     page = performance.render(WHOLE)
     assert "ot taken yet" not in page
-    for shown in ("| edge | a record | 1 | 1000 | 2.0 |", "**1234/s**", "**missed**", "7.5", "`f (a.py)`", "seconds"):
+    for shown in (
+        "| edge | a record | 1 | 1000 | 2.0 |",
+        "**1234/s**",
+        "**missed**",
+        "7.5",
+        "`f (a.py)`",
+        "all live s 3.5, errors none",
+        "97.9, 98.0",
+    ):
         assert shown in page
     drawn = performance.pictures(WHOLE["figures"])
     assert len(drawn) == 8
