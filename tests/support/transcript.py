@@ -5,7 +5,7 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 _NAMED: Final = frozenset({"session_id", "resume_token"})
-"""Made anew for every stream."""
+"""Made anew for every stream; streams that are opened at once hear theirs in any order, so each place counts its own."""
 _TIMED: Final = frozenset({"last_seen_time"})
 """By the clock of the registry, which no test moves."""
 
@@ -25,17 +25,17 @@ class Transcript:
         """Adds a message."""
         copy = type(message)()
         copy.CopyFrom(message)
-        self._normalise(copy)
+        self._normalise(where, copy)
         self.entries.append((where, copy.SerializeToString(deterministic=True)))
 
     def of(self, where: str) -> list[bytes]:
         """Returns what was told at one place, in order."""
         return [told for place, told in self.entries if place == where]
 
-    def _normalise(self, message: Message) -> None:
+    def _normalise(self, where: str, message: Message) -> None:
         for field, value in message.ListFields():
             if field.name in _NAMED:
-                setattr(message, field.name, f"{field.name} {self._ordinal(field.name, value)}")
+                setattr(message, field.name, f"{field.name} {self._ordinal(f'{field.name} {where}', value)}")
             elif field.name in _TIMED:
                 ordinal = self._ordinal(field.name, value.ToMilliseconds())
                 value.FromMilliseconds(ordinal)
@@ -43,7 +43,7 @@ class Transcript:
                 message.ClearField("version")  # a time of the registry, and of nothing that happened
             elif field.message_type is not None:
                 for each in value if field.is_repeated else (value,):
-                    self._normalise(each)
+                    self._normalise(where, each)
 
     def _ordinal(self, name: str, value: Any) -> int:
         seen = self._seen.setdefault(name, {})
