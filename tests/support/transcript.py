@@ -5,7 +5,7 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 _NAMED: Final = frozenset({"session_id", "resume_token"})
-"""Made anew for every stream; streams that are opened at once hear theirs in any order, so each place counts its own."""
+"""Made anew for every stream; streams that open at once hear theirs in any order, so each place counts its own."""
 _TIMED: Final = frozenset({"last_seen_time"})
 """By the clock of the registry, which no test moves."""
 
