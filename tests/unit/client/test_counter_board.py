@@ -98,6 +98,14 @@ def test_a_marker_that_comes_before_its_message_counts(board: CounterBoard) -> N
     assert numbers(board) == (0, 0, True)
 
 
+def test_a_late_marker_does_not_make_a_mention_unread(board: CounterBoard) -> None:
+    base(board, read_to=5)
+    board.receive_event(read(2, 6))
+    board.receive_event(read(3, 4))
+    board.receive_event(message(6, mentioned=ME))
+    assert numbers(board) == (0, 0, True)
+
+
 def test_a_marker_among_summed_mentions_is_read_again(board: CounterBoard) -> None:
     base(board, mentions=3)
     assert numbers(board) == (5, 3, True)
