@@ -15,7 +15,7 @@ from hubbub_server.domain.member_marks import MemberMark, MemberMarks
 from hubbub_server.domain.user_topic import Draft, Kept, Membership, UserTopicState
 from hubbub_server.ports.topic_states import RecentIds, Snapshot, SnapshotCodec, SnapshotUndecodable
 from hubbub_server.wire.snapshot_codec import ProtoSnapshotCodec
-from tests.support.snapshots import OWNER, conversation_snapshot
+from tests.support.snapshots import FORMER, MEMBER, OWNER, conversation_snapshot
 from tests.unit.domain.builders import uuid4, uuid7
 from tests.unit.wire.strategies import (
     FEWER,
@@ -108,6 +108,22 @@ snapshots = st.builds(
 @given(snapshots)
 def test_a_snapshot_comes_back_as_it_was(snapshot: Snapshot) -> None:
     assert CODEC.decode(CODEC.encode(snapshot)) == snapshot
+
+
+def test_what_counts_as_read_by_itself_comes_back() -> None:
+    """Also of a member whom nobody mentioned, and of one who never wrote."""
+    snapshot = conversation_snapshot(TopicId("ctea"))
+    assert isinstance(snapshot.state, ConversationState)
+    marks = {
+        OWNER: MemberMark(message_number=3, counted_number=2),
+        MEMBER: MemberMark(message_number=1, counted_number=1, mention_number=2),
+        FORMER: MemberMark(),
+    }
+
+    state = CODEC.decode(CODEC.encode(replace(snapshot, state=replace(snapshot.state, marks=MemberMarks(marks))))).state
+
+    assert isinstance(state, ConversationState)
+    assert dict(state.marks.items()) == marks
 
 
 def test_ids_leave_the_window_and_raise_its_floor() -> None:
