@@ -24,6 +24,8 @@ from tests.support.logs import SHARDS, NatsLogSetup
 from tests.support.services import NatsCluster, NatsServer, Services, ready_nats_cluster
 from tests.support.waiting import until, until_found, until_it_answers
 
+BURST = 10_000
+
 pytestmark = [
     pytest.mark.asyncio,
     # nats-py forgets the socket of an attempt to connect that failed; the garbage collector closes it.
@@ -197,22 +199,33 @@ async def test_a_full_link_to_a_frozen_server_does_not_keep_a_node_from_the_othe
             frozen.thaw()
 
 
-async def test_dropped_live_records_are_a_disturbance(one: NatsLogSetup) -> None:
-    """A burst that the loop had no time for: nats-py drops, we say so."""
-    async with (
-        one.node() as other,
-        NatsConnection(one.cluster.urls, name="small", on_closed=lambda: None, pending_messages=1) as small,
-        NatsTopicLog(small, shards=SHARDS) as log,
-    ):
-        disturbances: list[int] = []
-        log.on_disturbance(lambda: disturbances.append(1))
-        topic_id = new_topic()
-        await log.follow(topic_id, HeardTopic())
+async def test_a_burst_that_the_loop_had_no_time_for_is_heard_whole(one: NatsLogSetup) -> None:
+    """It waits in the socket. nats-py's own subscriptions would have dropped what is beyond their queue."""
+    async with one.node() as log, one.node() as other:
+        topic_id, heard = new_topic(), HeardTopic()
+        await log.follow(topic_id, heard)
 
-        await asyncio.gather(*(other.poke(topic_id, position) for position in range(200)))
-        await until(lambda: bool(disturbances))
+        await asyncio.gather(*(other.poke(topic_id, position) for position in range(BURST)))
+        await until(lambda: len(heard.pokes) == BURST)
 
-        assert small.dropped > 0
+        assert heard.pokes == list(range(BURST))
+
+
+async def test_a_listener_that_fails_costs_the_others_nothing(one: NatsLogSetup) -> None:
+    class FailingTopic(HeardTopic):
+        def on_poke(self, position: int) -> None:
+            raise RuntimeError("on purpose")
+
+    async with one.node() as log:
+        failing, sound, heard = new_topic(), new_topic(), HeardTopic()
+        await log.follow(failing, FailingTopic())
+        await log.follow(sound, heard)
+
+        await log.poke(failing, 1)
+        await log.poke(sound, 2)
+        await until(lambda: bool(heard.pokes))
+
+        assert heard.pokes == [2]
 
 
 async def test_a_full_log_refuses_and_forgets_nothing() -> None:

@@ -156,5 +156,5 @@ class TopicLog(Protocol):
     def on_disturbance(self, callback: Callable[[], None]) -> None:
         """Registers a callback for "live records may have been lost, or the log was recreated": compare all heads.
 
-        Called after a reconnect, a change of leader (at once and 2 s later), dropped messages, and a new epoch.
+        Called after a reconnect, a change of leader (at once and 2 s later), and a new epoch.
         """

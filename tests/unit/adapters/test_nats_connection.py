@@ -5,7 +5,8 @@ import asyncio
 import pytest
 from nats.aio.msg import Msg
 
-from hubbub_server.adapters.nats.connection import NatsConnection, _LastingClient
+from hubbub_server.adapters.nats.client import LastingClient
+from hubbub_server.adapters.nats.connection import NatsConnection
 
 pytestmark = pytest.mark.asyncio
 
@@ -26,13 +27,13 @@ async def test_cancellation_that_comes_with_the_answer_is_not_swallowed() -> Non
     connection.client = client  # type: ignore[assignment]  # all that is needed of it
     asking = asyncio.create_task(connection.request("subject", b""))
     await asyncio.sleep(0)
-    await connection._take_answer(Msg(client, subject=client.reply, data=b"answer"))  # type: ignore[arg-type]
+    connection._take_answer(Msg(client, subject=client.reply, data=b"answer"))  # type: ignore[arg-type]
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
 
 
-class SentClient(_LastingClient):
+class SentClient(LastingClient):
     """Keeps what would be sent."""
 
     async def _send_command(self, cmd: bytes, priority: bool = False) -> None:
@@ -48,8 +49,8 @@ async def test_headers_are_sent_as_nats_py_sends_them_and_read_back(headers: dic
     """A header cannot make another one."""
     ours, theirs = SentClient(), SentClient()
     await ours._send_publish("subject", "reply", b"payload", 7, headers)
-    await super(_LastingClient, theirs)._send_publish("subject", "reply", b"payload", 7, headers)
+    await super(LastingClient, theirs)._send_publish("subject", "reply", b"payload", 7, headers)
     assert ours.sent == theirs.sent
 
     block = ours.sent.partition(b"NATS/1.0\r\n")[2].partition(b"payload")[0]
-    assert ours._parse_header_lines(block) == super(_LastingClient, theirs)._parse_header_lines(block)
+    assert ours._parse_header_lines(block) == super(LastingClient, theirs)._parse_header_lines(block)

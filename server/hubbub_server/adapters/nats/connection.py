@@ -19,17 +19,15 @@ import json
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import nats.errors
 import structlog
-from nats.aio.client import Client, Server
+from nats.aio.client import Server
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
-from nats.protocol.command import hpub_cmd
 
+from hubbub_server.adapters.nats.client import LastingClient, Subscription
 from hubbub_server.adapters.nats.errors import DRIVER_ERRORS, ApiRefusal, NotSent, map_errors, mapped
 from hubbub_server.domain.errors import LogUnavailable
 
@@ -48,10 +46,7 @@ _CLOSE_TIMEOUT_S = 2.0
 _FIRST_PAUSE_S = 0.2
 _RECONNECT_PAUSE_S = (0.05, 0.5)
 _RETRY_PAUSE_S = (0.02, 0.06)
-_PENDING_MESSAGES = 4096
-_PENDING_BYTES = 8 << 20
 _NO_RESPONDERS = "503"
-_REMEMBERED_HEADERS = 1024
 
 log = structlog.get_logger()
 
@@ -66,7 +61,6 @@ class NatsConnection:
         name: str,
         on_closed: Callable[[], None],
         open_timeout_s: float = 10.0,
-        pending_messages: int = _PENDING_MESSAGES,
     ) -> None:
         """Names the servers.
 
@@ -75,15 +69,12 @@ class NatsConnection:
             name: Shown by the server's monitoring.
             on_closed: Called when nats-py gave the connection up for good, unasked: the process must end.
             open_timeout_s: How long `async with` tries before it raises LogUnavailable.
-            pending_messages: What one subscription may have waiting before messages are dropped.
         """
         self._servers = list(servers)
         self._name = name
         self._on_closed = on_closed
         self._open_timeout_s = open_timeout_s
-        self._pending_messages = pending_messages
         self._on_reconnect: list[Callable[[], None]] = []
-        self._on_drop: list[Callable[[], None]] = []
         self._answers: dict[str, asyncio.Future[Msg]] = {}
         self._answers_prefix = ""
         self._request_count = 0
@@ -94,11 +85,9 @@ class NatsConnection:
         self._heard_s = 0.0
         self._doubt_until_s = 0.0
         self._is_closing = False
-        self.client: Client = _LastingClient()
+        self.client = LastingClient()
         self.errors = 0
-        """What nats-py reported: failed attempts to connect, dropped messages, and so on."""
-        self.dropped = 0
-        """Messages that were dropped because their subscription was full."""
+        """What nats-py reported: failed attempts to connect, and so on."""
 
     async def __aenter__(self) -> Self:
         """Connects; raises LogUnavailable when no server accepts within `open_timeout_s`."""
@@ -125,10 +114,6 @@ class NatsConnection:
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Registers a callback for "connected again; messages may have been missed". It must not block."""
         self._on_reconnect.append(callback)
-
-    def on_drop(self, callback: Callable[[], None]) -> None:
-        """Registers a callback for "a message was dropped". It must not block."""
-        self._on_drop.append(callback)
 
     def is_live(self) -> bool:
         """Tells whether the server was heard within the last ten seconds."""
@@ -170,7 +155,7 @@ class NatsConnection:
             timer.cancel()
             del self._answers[token]
 
-    async def _take_answer(self, message: Msg) -> None:
+    def _take_answer(self, message: Msg) -> None:
         answered = self._answers.get(message.subject.rpartition(".")[2])
         if answered is None or answered.done():
             return
@@ -193,7 +178,7 @@ class NatsConnection:
         messages: list[Msg] = []
         end: asyncio.Future[Mapping[str, str]] = asyncio.get_running_loop().create_future()
 
-        async def take(message: Msg) -> None:
+        def take(message: Msg) -> None:
             if message.headers and "Status" in message.headers:
                 if not end.done():
                     end.set_result(message.headers)
@@ -224,18 +209,15 @@ class NatsConnection:
         """Returns a subject that nobody else has."""
         return self.client.new_inbox()
 
-    async def subscribe(self, subject: str, take: Callable[[Msg], Awaitable[None]]) -> Subscription:
+    async def subscribe(self, subject: str, take: Callable[[Msg], None]) -> Subscription:
         """Subscribes; `echo` tells when the server knows. `take` must not wait. Raises NotSent."""
         self._require_connected()
         with map_errors():
-            return await self.client.subscribe(
-                subject, cb=take, pending_msgs_limit=self._pending_messages, pending_bytes_limit=_PENDING_BYTES
-            )
+            return await self.client.hear(subject, take)
 
     async def unsubscribe(self, subscription: Subscription) -> None:
-        """Ends a subscription; the server may hear of it later."""
-        with suppress(nats.errors.ConnectionClosedError, nats.errors.BadSubscriptionError):
-            await subscription.unsubscribe()
+        """Ends a subscription: nothing is taken any more. The server may hear of it later."""
+        await self.client.hear_no_more(subscription)
 
     async def echo(self) -> None:
         """Waits until the server has processed everything that was sent before. Raises LogUnavailable.
@@ -308,7 +290,7 @@ class NatsConnection:
         self._echo_subject = self.new_inbox()
         await self.subscribe(self._echo_subject, self._take_echo)
         self._answers_prefix = f"{self.new_inbox()}."
-        await self.client.subscribe(f"{self._answers_prefix}*", cb=self._take_answer)  # none of them is ever dropped
+        await self.subscribe(f"{self._answers_prefix}*", self._take_answer)
         await self.echo()
 
     async def _close(self) -> None:
@@ -347,7 +329,7 @@ class NatsConnection:
         if writer is not None:
             writer.transport.abort()
 
-    async def _take_echo(self, message: Msg) -> None:
+    def _take_echo(self, message: Msg) -> None:
         now_s = asyncio.get_running_loop().time()
         if self._heard_s > 0 and now_s - self._heard_s > SLEPT_S:
             self._doubt_until_s = now_s + DOUBT_FOR_S
@@ -359,17 +341,13 @@ class NatsConnection:
     async def _on_error(self, error: Exception) -> None:
         # nats-py awaits this inside its read loop: count, and nothing else.
         self.errors += 1
-        if isinstance(error, nats.errors.SlowConsumerError):
-            self.dropped += 1
-            for callback in self._on_drop:
-                callback()
 
     async def _on_client_disconnected(self) -> None:
         if not self._is_closing:
             log.warning("nats disconnected")
 
     async def _on_client_reconnected(self) -> None:
-        log.info("nats connected again", errors=self.errors, dropped=self.dropped)
+        log.info("nats connected again", errors=self.errors)
         for callback in self._on_reconnect:
             callback()
 
@@ -381,50 +359,6 @@ class NatsConnection:
 def _give_up(answered: "asyncio.Future[Msg]") -> None:
     if not answered.done():
         answered.set_exception(nats.errors.TimeoutError())
-
-
-class _LastingClient(Client):
-    """nats-py's client, whose reconnecting no error ends, and which spends less on headers.
-
-    uvloop raises RuntimeError for a write to a socket that the peer closed meanwhile, where asyncio says nothing.
-    nats-py does not expect it: its task would be over, the status "reconnecting" for ever, and nobody told.
-    """
-
-    async def _attempt_reconnect(self) -> None:
-        while True:
-            try:
-                return await super()._attempt_reconnect()
-            except RuntimeError as error:
-                await self._error_cb(error)
-                if self.is_closed:
-                    return None
-                self._status = Client.RECONNECTING
-
-    @staticmethod
-    @lru_cache(maxsize=_REMEMBERED_HEADERS)
-    def _parse_header_lines(raw: bytes) -> dict[str, str]:
-        # A record has 14 headers and is read by each role of a worker; nats-py decodes and looks at each name and value
-        # by itself, each time. Nobody changes the headers of a message.
-        headers = {}
-        for line in raw.decode("utf-8", "replace").split("\r\n"):
-            name, colon, value = line.partition(":")
-            if colon:
-                headers[name.strip()] = value.strip()
-        return headers
-
-    async def _send_publish(
-        self, subject: str, reply: str, payload: bytes, payload_size: int, headers: dict[str, Any] | None
-    ) -> None:
-        # nats-py cleans header by header. Those that are clean, all of ours, are joined at once.
-        lines = "".join([f"{name}: {value}\r\n" for name, value in (headers or {}).items()])
-        if not headers or not lines.count("\r") == lines.count("\n") == len(headers):
-            await super()._send_publish(subject, reply, payload, payload_size, headers)
-            return
-        self.stats["out_msgs"] += 1
-        self.stats["out_bytes"] += payload_size
-        await self._send_command(hpub_cmd(subject, reply, f"NATS/1.0\r\n{lines}\r\n".encode(), payload))
-        if self._flush_queue is not None and self._flush_queue.empty():
-            await self._flush_pending()
 
 
 def _choose_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server | None, float]:

@@ -33,7 +33,7 @@ from hubbub_server.ports.record_consumer import AnyRecord, RecordLost, Unreadabl
 from hubbub_server.ports.topic_log import LogRecord
 
 if TYPE_CHECKING:
-    from nats.aio.subscription import Subscription
+    from hubbub_server.adapters.nats.client import Subscription
 
 _PULL_FOR_S: Final = 5.0
 _PULL_RECORDS: Final = 512
@@ -157,7 +157,7 @@ class ShardReader:
         self._is_broken = True
         self._arrived.set()
 
-    async def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Msg) -> None:
         headers = message.headers or {}
         status = headers.get("Status")
         if status is None:

@@ -4,9 +4,9 @@ Theory of operation. Everything that talks to the server is done by one task, in
 not yet as they should be, then what waits to be published. The methods note what is to be done and wake it. So a call
 never waits, and interest that changes to and fro costs nothing. What waits to be published is bounded, the oldest goes.
 
-A subscription of nats-py costs 5 KB and some 25 µs, so a kind with many keys here is heard by one wildcard, and what is
-for nobody here is thrown away; when it has half as many, it is heard key by key again. nats-py subscribes again after a
-reconnect; what failed meanwhile is done then.
+Each subscription is a command to the server, after each reconnect again, and an entry in the tables of all servers. So
+a kind with many keys here is heard by one wildcard, and what is for nobody here is thrown away; when it has half as
+many, it is heard key by key again. nats-py subscribes again after a reconnect; what failed meanwhile is done then.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from hubbub_server.obs import metrics
 from hubbub_server.ports.signal_bus import SIGNAL_MAX_BYTES, SignalListener
 
 if TYPE_CHECKING:
-    from nats.aio.subscription import Subscription
+    from hubbub_server.adapters.nats.client import Subscription
 
 NARROW_MAX_KEYS: Final = 1_000
 _WAITING_MAX: Final = 1_024
@@ -54,7 +54,6 @@ class NatsSignalBus:
         await self._group.__aenter__()
         self._task = self._group.create_task(self._work_for_ever(), name="signals")
         self._connection.on_reconnect(self._disturb)
-        self._connection.on_drop(self._disturb)
         return self
 
     async def __aexit__(
@@ -182,7 +181,7 @@ class _Kind:
         elif self.listeners.pop(key, None):
             self.changed.add(key)
 
-    async def take(self, message: Msg) -> None:
+    def take(self, message: Msg) -> None:
         """Takes a message of a subscription. Does not wait."""
         key = TopicId(message.subject.rpartition(".")[2])
         for listener in self.listeners.get(key, ()):

@@ -3,7 +3,7 @@
 Theory of operation. Each append is one publish under `Nats-Expected-Last-Subject-Sequence`; the answer decides, and no
 answer decides nothing. Records carry no `Nats-Msg-Id`: with it a retry could be "acknowledged" without being stored.
 Live records come by RePublish on a core subject per topic; a *poke* is an empty message with a header there. What may
-have been missed (reconnect, another leader, dropped messages, a new stream) is a *disturbance*.
+have been missed (reconnect, another leader, a new stream) is a *disturbance*.
 
 A watch reads every stream again on reconnect and every 30 s. It notices a new epoch, and a log that lost records: one
 of the same epoch whose last sequence is below one we have seen, twice in a row. Such a shard refuses appends.
@@ -48,7 +48,7 @@ from hubbub_server.ports.topic_log import (
 )
 
 if TYPE_CHECKING:
-    from nats.aio.subscription import Subscription
+    from hubbub_server.adapters.nats.client import Subscription
 
 APPEND_TIMEOUT_S = 2.0
 _WATCH_INTERVAL_S = 30.0
@@ -89,7 +89,6 @@ class NatsTopicLog:
             await self._connection.retry(partial(self._look_at, shard))
         self._is_disturbed = False
         self._connection.on_reconnect(self._on_reconnect)
-        self._connection.on_drop(self._on_drop)
         self._advisories = await self._connection.subscribe(f"{_LEADER_ELECTED}.*", self._on_leader_elected)
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
@@ -222,7 +221,7 @@ class NatsTopicLog:
             callback()
 
     def _disturb_after(self, pause_s: float) -> None:
-        # Messages are dropped by the hundred and eight shards change leaders at once: that is one disturbance.
+        # Eight shards change leaders at once: that is one disturbance.
         if pause_s not in self._timers:
 
             def fire() -> None:
@@ -231,10 +230,7 @@ class NatsTopicLog:
 
             self._timers[pause_s] = asyncio.get_running_loop().call_later(pause_s, fire)
 
-    def _on_drop(self) -> None:
-        self._disturb_after(_DISTURBANCE_PAUSE_S)
-
-    async def _on_leader_elected(self, message: Msg) -> None:
+    def _on_leader_elected(self, message: Msg) -> None:
         if message.subject.rpartition(".")[2].startswith("LOG_"):
             self._disturb_after(_DISTURBANCE_PAUSE_S)
             self._disturb_after(_LEADER_SETTLED_S)
@@ -299,7 +295,7 @@ class _Follower:
         self.subscription: Subscription | None = None
         self.is_active = True
 
-    async def take(self, message: Msg) -> None:
+    def take(self, message: Msg) -> None:
         """Takes a message of the live subject. Does not wait."""
         if not self.is_active:
             return
