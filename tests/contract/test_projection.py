@@ -27,6 +27,7 @@ from hubbub_server.ports.projection import (
     MemberMarkRow,
     ProjectionBatch,
     ShardRow,
+    StoreSetBack,
 )
 from tests.support.rows import (
     SENDER,
@@ -333,6 +334,30 @@ async def test_event_of_a_newer_epoch_takes_the_place(store: OpenStore) -> None:
         await store.projection.apply(ProjectionBatch(events=[row], applied=[applied_row(ROOM, 1)], shard=shard_row()))
 
     assert await store.events.read_after(ROOM, after_position=0, limit=10) == [newer]
+
+
+@pytest.mark.parametrize("known", [shard_row(5), shard_row(4, epoch=2)], ids=["of the epoch", "of a newer one"])
+async def test_store_that_has_less_than_is_known_is_not_written_to(store: OpenStore, known: ShardRow) -> None:
+    """G1: an older copy was put in its place. What it has, or more, is no reason."""
+    await store.projection.apply(ProjectionBatch(shard=shard_row(4)))
+    await store.projection.apply(ProjectionBatch(shard=shard_row(4)), known=shard_row(4))
+    await store.projection.apply(ProjectionBatch(shard=shard_row(4)), known=shard_row(3))
+
+    with pytest.raises(StoreSetBack):
+        await store.projection.apply(
+            ProjectionBatch(events=[event_row(ROOM, 1)], applied=[applied_row(ROOM, 1)], shard=shard_row(6)),
+            known=known,
+        )
+
+    assert await store.events.read_after(ROOM, after_position=0, limit=10) == []
+    assert await store.projection.read_shard(known.shard) == shard_row(4)
+
+
+async def test_store_that_has_nothing_is_not_written_to_when_more_is_known(store: OpenStore) -> None:
+    with pytest.raises(StoreSetBack):
+        await store.projection.apply(ProjectionBatch(shard=shard_row(6)), known=shard_row(5))
+
+    assert await store.projection.read_shard(shard_row().shard) is None
 
 
 async def test_new_epoch_may_begin_at_a_lower_position(store: OpenStore) -> None:

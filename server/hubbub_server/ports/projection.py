@@ -209,13 +209,27 @@ class ProjectionBatch:
     shard: ShardRow
 
 
+class StoreSetBack(Exception):
+    """The store has less of a shard than it had: it is an older copy, and what it lacks must not be hidden."""
+
+
+def require_not_set_back(found: ShardRow | None, known: ShardRow | None) -> None:
+    """Raises StoreSetBack when what was found is before what is known; None: nothing."""
+    here = (found.epoch, found.sequence) if found else (0, 0)
+    if known is not None and here < (known.epoch, known.sequence):
+        raise StoreSetBack(f"the store has the shard up to {here}, it had {known.sequence}")
+
+
 class Projection(Protocol):
     """Writes read models. Raises StoreUnavailable: nothing or a part was written, and writing it again is right."""
 
-    async def apply(self, batch: ProjectionBatch) -> None:
+    async def apply(self, batch: ProjectionBatch, *, known: ShardRow | None = None) -> None:
         """Writes a batch: rows first, then `applied`, then `shard`. Idempotent; older rows never overwrite newer ones.
 
-        `id_floor_ms` is merged by maximum, `has_unknown_event` by or.
+        `id_floor_ms` is merged by maximum, `has_unknown_event` by or. `known` is what the store had of the shard.
+
+        Raises:
+            StoreSetBack: the store has less of the shard than `known`; nothing was written.
         """
 
     async def read_shard(self, shard: int) -> ShardRow | None:

@@ -8,7 +8,7 @@ import structlog
 
 from hubbub_server.app.project import project
 from hubbub_server.domain.errors import StoreUnavailable
-from hubbub_server.ports.projection import Projection, ProjectionBatch, ShardRow
+from hubbub_server.ports.projection import Projection, ProjectionBatch, ShardRow, StoreSetBack
 from hubbub_server.ports.record_codec import RecordCodec
 from hubbub_server.ports.topic_log import LogRecord
 from hubbub_server.workers.backoff import Backoff
@@ -98,21 +98,15 @@ class Projector:
     async def _apply(self, batch: ProjectionBatch, require_lease: RequireLease) -> None:
         while True:
             try:
-                await self._check_store_is_the_same()
-                await self._projection.apply(batch)
+                await self._projection.apply(batch, known=self._stored)
+            except StoreSetBack as error:
+                self._start_over(str(error))
             except StoreUnavailable as error:
                 await self._wait_for_store(error)
                 require_lease()
             else:
                 self._backoff.reset()
                 return
-
-    async def _check_store_is_the_same(self) -> None:
-        """Notices an older copy that was put in the place of the store: this batch would hide what it lacks."""
-        row = await self._projection.read_shard(self._shard)
-        here = (row.epoch, row.sequence) if row else (0, 0)
-        if here < (self._stored.epoch, self._stored.sequence):
-            self._start_over(f"the store has the shard up to {here}, it had {self._stored.sequence}")
 
     async def _wait_for_store(self, error: StoreUnavailable) -> None:
         log.warning("store unavailable", shard=self._shard, reason=str(error))

@@ -30,6 +30,7 @@ from hubbub_server.ports.projection import (
     ReaderRow,
     SettingsRow,
     ShardRow,
+    require_not_set_back,
 )
 from hubbub_server.ports.topic_directory import StoredTopic
 
@@ -71,8 +72,9 @@ class FakeStore:
         self._applied: dict[TopicId, AppliedRow] = {}
         self._shards: dict[int, ShardRow] = {}
 
-    async def apply(self, batch: ProjectionBatch) -> None:
+    async def apply(self, batch: ProjectionBatch, *, known: ShardRow | None = None) -> None:
         self._check_available()
+        require_not_set_back(self._shards.get(batch.shard.shard), known)
         if self.is_frozen:
             raise StoreUnavailable("the projector is stopped")
         if self.fail_applies > 0:

@@ -14,7 +14,7 @@ from hubbub_server.adapters.cql.side_by_side import side_by_side
 from hubbub_server.adapters.cql.timestamps import Insert, Write
 from hubbub_server.adapters.cql.topic_directory import READ_SHARD, read_shard
 from hubbub_server.domain.ids import TopicId, is_conversation_id, is_user_id
-from hubbub_server.ports.projection import AppliedRow, ProjectionBatch, ShardRow
+from hubbub_server.ports.projection import AppliedRow, ProjectionBatch, ShardRow, require_not_set_back
 
 _EVENT: Final = Insert.into("events", "topic_id", "bucket", "position", "epoch", "framed")
 _MESSAGE: Final = Insert.into(
@@ -109,8 +109,10 @@ class CqlProjection:
     def __init__(self, session: CqlSession) -> None:
         self._session = session
 
-    async def apply(self, batch: ProjectionBatch) -> None:
+    async def apply(self, batch: ProjectionBatch, *, known: ShardRow | None = None) -> None:
         """Writes a batch, confirmed by a quorum when it returns."""
+        if known is not None:
+            require_not_set_back(await self.read_shard(known.shard), known)
         await side_by_side(self._session.write, _chunks(_rows(batch).values()))
         await side_by_side(self._session.write, _states(batch).values())
         shard = batch.shard

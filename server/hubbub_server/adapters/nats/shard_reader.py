@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
@@ -240,8 +239,8 @@ class SharedReader:
         self._connection = connection
         self._shard = shard
         self._reader: ShardReader | None = None
-        self._records: deque[AnyRecord] = deque()
-        """Dense, up to where the reader is."""
+        self._records: list[AnyRecord] = []
+        """Dense, up to where the reader is. A list: roles take slices out of its middle."""
         self._bytes = 0
         self._reading = asyncio.Lock()
         self._read_at_s = 0.0
@@ -274,7 +273,7 @@ class SharedReader:
         if self._reader is None or self._reader.log != log:
             return []
         index = sequence - self._reader.next + len(self._records)
-        return [] if index < 0 else list(islice(self._records, index, index + max_records))
+        return [] if index < 0 else self._records[index : index + max_records]
 
     def _may_read_on(self, log: str, sequence: int) -> bool:
         """Tells whether the caller is the one to read on: at the end, or anywhere when nobody has read for long."""
@@ -290,16 +289,19 @@ class SharedReader:
         loop = asyncio.get_running_loop()
         self._read_at_s = max(end_s, loop.time())
         try:
-            for record in await self._reader.read(max_records=_PULL_RECORDS, end_s=end_s):
-                self._records.append(record)
-                self._bytes += len(record.body)
+            records = await self._reader.read(max_records=_PULL_RECORDS, end_s=end_s)
+            self._records += records
+            self._bytes += sum(len(record.body) for record in records)
         except AnotherLog:
             await self.close()
             raise
         finally:
             self._read_at_s = loop.time()
-        while len(self._records) > _SHARED_RECORDS or self._bytes > _SHARED_BYTES:
-            self._bytes -= len(self._records.popleft().body)
+        dropped = 0
+        while len(self._records) - dropped > _SHARED_RECORDS or self._bytes > _SHARED_BYTES:
+            self._bytes -= len(self._records[dropped].body)
+            dropped += 1
+        del self._records[:dropped]
 
     def interrupt(self) -> None:
         """Says that something may have been lost on the way."""

@@ -13,7 +13,14 @@ from typing import Final, Self
 from hubbub_server.adapters.sqlite.connections import SqliteConnections
 from hubbub_server.adapters.sqlite.schema import migrate
 from hubbub_server.adapters.sqlite.topic_directory import read_shard
-from hubbub_server.ports.projection import ConversationRow, MemberRow, ProjectionBatch, SettingsRow, ShardRow
+from hubbub_server.ports.projection import (
+    ConversationRow,
+    MemberRow,
+    ProjectionBatch,
+    SettingsRow,
+    ShardRow,
+    require_not_set_back,
+)
 
 _WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
 _BUSY_PAUSE_S: Final = 0.01
@@ -176,9 +183,9 @@ class SqliteProjection:
         """Closes the file after the running call."""
         await self._connections.__aexit__(exc_type, exc, traceback)
 
-    async def apply(self, batch: ProjectionBatch) -> None:
+    async def apply(self, batch: ProjectionBatch, *, known: ShardRow | None = None) -> None:
         """Writes a batch in one transaction, synced to disk when it returns."""
-        await self._connections.run(lambda connection: _apply(connection, batch))
+        await self._connections.run(lambda connection: _apply(connection, batch, known))
 
     async def read_shard(self, shard: int) -> ShardRow | None:
         """Reads how far a shard is applied; None when it never was."""
@@ -217,7 +224,8 @@ def _switch_to_wal(connection: sqlite3.Connection, deadline_s: float) -> None:
             return
 
 
-def _apply(connection: sqlite3.Connection, batch: ProjectionBatch) -> None:
+def _apply(connection: sqlite3.Connection, batch: ProjectionBatch, known: ShardRow | None) -> None:
+    require_not_set_back(read_shard(connection, batch.shard.shard), known)
     connection.executemany(_PUT_EVENT, map(_EVENT_CELLS, batch.events))
     connection.executemany(_PUT_MESSAGE, map(_MESSAGE_CELLS, batch.messages))
     connection.executemany(_PUT_CONVERSATION, map(_conversation_cells, batch.conversations))
