@@ -38,7 +38,7 @@ _SHRUNK_IDS: Final = 64
 _ID_BYTES: Final = 500
 _RECORD_BYTES: Final = 800
 
-Spawn = Callable[[Coroutine[Any, Any, None]], None]
+Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 
 
 class LogRecreated(LogUnavailable):
@@ -337,7 +337,7 @@ class ActiveTopic:
             and not self._is_trimming
         ):
             self._is_trimming = True
-            self._spawn(self._trim_window())
+            self._spawn(self._trim_window)
 
     async def _trim_window(self) -> None:
         """Keeps the window at its capacity. While the store is down it grows."""
@@ -449,7 +449,7 @@ class ActiveTopic:
         """Removes a listener, at once; with the last one the node stops hearing the topic. Idempotent."""
         self.subscribers.discard(subscriber)
         if not self.subscribers and self._is_followed:
-            self._spawn(self._unfollow_if_unused())
+            self._spawn(self._unfollow_if_unused)
 
     async def _unfollow_if_unused(self) -> None:
         async with self._following:
@@ -490,7 +490,7 @@ class ActiveTopic:
             metrics.live_gaps_repaired.inc()
         if not self._is_repairing:
             self._is_repairing = True
-            self._spawn(self._repair())
+            self._spawn(self._repair)
 
     async def _repair(self) -> None:
         """Fetches until the state has passed everything that was heard of; the 30 s check goes on where this fails."""

@@ -161,7 +161,7 @@ class Committer:
         self._queue.append(pending)
         if not self._is_running:
             self._is_running = True
-            self._spawn(self._run())
+            self._spawn(self._run)
         return pending
 
     async def _run(self) -> None:

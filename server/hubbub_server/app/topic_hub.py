@@ -5,7 +5,7 @@ Any node can hold any topic; none owns one. A topic with local listeners is hear
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Self
@@ -91,8 +91,8 @@ class TopicHub:
         """Starts comparing heads."""
         await self._group.__aenter__()
         self._log.on_disturbance(self._disturbed.set)
-        self._spawn(self._compare_heads_for_ever())
-        self._spawn(self._bound_memory_for_ever())
+        self._spawn(self._compare_heads_for_ever)
+        self._spawn(self._bound_memory_for_ever)
         return self
 
     async def __aexit__(
@@ -104,19 +104,16 @@ class TopicHub:
             task.cancel()
         await self._group.__aexit__(kind, error, trace)
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        if self._is_closing:
-            coroutine.close()
-            return
-        task = self._group.create_task(self._contained(coroutine))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: coroutine.close())  # of a task that was cancelled before it began
+    def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if not self._is_closing:
+            task = self._group.create_task(self._contained(work))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    async def _contained(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    async def _contained(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """One topic's fault must not end the node: it is logged, and the head checks heal what they can."""
         try:
-            await coroutine
+            await work()
         except Exception:
             log.exception("topic task failed")
 
@@ -184,7 +181,7 @@ class TopicHub:
     async def _bound_memory_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_BOUND_MEMORY_S)
-            await self._contained(self._bound_memory())
+            await self._contained(self._bound_memory)
 
     async def _bound_memory(self) -> None:
         """Shrinks topics, those that were not used for longest first, until all together keep little enough."""
@@ -269,7 +266,7 @@ class TopicHub:
             self._new_topics.append(topic_id)
             if not self._is_rechecking:
                 self._is_rechecking = True
-                self._spawn(self._recheck())
+                self._spawn(self._recheck)
         return head
 
     async def _recheck(self) -> None:
