@@ -1,5 +1,6 @@
 """What every level shares: markers by folder, the options of the suites, and no network in unit tests."""
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,9 @@ from tests.support.services import Services
 
 # A busy machine is slow, not wrong.
 settings.register_profile("hubbub", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("hubbub")
+# For the mutants: what is killed once is killed each time, not by what happens to be drawn.
+settings.register_profile("repeatable", settings.get_profile("hubbub"), derandomize=True, database=None)
+settings.load_profile(os.environ.get("HUBBUB_HYPOTHESIS", "hubbub"))
 
 TESTS = Path(__file__).resolve().parent
 MARKER_OF_FOLDER = {

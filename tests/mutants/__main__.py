@@ -74,6 +74,7 @@ def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, sources)),
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # half of the time that a test takes
+        "HUBBUB_HYPOTHESIS": "repeatable",
     }
     plugins = (argument for plugin in PLUGINS for argument in ("-p", plugin))
     command = [sys.executable, "-m", "pytest", "-q", "-x", *plugins, "-p", "no:cacheprovider"]
