@@ -218,7 +218,7 @@ async def test_whoever_comes_back_with_a_token_hears_only_of_what_moved_and_miss
             await until_covered(world, alice.user_id, *groups)
             world.cluster.clock.advance(HEARTBEAT_INTERVAL_S)
             world.nodes[0].streams.tick()
-            await until(lambda: alice.client._engine.resume_token != "")  # nothing public tells
+            await until(lambda: alice.client._run.engine.resume_token != "")  # nothing public tells
             alice.proxy.refuse()
             alice.proxy.cut(Cut.RST)
             await alice.until_count(Disconnected, 1)
@@ -339,7 +339,7 @@ async def test_an_application_that_reads_late_gets_all_of_a_long_answer(world: W
         await say(bob, conversation_id, 2, 900)
         alice.reads = False
         async with alice:
-            await until(lambda: not alice.client._engine.has_room)
+            await until(lambda: not alice.client._run.engine.has_room)
             async with asyncio.timeout(10):
                 async for event in alice.client.events():
                     alice.events.append(event)
