@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from hubbub_server.app.conversations import member_at_head
+from hubbub_server.app.as_member import member_at_head
 from hubbub_server.app.frames import ReadUpTo
 from hubbub_server.app.markers import MemberMarker
 from hubbub_server.app.read_states import ReadState
