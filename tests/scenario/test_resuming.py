@@ -19,7 +19,8 @@ from hubbub_client import (
 )
 from hubbub_client.live_stream import ACK_WINDOW_EVENTS, SILENT_HEARTBEATS
 from hubbub_client.sync_engine import SyncEngine
-from hubbub_server.app.session import BUFFER_MAX_EVENTS, HEARTBEAT_INTERVAL_S
+from hubbub_server.app.send_queue import BUFFER_MAX_EVENTS
+from hubbub_server.app.session import HEARTBEAT_INTERVAL_S
 from hubbub_server.domain.ids import TopicId, shard_of
 from tests.support.fault_proxy import Cut
 from tests.support.waiting import until

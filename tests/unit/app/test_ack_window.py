@@ -22,7 +22,9 @@ from hubbub_server.app.frames import (
     TopicEnded,
     Welcome,
 )
-from hubbub_server.app.session import BUFFER_MAX_EVENTS, HEARTBEAT_INTERVAL_S, Session, Submit
+from hubbub_server.app.send_queue import BUFFER_MAX_EVENTS
+from hubbub_server.app.session import HEARTBEAT_INTERVAL_S, Session
+from hubbub_server.app.session_actions import Submit
 from hubbub_server.domain.commands import Sent
 from hubbub_server.domain.errors import NodeDraining, ProtocolBreach, RateLimited
 from hubbub_server.domain.limits import RECORD_MAX_EVENTS

@@ -35,12 +35,10 @@ from hubbub_server.app.session import (
     MAX_UNANSWERED,
     SUBSCRIBE_MAX_AGE_S,
     TOKEN_GRACE_S,
-    CheckToken,
-    OpenTopics,
     Session,
     SessionState,
-    Submit,
 )
+from hubbub_server.app.session_actions import CheckToken, OpenTopics, Submit
 from hubbub_server.domain.commands import Sent
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import (

@@ -22,7 +22,8 @@ from hubbub_server.app.frames import (
 )
 from hubbub_server.app.live_stream import LiveStream
 from hubbub_server.app.resume import ResumeTokens
-from hubbub_server.app.session import BUFFER_MAX_BYTES, BUFFER_MAX_EVENTS, HEARTBEAT_INTERVAL_S, RESET_AFTER_S, Session
+from hubbub_server.app.send_queue import BUFFER_MAX_BYTES, BUFFER_MAX_EVENTS
+from hubbub_server.app.session import HEARTBEAT_INTERVAL_S, RESET_AFTER_S, Session
 from hubbub_server.app.streams import MAX_OPENING, Streams
 from hubbub_server.domain.commands import RecordMembership
 from hubbub_server.domain.cursor import Cursor, TopicHead
