@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from hubbub_server.adapters.crypto.argon2_password_hasher import Argon2PasswordH
 from hubbub_server.adapters.crypto.key_files import read_key, read_signer
 from hubbub_server.adapters.nats.accounts import NatsAccountStore, NatsDeviceSessionStore
 from hubbub_server.adapters.nats.shard_leases import NatsShardLeases
+from hubbub_server.adapters.redis.connection import RedisConnection
 from hubbub_server.adapters.system.ids import RandomIds
 from hubbub_server.app.authenticate import Authenticate
 from hubbub_server.app.conversation_signals import ConversationSignals
@@ -19,12 +21,14 @@ from hubbub_server.app.conversations import Conversations
 from hubbub_server.app.effects import BlockEffects, MembershipEffects
 from hubbub_server.app.markers import Markers
 from hubbub_server.app.own_mentions import OwnMentions
+from hubbub_server.app.presence import Presence
 from hubbub_server.app.read_history import ReadHistory
 from hubbub_server.app.read_states import ReadStates
 from hubbub_server.app.resume import ResumeTokens
 from hubbub_server.app.settings import UserSettings
 from hubbub_server.app.streams import Streams
 from hubbub_server.app.sync import Sync
+from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
 from hubbub_server.app.typing_signals import TypingSignals
 from hubbub_server.app.users import Users
@@ -71,106 +75,153 @@ def run_worker(settings: Settings) -> None:
     run_process(partial(_worker, settings), role="worker", name=settings.worker.name, log_level=settings.log_level)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Node:
+    """What the use cases of a node share, open."""
+
+    core: Core
+    signals: ConversationSignals
+    hub: TopicHub
+    accounts: NatsAccountStore
+    authenticate: Authenticate
+    redis: RedisConnection | None
+    presence: Presence
+
+
 async def _node(settings: Settings, life: Life) -> None:
-    ids = RandomIds()
-    node, auth = settings.node, settings.auth
     async with AsyncExitStack() as stack:
-        core = await open_core(stack, settings, node.name, life.fail)
-        clock = core.clock
-        bus = await open_bus(stack, core)
-        signals = ConversationSignals(bus=bus, codec=ProtoSignalCodec(), clock=clock)
-        hub = await open_hub(stack, core, await open_guard(stack, core), interest=signals)
-        typing = TypingSignals(hub=hub, signals=signals, clock=clock, max_members=node.typing_max_members)
-        reader = TopicReader(
-            log=core.log, messages=core.messages, events=core.events, markers=core.markers, codec=core.codec
-        )
-        accounts = NatsAccountStore(core.connection)
-        authenticate = await _open_authenticate(stack, auth, core, accounts, ids)
-        id_key = read_key(auth.secrets / "id_key")
-        read_states = ReadStates(hub=hub, reader=reader)
-        memberships = MembershipEffects(hub)
-        markers = Markers(
+        node = await _open_node(stack, settings, life)
+        use_cases = await _open_use_cases(stack, settings, node)
+        server, edge = await _open_transports(stack, settings, node, use_cases, life)
+        port, stream_port = await start_serving(settings, server, edge)
+        metrics_port = stack.enter_context(serve_metrics(settings.node.host, settings.node.metrics_port))
+        await register_node(stack, settings, node.core, node.redis, node.presence, port)
+        log.info("node serves", port=port, stream_port=stream_port, metrics_port=metrics_port)
+        await life.ended.wait()
+        log.info("node leaves", streams=len(use_cases.streams))
+        use_cases.markers.drain()
+        await use_cases.streams.drain(announced_for_s=settings.node.announce_s)
+        node.presence.streams.drain()
+        await stop_serving(server, edge, settings.node.stop_grace_s)
+        await node.presence.tracker.leave()
+
+
+async def _open_node(stack: AsyncExitStack, settings: Settings, life: Life) -> _Node:
+    core = await open_core(stack, settings, settings.node.name, life.fail)
+    bus = await open_bus(stack, core)
+    signals = ConversationSignals(bus=bus, codec=ProtoSignalCodec(), clock=core.clock)
+    hub = await open_hub(stack, core, await open_guard(stack, core), interest=signals)
+    accounts = NatsAccountStore(core.connection)
+    authenticate = await _open_authenticate(stack, settings.auth, core, accounts)
+    redis = await open_redis(stack, settings)
+    return _Node(
+        core=core,
+        signals=signals,
+        hub=hub,
+        accounts=accounts,
+        authenticate=authenticate,
+        redis=redis,
+        presence=await open_presence(stack, core, hub, bus, redis),
+    )
+
+
+async def _open_use_cases(stack: AsyncExitStack, settings: Settings, node: _Node) -> UseCases:
+    core, hub, accounts = node.core, node.hub, node.accounts
+    id_key = read_key(settings.auth.secrets / "id_key")
+    reader = TopicReader(
+        log=core.log, messages=core.messages, events=core.events, markers=core.markers, codec=core.codec
+    )
+    read_states = ReadStates(hub=hub, reader=reader)
+    memberships = MembershipEffects(hub)
+    typing = TypingSignals(
+        hub=hub, signals=node.signals, clock=core.clock, max_members=settings.node.typing_max_members
+    )
+    markers = await stack.enter_async_context(
+        Markers(
             hub=hub,
             reader=reader,
             read_states=read_states,
             effects=memberships,
-            clock=clock,
-            news=signals,
+            clock=core.clock,
+            news=node.signals,
         )
-        redis = await open_redis(stack, settings)
-        presence = await open_presence(stack, core, hub, bus, redis)
-        streams = Streams(
+    )
+    return UseCases(
+        authenticate=node.authenticate,
+        users=Users(accounts=accounts),
+        conversations=Conversations(
             hub=hub,
-            authenticate=authenticate,
-            clock=clock,
-            ids=ids,
-            resume_tokens=ResumeTokens(id_key, clock),
-            markers=await stack.enter_async_context(markers),
-            typing=typing,
-            drain_timeout_s=node.drain_timeout_s,
-            max_opening=node.max_opening_streams,
-            tracker=presence.tracker,
-        )
-        use_cases = UseCases(
-            authenticate=authenticate,
-            users=Users(accounts=accounts),
-            conversations=Conversations(
-                hub=hub,
-                reader=reader,
-                read_states=read_states,
-                effects=memberships,
-                accounts=accounts,
-                id_key=id_key,
-                group_max_members=node.group_max_members,
-            ),
-            history=ReadHistory(hub=hub, reader=reader, directory=core.directory),
-            sync=Sync(hub=hub, reader=reader),
-            markers=markers,
-            mentions=OwnMentions(
-                hub=hub, reader=reader, read_states=read_states, directory=core.directory, id_key=id_key
-            ),
-            settings=UserSettings(
-                hub=hub,
-                read_states=read_states,
-                membership_effects=memberships,
-                block_effects=BlockEffects(hub),
-                accounts=accounts,
-                id_key=id_key,
-            ),
-            streams=await stack.enter_async_context(streams),
-            typing=typing,
-            presence=presence,
-        )
-        edge: StreamEdge | None = None
+            reader=reader,
+            read_states=read_states,
+            effects=memberships,
+            accounts=accounts,
+            id_key=id_key,
+            group_max_members=settings.node.group_max_members,
+        ),
+        history=ReadHistory(hub=hub, reader=reader, directory=core.directory),
+        sync=Sync(hub=hub, reader=reader),
+        markers=markers,
+        mentions=OwnMentions(hub=hub, reader=reader, read_states=read_states, directory=core.directory, id_key=id_key),
+        settings=UserSettings(
+            hub=hub,
+            read_states=read_states,
+            membership_effects=memberships,
+            block_effects=BlockEffects(hub),
+            accounts=accounts,
+            id_key=id_key,
+        ),
+        streams=await _open_streams(stack, settings, node, markers, typing, ResumeTokens(id_key, core.clock)),
+        typing=typing,
+        presence=node.presence,
+    )
 
-        def is_ready() -> bool:
-            return not life.ended.is_set() and hub.is_live() and (edge is None or edge.is_serving)
 
-        server = RpcServer(
-            use_cases,
-            clock=clock,
-            ids=ids,
-            node_id=node.name,
-            is_ready=is_ready,
-            with_reflection=node.reflection,
-        )
-        await stack.enter_async_context(server)
-        edge = await open_edge(stack, settings.edge, server.streaming_calls(), is_ready)
-        port, stream_port = await start_serving(settings, server, edge)
-        metrics_port = stack.enter_context(serve_metrics(node.host, node.metrics_port))
-        await register_node(stack, settings, core, redis, presence, port)
-        log.info("node serves", port=port, stream_port=stream_port, metrics_port=metrics_port)
-        await life.ended.wait()
-        log.info("node leaves", streams=len(streams))
-        markers.drain()
-        await streams.drain(announced_for_s=node.announce_s)
-        presence.streams.drain()
-        await stop_serving(server, edge, node.stop_grace_s)
-        await presence.tracker.leave()
+async def _open_streams(  # each is a part of a stream
+    stack: AsyncExitStack,
+    settings: Settings,
+    node: _Node,
+    markers: Markers,
+    typing: TypingSignals,
+    resume_tokens: ResumeTokens,
+) -> Streams:
+    streams = Streams(
+        hub=node.hub,
+        authenticate=node.authenticate,
+        clock=node.core.clock,
+        ids=RandomIds(),
+        resume_tokens=resume_tokens,
+        markers=markers,
+        typing=typing,
+        drain_timeout_s=settings.node.drain_timeout_s,
+        max_opening=settings.node.max_opening_streams,
+        tracker=node.presence.tracker,
+    )
+    return await stack.enter_async_context(streams)
+
+
+async def _open_transports(
+    stack: AsyncExitStack, settings: Settings, node: _Node, use_cases: UseCases, life: Life
+) -> "tuple[RpcServer, StreamEdge | None]":
+    edge: StreamEdge | None = None
+
+    def is_ready() -> bool:
+        return not life.ended.is_set() and node.hub.is_live() and (edge is None or edge.is_serving)
+
+    server = RpcServer(
+        use_cases,
+        clock=node.core.clock,
+        ids=RandomIds(),
+        node_id=settings.node.name,
+        is_ready=is_ready,
+        with_reflection=settings.node.reflection,
+    )
+    await stack.enter_async_context(server)
+    edge = await open_edge(stack, settings.edge, server.streaming_calls(), is_ready)
+    return server, edge
 
 
 async def _open_authenticate(
-    stack: AsyncExitStack, auth: AuthSettings, core: Core, accounts: NatsAccountStore, ids: RandomIds
+    stack: AsyncExitStack, auth: AuthSettings, core: Core, accounts: NatsAccountStore
 ) -> Authenticate:
     authenticate = Authenticate(
         accounts=accounts,
@@ -178,7 +229,7 @@ async def _open_authenticate(
         hasher=await stack.enter_async_context(Argon2PasswordHasher()),
         signer=read_signer(auth.secrets, issuer=auth.issuer, audience=auth.audience, clock=core.clock),
         clock=core.clock,
-        ids=ids,
+        ids=RandomIds(),
     )
     return await stack.enter_async_context(authenticate)
 
