@@ -24,7 +24,7 @@ from hubbub_server.adapters.sqlite.reader import open_reader
 from hubbub_server.adapters.sqlite.topic_directory import SqliteTopicDirectory
 from hubbub_server.adapters.system.clock import SystemClock
 from hubbub_server.adapters.system.ids import RandomIds
-from hubbub_server.app.topic_hub import TopicHub
+from hubbub_server.app.topic_hub import TopicHub, TopicPorts
 from hubbub_server.app.topic_loader import TopicLoader
 from hubbub_server.domain.commands import AddMembers, Command, CreateGroup, RemoveMember
 from hubbub_server.domain.errors import StoreUnavailable
@@ -111,14 +111,16 @@ async def open_node(cluster: NatsCluster, store: Path) -> AsyncIterator[Node]:
                 codec=ProtoRecordCodec(),
             )
             async with TopicHub(
-                log=log,
-                guard=OpenGuard(),
-                loader=loader,
-                directory=directory,
-                messages=messages,
-                codec=ProtoRecordCodec(),
-                clock=SystemClock(),
-                ids=RandomIds(),
+                TopicPorts(
+                    log=log,
+                    guard=OpenGuard(),
+                    loader=loader,
+                    directory=directory,
+                    messages=messages,
+                    codec=ProtoRecordCodec(),
+                    clock=SystemClock(),
+                    ids=RandomIds(),
+                ),
             ) as hub:
                 yield Node(
                     hub=hub,

@@ -58,7 +58,7 @@ from tests.support.fakes.presence_registry import FakePresenceRegistry, FakePres
 from tests.support.fakes.signal_bus import FakeSignalServer
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import FakeLogServer, FakeTopicLog
-from tests.support.loaders import OpenGuard, fake_loader
+from tests.support.loaders import fake_ports
 
 PASSWORD = "correct horse"
 ID_KEY = b"k" * 32
@@ -201,14 +201,7 @@ class NodeCluster:
         log, bus = self.log_server.connect(), self.signal_server.connect()
         signals = ConversationSignals(bus=bus, codec=ProtoSignalCodec(), clock=self.clock)
         hub = TopicHub(
-            log=log,
-            guard=OpenGuard(),
-            loader=fake_loader(self.log_server, log, self.store),
-            directory=self.store,
-            messages=self.store,
-            codec=CODEC,
-            clock=self.clock,
-            ids=self.ids,
+            fake_ports(self.log_server, log, self.store, clock=self.clock, ids=self.ids),
             recheck_delay_s=0.0,
             interest=signals,
         )
