@@ -2,7 +2,6 @@
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,25 +16,12 @@ from hubbub_server.adapters.redis.connection import RedisConnection
 from hubbub_server.adapters.system.ids import RandomIds
 from hubbub_server.app.authenticate import Authenticate
 from hubbub_server.app.conversation_signals import ConversationSignals
-from hubbub_server.app.conversations import Conversations
-from hubbub_server.app.effects import BlockEffects, MembershipEffects
-from hubbub_server.app.markers import Markers
-from hubbub_server.app.own_mentions import OwnMentions
-from hubbub_server.app.presence import Presence
-from hubbub_server.app.read_history import ReadHistory
-from hubbub_server.app.read_states import ReadStates
-from hubbub_server.app.resume import ResumeTokens
-from hubbub_server.app.settings import UserSettings
-from hubbub_server.app.streams import Streams
-from hubbub_server.app.sync import Sync
-from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
-from hubbub_server.app.typing_signals import TypingSignals
-from hubbub_server.app.users import Users
-from hubbub_server.config import AuthSettings, Settings
+from hubbub_server.app.use_cases import NodeBounds, NodeParts, UseCases, open_use_cases
+from hubbub_server.config import AuthSettings, NodeSettings, Settings
 from hubbub_server.obs.metrics_port import serve_metrics
 from hubbub_server.process import Life, run_process
-from hubbub_server.rpc.server import RpcServer, UseCases
+from hubbub_server.rpc.server import RpcServer
 from hubbub_server.wire.decoded_records import DecodedRecords
 from hubbub_server.wire.record_codec import ProtoRecordCodec
 from hubbub_server.wire.signal_codec import ProtoSignalCodec
@@ -75,27 +61,16 @@ def run_worker(settings: Settings) -> None:
     run_process(partial(_worker, settings), role="worker", name=settings.worker.name, log_level=settings.log_level)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Node:
-    """What the use cases of a node share, open."""
-
-    core: Core
-    signals: ConversationSignals
-    hub: TopicHub
-    accounts: NatsAccountStore
-    authenticate: Authenticate
-    redis: RedisConnection | None
-    presence: Presence
-
-
 async def _node(settings: Settings, life: Life) -> None:
     async with AsyncExitStack() as stack:
-        node = await _open_node(stack, settings, life)
-        use_cases = await _open_use_cases(stack, settings, node)
+        core = await open_core(stack, settings, settings.node.name, life.fail)
+        redis = await open_redis(stack, settings)
+        node = await _open_parts(stack, settings, core, redis)
+        use_cases = await open_use_cases(stack, node, _bounds(settings.node))
         server, edge = await _open_transports(stack, settings, node, use_cases, life)
         port, stream_port = await start_serving(settings, server, edge)
         metrics_port = stack.enter_context(serve_metrics(settings.node.host, settings.node.metrics_port))
-        await register_node(stack, settings, node.core, node.redis, node.presence, port)
+        await register_node(stack, settings, core, redis, node.presence, port)
         log.info("node serves", port=port, stream_port=stream_port, metrics_port=metrics_port)
         await life.ended.wait()
         log.info("node leaves", streams=len(use_cases.streams))
@@ -106,101 +81,40 @@ async def _node(settings: Settings, life: Life) -> None:
         await node.presence.tracker.leave()
 
 
-async def _open_node(stack: AsyncExitStack, settings: Settings, life: Life) -> _Node:
-    core = await open_core(stack, settings, settings.node.name, life.fail)
+async def _open_parts(
+    stack: AsyncExitStack, settings: Settings, core: Core, redis: RedisConnection | None
+) -> NodeParts:
     bus = await open_bus(stack, core)
     signals = ConversationSignals(bus=bus, codec=ProtoSignalCodec(), clock=core.clock)
     hub = await open_hub(stack, core, await open_guard(stack, core), interest=signals)
     accounts = NatsAccountStore(core.connection)
-    authenticate = await _open_authenticate(stack, settings.auth, core, accounts)
-    redis = await open_redis(stack, settings)
-    return _Node(
-        core=core,
-        signals=signals,
+    return NodeParts(
         hub=hub,
+        reader=TopicReader(
+            log=core.log, messages=core.messages, events=core.events, markers=core.markers, codec=core.codec
+        ),
+        directory=core.directory,
         accounts=accounts,
-        authenticate=authenticate,
-        redis=redis,
+        authenticate=await _open_authenticate(stack, settings.auth, core, accounts),
+        signals=signals,
         presence=await open_presence(stack, core, hub, bus, redis),
-    )
-
-
-async def _open_use_cases(stack: AsyncExitStack, settings: Settings, node: _Node) -> UseCases:
-    core, hub, accounts = node.core, node.hub, node.accounts
-    id_key = read_key(settings.auth.secrets / "id_key")
-    reader = TopicReader(
-        log=core.log, messages=core.messages, events=core.events, markers=core.markers, codec=core.codec
-    )
-    read_states = ReadStates(hub=hub, reader=reader)
-    memberships = MembershipEffects(hub)
-    typing = TypingSignals(
-        hub=hub, signals=node.signals, clock=core.clock, max_members=settings.node.typing_max_members
-    )
-    markers = await stack.enter_async_context(
-        Markers(
-            hub=hub,
-            reader=reader,
-            read_states=read_states,
-            effects=memberships,
-            clock=core.clock,
-            news=node.signals,
-        )
-    )
-    return UseCases(
-        authenticate=node.authenticate,
-        users=Users(accounts=accounts),
-        conversations=Conversations(
-            hub=hub,
-            reader=reader,
-            read_states=read_states,
-            effects=memberships,
-            accounts=accounts,
-            id_key=id_key,
-            group_max_members=settings.node.group_max_members,
-        ),
-        history=ReadHistory(hub=hub, reader=reader, directory=core.directory),
-        sync=Sync(hub=hub, reader=reader),
-        markers=markers,
-        mentions=OwnMentions(hub=hub, reader=reader, read_states=read_states, directory=core.directory, id_key=id_key),
-        settings=UserSettings(
-            hub=hub,
-            read_states=read_states,
-            membership_effects=memberships,
-            block_effects=BlockEffects(hub),
-            accounts=accounts,
-            id_key=id_key,
-        ),
-        streams=await _open_streams(stack, settings, node, markers, typing, ResumeTokens(id_key, core.clock)),
-        typing=typing,
-        presence=node.presence,
-    )
-
-
-async def _open_streams(  # each is a part of a stream
-    stack: AsyncExitStack,
-    settings: Settings,
-    node: _Node,
-    markers: Markers,
-    typing: TypingSignals,
-    resume_tokens: ResumeTokens,
-) -> Streams:
-    streams = Streams(
-        hub=node.hub,
-        authenticate=node.authenticate,
-        clock=node.core.clock,
+        clock=core.clock,
         ids=RandomIds(),
-        resume_tokens=resume_tokens,
-        markers=markers,
-        typing=typing,
-        drain_timeout_s=settings.node.drain_timeout_s,
-        max_opening=settings.node.max_opening_streams,
-        tracker=node.presence.tracker,
+        id_key=read_key(settings.auth.secrets / "id_key"),
     )
-    return await stack.enter_async_context(streams)
+
+
+def _bounds(node: NodeSettings) -> NodeBounds:
+    return NodeBounds(
+        group_max_members=node.group_max_members,
+        typing_max_members=node.typing_max_members,
+        max_opening_streams=node.max_opening_streams,
+        drain_timeout_s=node.drain_timeout_s,
+    )
 
 
 async def _open_transports(
-    stack: AsyncExitStack, settings: Settings, node: _Node, use_cases: UseCases, life: Life
+    stack: AsyncExitStack, settings: Settings, node: NodeParts, use_cases: UseCases, life: Life
 ) -> "tuple[RpcServer, StreamEdge | None]":
     edge: StreamEdge | None = None
 
@@ -209,8 +123,8 @@ async def _open_transports(
 
     server = RpcServer(
         use_cases,
-        clock=node.core.clock,
-        ids=RandomIds(),
+        clock=node.clock,
+        ids=node.ids,
         node_id=settings.node.name,
         is_ready=is_ready,
         with_reflection=settings.node.reflection,
