@@ -29,13 +29,6 @@ async def cluster() -> AsyncIterator[NatsCluster]:
         yield running
 
 
-@pytest_asyncio.fixture
-async def instance(cluster: NatsCluster, tmp_path: Path) -> RealInstance:
-    made = RealInstance(cluster, tmp_path / "store.db")
-    await made.make()
-    return made
-
-
 async def restore(cluster: NatsCluster, copy: Path, *, only: str = "") -> None:
     """Puts an older copy of the server's files into its place: all of them, or one stream."""
     (server,) = cluster.servers

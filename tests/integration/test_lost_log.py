@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -29,13 +28,6 @@ pytestmark = pytest.mark.asyncio
 async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[NatsCluster]:
     async with ready_nats_cluster(request.param) as running:
         yield running
-
-
-@pytest_asyncio.fixture
-async def instance(cluster: NatsCluster, tmp_path: Path) -> RealInstance:
-    made = RealInstance(cluster, tmp_path / "store.db")
-    await made.make()
-    return made
 
 
 async def lose_all(cluster: NatsCluster) -> None:

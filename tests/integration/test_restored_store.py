@@ -22,13 +22,6 @@ async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[NatsCluster]:
         yield running
 
 
-@pytest_asyncio.fixture
-async def instance(cluster: NatsCluster, tmp_path: Path) -> RealInstance:
-    made = RealInstance(cluster, tmp_path / "store.db")
-    await made.make()
-    return made
-
-
 def back_up(instance: RealInstance, copy: Path) -> None:
     """Copies the store as docs/OPERATIONS.md says, while no worker runs."""
     copy.mkdir()
