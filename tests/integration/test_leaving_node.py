@@ -17,10 +17,10 @@ from hubbub.conversation.v1 import conversation_service_pb2
 from hubbub.history.v1 import history_service_pb2
 
 from hubbub_server.supervisor.data_folder import DataFolder
-from tests.integration.test_projector_restart import worker_settings, working
 from tests.support.live_client import LiveClient, text_message
 from tests.support.node import RpcClient
 from tests.support.program import Program, running
+from tests.support.real_worker import worker_settings, working
 from tests.support.services import NatsCluster, ready_nats_cluster
 from tests.support.waiting import until, until_found
 

@@ -52,9 +52,9 @@ from hubbub_server.domain.ids import TopicId, UserId
 from tests.support.app_node import ALICE, BOB, CAROL, CODEC, GROUP, SIGNAL_CODEC, AppCluster, message_id, send
 from tests.support.fakes.topic_log import FakeTopicLog, LiveFault
 from tests.support.loaders import fake_ports
+from tests.support.open_streams import caller
 from tests.support.virtual_time import run_in_virtual_time
 from tests.unit.app.test_committer_machine import LATENCIES_S, LoopClock
-from tests.unit.app.test_stream_promises import caller
 
 Step = tuple[str, int, int]
 USERS = (ALICE, BOB, CAROL)

@@ -15,8 +15,8 @@ from hubbub_server.rpc.call import Call
 from tests.support.app_node import GROUP
 from tests.support.edge_bench import CALL, Bench
 from tests.support.h2_peer import H2Peer, Pipe
-from tests.unit.app.test_ack_window import WINDOW, ack, with_window
-from tests.unit.app.test_session import command, head, sent
+from tests.support.sessions import command, head, sent
+from tests.support.windows import WINDOW, ack, with_window
 
 pytestmark = pytest.mark.asyncio
 
