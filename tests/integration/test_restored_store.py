@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.integration.test_projector_restart import working
 from tests.support.real_node import RealInstance
 from tests.support.real_room import KEPT_S, ROOM, hubbub_log, now, numbers, sent, talk
+from tests.support.real_worker import working
 from tests.support.services import NatsCluster, ready_nats_cluster
 from tests.unit.domain.builders import BOB
 
@@ -20,13 +20,6 @@ pytestmark = pytest.mark.asyncio
 async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[NatsCluster]:
     async with ready_nats_cluster(request.param) as running:
         yield running
-
-
-@pytest_asyncio.fixture
-async def instance(cluster: NatsCluster, tmp_path: Path) -> RealInstance:
-    made = RealInstance(cluster, tmp_path / "store.db")
-    await made.make()
-    return made
 
 
 def back_up(instance: RealInstance, copy: Path) -> None:

@@ -13,12 +13,12 @@ from hubbub_server.adapters.nats.connection import NatsConnection
 from hubbub_server.adapters.nats.records import encode_facts
 from hubbub_server.domain.ids import ConversationId, TopicId
 from hubbub_server.supervisor.data_folder import DataFolder
-from tests.integration.test_leaving_node import serving, sign_up
-from tests.integration.test_projector_restart import Node, open_node, working
 from tests.integration.test_workers import append_raw
 from tests.support.live_client import LiveClient, text_message
 from tests.support.node import RpcClient
+from tests.support.real_worker import Node, open_node, working
 from tests.support.services import NatsCluster, ready_nats_cluster
+from tests.support.serving_node import serving, sign_up
 
 pytestmark = pytest.mark.asyncio
 

@@ -21,16 +21,9 @@ from hubbub_server.domain.ids import ConversationId, TopicId, shard_of
 from hubbub_server.ports.shard_leases import Unit
 from hubbub_server.ports.topic_log import LogRecord
 from hubbub_server.workers.roles import ROLES, TRIM
-from tests.integration.test_projector_restart import (
-    SHARDS,
-    Node,
-    check_store_is_log,
-    message_id,
-    open_node,
-    worker_settings,
-    working,
-)
+from tests.integration.test_projector_restart import check_store_is_log, message_id
 from tests.support.real_node import RealInstance
+from tests.support.real_worker import SHARDS, Node, open_node, worker_settings, working
 from tests.support.services import NatsCluster, ready_nats_cluster
 from tests.support.waiting import until_found, until_it_answers
 from tests.unit.domain.builders import ALICE, send

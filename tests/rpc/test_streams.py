@@ -1,6 +1,7 @@
 """Connect and Subscribe through a real channel."""
 
 import asyncio
+import base64
 import uuid
 
 import grpc.aio
@@ -128,6 +129,12 @@ async def test_events_beyond_the_window_wait_for_an_ack_and_answers_do_not(
     live.call.cancel()
 
 
+def with_last_byte_changed(token: str) -> str:
+    """The last character may have bits that say nothing: another one may be the same bytes."""
+    raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    return base64.urlsafe_b64encode(raw[:-1] + bytes([raw[-1] ^ 1])).decode().rstrip("=")
+
+
 async def test_a_stream_with_a_token_names_only_what_moved(
     cluster: NodeCluster, node: Node, client: RpcClient, bob: Credentials, direct: str
 ) -> None:
@@ -151,7 +158,7 @@ async def test_a_stream_with_a_token_names_only_what_moved(
         return again.controls[0].welcome.resumed, {head.cursor.topic_id for head in heads}
 
     assert await named(token) == (True, {own})
-    assert await named(token[:-1] + ("A" if token[-1] != "A" else "B")) == (False, {own, direct})
+    assert await named(with_last_byte_changed(token)) == (False, {own, direct})
     await client.chat.SendMessage(text_message(direct), metadata=client.auth)
     assert await named(token) == (True, {own, direct})
 

@@ -19,7 +19,8 @@ from hubbub_client import (
 )
 from hubbub_client.live_stream import ACK_WINDOW_EVENTS, SILENT_HEARTBEATS
 from hubbub_client.sync_engine import SyncEngine
-from hubbub_server.app.session import BUFFER_MAX_EVENTS, HEARTBEAT_INTERVAL_S
+from hubbub_server.app.send_queue import BUFFER_MAX_EVENTS
+from hubbub_server.app.session import HEARTBEAT_INTERVAL_S
 from hubbub_server.domain.ids import TopicId, shard_of
 from tests.support.fault_proxy import Cut
 from tests.support.waiting import until
@@ -218,7 +219,7 @@ async def test_whoever_comes_back_with_a_token_hears_only_of_what_moved_and_miss
             await until_covered(world, alice.user_id, *groups)
             world.cluster.clock.advance(HEARTBEAT_INTERVAL_S)
             world.nodes[0].streams.tick()
-            await until(lambda: alice.client._engine.resume_token != "")  # nothing public tells
+            await until(lambda: alice.client._run.engine.resume_token != "")  # nothing public tells
             alice.proxy.refuse()
             alice.proxy.cut(Cut.RST)
             await alice.until_count(Disconnected, 1)
@@ -339,7 +340,7 @@ async def test_an_application_that_reads_late_gets_all_of_a_long_answer(world: W
         await say(bob, conversation_id, 2, 900)
         alice.reads = False
         async with alice:
-            await until(lambda: not alice.client._engine.has_room)
+            await until(lambda: not alice.client._run.engine.has_room)
             async with asyncio.timeout(10):
                 async for event in alice.client.events():
                     alice.events.append(event)

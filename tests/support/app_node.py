@@ -30,7 +30,7 @@ from tests.support.fakes.clock import FakeClock, FakeIds
 from tests.support.fakes.signal_bus import FakeSignalBus, FakeSignalServer
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import FakeLogServer, FakeTopicLog
-from tests.support.loaders import OpenGuard, fake_loader
+from tests.support.loaders import fake_ports
 
 GROUP = ConversationId(TopicId("cgroup"))
 ALICE, BOB, CAROL = (UserId(TopicId(f"u{name}")) for name in ("alice", "bob", "carol"))
@@ -153,14 +153,7 @@ class AppCluster:
         log, bus = self.server.connect(), self.signal_server.connect()
         signals = ConversationSignals(bus=bus, codec=SIGNAL_CODEC, clock=self.clock)
         hub = TopicHub(
-            log=log,
-            guard=guard or OpenGuard(),
-            loader=fake_loader(self.server, log, self.store),
-            directory=self.store,
-            messages=self.store,
-            codec=CODEC,
-            clock=self.clock,
-            ids=self.ids,
+            fake_ports(self.server, log, self.store, clock=self.clock, ids=self.ids, guard=guard),
             head_check_interval_s=head_check_interval_s,
             recheck_delay_s=0.0,
             window_capacity=window_capacity,

@@ -1,29 +1,21 @@
 """Programs of the tests that are built by `go install`, once for each version, in var/go."""
 
 import os
-import shutil
 import subprocess
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.support.tools import find_tool
+
 BUILT: Final = Path(__file__).resolve().parents[2] / "var" / "go"
 BUILD_TIMEOUT_S: Final = 400.0
 
 
-def find_go() -> str:
-    """Returns the path of Go, from its wheel or of the system; empty if there is none."""
-    spec = find_spec("go")
-    if spec is not None and spec.submodule_search_locations:
-        return str(Path(spec.submodule_search_locations[0]) / "bin" / "go")
-    return shutil.which("go") or ""
-
-
 def go_program(package: str, version: str) -> Path:
     """Returns the program of a package, built if need be. Skips the test where Go is missing, fails it in CI."""
-    go = find_go()
+    go = find_tool("go")
     if not go:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no {package} without go")
     folder = BUILT / version

@@ -27,27 +27,18 @@ from hubbub_server.adapters.crypto.jose_token_signer import JoseTokenSigner
 from hubbub_server.app.authenticate import Authenticate, Credentials
 from hubbub_server.app.conversation_signals import ConversationSignals
 from hubbub_server.app.conversations import Conversations
-from hubbub_server.app.effects import BlockEffects, MembershipEffects
-from hubbub_server.app.markers import Markers
-from hubbub_server.app.own_mentions import OwnMentions
 from hubbub_server.app.presence import Presence
 from hubbub_server.app.project import project
-from hubbub_server.app.read_history import ReadHistory
-from hubbub_server.app.read_states import ReadStates
 from hubbub_server.app.registered_node import RegisteredNode
-from hubbub_server.app.resume import ResumeTokens
-from hubbub_server.app.settings import UserSettings
 from hubbub_server.app.streams import MAX_OPENING, Streams
-from hubbub_server.app.sync import Sync
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader
-from hubbub_server.app.typing_signals import TypingSignals
-from hubbub_server.app.users import Users
+from hubbub_server.app.use_cases import NodeBounds, NodeParts, UseCases, open_use_cases
 from hubbub_server.domain.ids import DeviceSessionId, UserId
 from hubbub_server.edge.limits import STRANGERS, EdgeLimits
 from hubbub_server.edge.server import StreamEdge
 from hubbub_server.ports.credentials import AccessClaims
-from hubbub_server.rpc.server import RpcServer, ServerLimits, UseCases
+from hubbub_server.rpc.server import RpcServer, ServerLimits
 from hubbub_server.wire.presence import encode_update
 from hubbub_server.wire.record_codec import ProtoRecordCodec
 from hubbub_server.wire.signal_codec import ProtoSignalCodec
@@ -58,7 +49,7 @@ from tests.support.fakes.presence_registry import FakePresenceRegistry, FakePres
 from tests.support.fakes.signal_bus import FakeSignalServer
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import FakeLogServer, FakeTopicLog
-from tests.support.loaders import OpenGuard, fake_loader
+from tests.support.loaders import fake_ports
 
 PASSWORD = "correct horse"
 ID_KEY = b"k" * 32
@@ -201,21 +192,10 @@ class NodeCluster:
         log, bus = self.log_server.connect(), self.signal_server.connect()
         signals = ConversationSignals(bus=bus, codec=ProtoSignalCodec(), clock=self.clock)
         hub = TopicHub(
-            log=log,
-            guard=OpenGuard(),
-            loader=fake_loader(self.log_server, log, self.store),
-            directory=self.store,
-            messages=self.store,
-            codec=CODEC,
-            clock=self.clock,
-            ids=self.ids,
+            fake_ports(self.log_server, log, self.store, clock=self.clock, ids=self.ids),
             recheck_delay_s=0.0,
             interest=signals,
         )
-        typing = TypingSignals(hub=hub, signals=signals, clock=self.clock)
-        reader = TopicReader(log=log, messages=self.store, events=self.store, markers=self.store, codec=CODEC)
-        read_states = ReadStates(hub=hub, reader=reader)
-        memberships = MembershipEffects(hub)
         presence = Presence(
             hub=hub,
             registry=FakePresenceRegistry(self.presence),
@@ -223,73 +203,30 @@ class NodeCluster:
             clock=self.clock,
             encode=encode_update,
         )
-        async with (
-            self._authenticate() as authenticate,
-            hub,
-            Markers(
+        registered = RegisteredNode(
+            FakeNodeRegistry(self.lives),
+            node_id="node",
+            address="127.0.0.1:1",
+            clock=self.clock,
+            ids=self._life_ids,
+            on_gone=presence.tracker.settle,
+        )
+        async with self._authenticate() as authenticate, hub, presence, registered, AsyncExitStack() as stack:
+            presence.tracker.node = registered
+            parts = NodeParts(
                 hub=hub,
-                reader=reader,
-                read_states=read_states,
-                effects=memberships,
-                clock=self.clock,
-                news=signals,
-                window_s=0.0,
-            ) as markers,
-            presence,
-            RegisteredNode(
-                FakeNodeRegistry(self.lives),
-                node_id="node",
-                address="127.0.0.1:1",
-                clock=self.clock,
-                ids=self._life_ids,
-                on_gone=presence.tracker.settle,
-            ) as registered,
-            Streams(
-                hub=hub,
+                reader=TopicReader(log=log, messages=self.store, events=self.store, markers=self.store, codec=CODEC),
+                directory=self.store,
+                accounts=self.accounts,
                 authenticate=authenticate,
+                signals=signals,
+                presence=presence,
                 clock=self.clock,
                 ids=self.ids,
-                resume_tokens=ResumeTokens(ID_KEY, self.clock),
-                markers=markers,
-                typing=typing,
-                max_opening=max_opening,
-                tracker=presence.tracker,
-            ) as streams,
-        ):
-            presence.tracker.node = registered
-            yield (
-                log,
-                hub,
-                UseCases(
-                    authenticate=authenticate,
-                    users=Users(accounts=self.accounts),
-                    conversations=Conversations(
-                        hub=hub,
-                        reader=reader,
-                        read_states=read_states,
-                        effects=memberships,
-                        accounts=self.accounts,
-                        id_key=ID_KEY,
-                    ),
-                    history=ReadHistory(hub=hub, reader=reader, directory=self.store),
-                    sync=Sync(hub=hub, reader=reader),
-                    markers=markers,
-                    mentions=OwnMentions(
-                        hub=hub, reader=reader, read_states=read_states, directory=self.store, id_key=ID_KEY
-                    ),
-                    settings=UserSettings(
-                        hub=hub,
-                        read_states=read_states,
-                        membership_effects=memberships,
-                        block_effects=BlockEffects(hub),
-                        accounts=self.accounts,
-                        id_key=ID_KEY,
-                    ),
-                    streams=streams,
-                    typing=typing,
-                    presence=presence,
-                ),
+                id_key=ID_KEY,
             )
+            bounds = NodeBounds(max_opening_streams=max_opening, marker_window_s=0.0)
+            yield log, hub, await open_use_cases(stack, parts, bounds)
 
     @asynccontextmanager
     async def node(

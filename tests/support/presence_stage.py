@@ -1,9 +1,10 @@
 """Nodes that tell presence, on fakes of log, registry and signals, for tests in virtual time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from hubbub.presence.v1 import presence_service_pb2 as pb
 
@@ -13,16 +14,21 @@ from hubbub_server.app.presence import Presence
 from hubbub_server.app.registered_node import RegisteredNode
 from hubbub_server.app.track_presence import TrackedSession
 from hubbub_server.app.watch_presence import WatchCommand, WatchStream
+from hubbub_server.domain.commands import ChangePreferences, RecordMembership, SetBlock
 from hubbub_server.domain.errors import RegistryUnavailable
 from hubbub_server.domain.ids import DeviceSessionId, TopicId, UserId
+from hubbub_server.domain.preferences import Preferences, PresenceVisibility
 from hubbub_server.domain.presence import Activity
 from hubbub_server.wire.presence import encode_update
-from tests.support.app_node import AppCluster, AppNode
+from tests.support.app_node import GROUP, AppCluster, AppNode
 from tests.support.fakes.clock import FakeIds
 from tests.support.fakes.node_registry import FakeNodeRegistry, FakeRegistryServer
 from tests.support.fakes.presence_registry import FakePresenceRegistry, FakePresenceServer
 from tests.support.fakes.signal_bus import FakeSignalBus, FakeSignalServer
+from tests.support.virtual_time import run_in_virtual_time
 
+SOON_S = 1.5
+"""Longer than a change takes to a watcher on another node."""
 AWAY = RegistryUnavailable("not connected")
 STATES = {number: name.removeprefix("PRESENCE_STATE_").lower() for name, number in pb.PresenceState.items()}
 
@@ -171,3 +177,37 @@ class PresenceStage:
         """Takes the registry away from nodes, or gives it back."""
         for node in nodes:
             node.node_registry.error = node.registry.error = error
+
+
+def on_stage(play: Callable[[PresenceStage, PresenceNode, PresenceNode], Coroutine[Any, Any, None]]) -> None:
+    """Plays with two nodes, in virtual time; raises what the play raised."""
+    failures: list[BaseException] = []
+
+    async def run() -> None:
+        stage = PresenceStage()
+        async with stage.node("one") as one, stage.node("two") as two:
+            try:
+                await play(stage, one, two)
+            except Exception as failure:  # as it is, not as what the nodes' groups make of it
+                failures.append(failure)
+
+    run_in_virtual_time(run())
+    for failure in failures:
+        raise failure
+
+
+async def wish(node: PresenceNode, user_id: UserId, visibility: PresenceVisibility) -> None:
+    """Sets who may see a user."""
+    preferences = Preferences(presence_visibility=visibility)
+    await node.app.submit(ChangePreferences(preferences=preferences, names={"presence_visibility"}), topic_id=user_id)
+
+
+async def block(node: PresenceNode, user_id: UserId, other: UserId, *, blocked: bool) -> None:
+    """Sets whether a user blocks another one."""
+    await node.app.submit(SetBlock(user_id=other, conversation_id=GROUP, blocked=blocked), topic_id=user_id)
+
+
+async def belong(node: PresenceNode, user_id: UserId, position: int, *, joined: bool = True) -> None:
+    """Has a user's own topic say that they joined or left the group."""
+    command = RecordMembership(conversation_id=GROUP, epoch=1, position=position, joined=joined)
+    await node.app.submit(command, topic_id=user_id)

@@ -1,76 +1,28 @@
 """The client: what an application uses."""
 
 import asyncio
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final, Self
+from typing import Self
 
 import grpc
-import uuid_utils
-from google.protobuf import field_mask_pb2
-from hubbub.auth.v1 import auth_service_pb2 as auth_pb
-from hubbub.conversation.v1 import conversation_pb2
-from hubbub.conversation.v1 import conversation_service_pb2 as conversations_pb
-from hubbub.history.v1 import history_service_pb2 as history_pb
-from hubbub.user.v1 import user_service_pb2 as users_pb
 
-from hubbub_client import kept, model, wire, wire_kept
-from hubbub_client.backoff import Backoff
-from hubbub_client.boards import Boards
-from hubbub_client.calls import ATTEMPT_TIMEOUT_S, Calls
-from hubbub_client.catch_up import CatchUp
-from hubbub_client.connection import Connection
-from hubbub_client.counting import Counting
+from hubbub_client import kept, model
+from hubbub_client.calls import Calls
 from hubbub_client.cursor_store import CursorStore
-from hubbub_client.delivered_board import DeliveredBoard
-from hubbub_client.delivering import Delivering
-from hubbub_client.echoes import Echo, EchoState
+from hubbub_client.echoes import Echo
 from hubbub_client.entities import TextEntity
-from hubbub_client.errors import (
-    CallFailed,
-    ClientClosed,
-    HubbubError,
-    InvalidCredentials,
-    OutboxFull,
-    SendTimedOut,
-    SignedOut,
-)
+from hubbub_client.errors import ClientClosed
 from hubbub_client.events import Event
-from hubbub_client.live_progress import Delivery
 from hubbub_client.markers import Markers
-from hubbub_client.outbox import Outbox
 from hubbub_client.presence import Presence
-from hubbub_client.presence_watch import PresenceWatch
+from hubbub_client.run import Options, Run
 from hubbub_client.settings import Settings
-from hubbub_client.sync_engine import SyncEngine
+from hubbub_client.signing_in import SigningIn
 from hubbub_client.tokens import Tokens
 from hubbub_client.transport import Transport
-from hubbub_client.unary import Unary
-
-OUTBOX_MAX_MESSAGES: Final = 1_000
-_SAVE_INTERVAL_S: Final = 1.0
-_SIDES: Final = {
-    model.PageSide.BEFORE: history_pb.PAGE_SIDE_BEFORE,
-    model.PageSide.AFTER: history_pb.PAGE_SIDE_AFTER,
-    model.PageSide.AROUND: history_pb.PAGE_SIDE_AROUND,
-}
-
-
-class _Events:
-    """Nothing but a place in the one sequence of events, so a reader may stop anywhere and another one go on."""
-
-    def __init__(self, next_event: Callable[[], Awaitable[Event]]) -> None:
-        self._next_event = next_event
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        return await self._next_event()
 
 
 class HubbubClient:
@@ -117,19 +69,18 @@ class HubbubClient:
         keeps_counters: bool = False,
         marks_delivered: bool = True,
     ) -> None:
-        self._sign_in, self._credentials_changed = sign_in, credentials_changed
-        self._instance_id = instance_id or str(uuid.uuid4())
-        self._cursor_store, self._saved_cursors = cursor_store, list[model.Cursor]()
         self._transport = Transport(target, channel_credentials)
         self._calls = Calls(self._transport, timeout_s=call_timeout_s)
-        self._keeps_counters, self._marks_delivered = keeps_counters, marks_delivered
-        self._outbox = Outbox(lambda: Backoff(0.2, 10.0))
-        self._outbox_room = asyncio.Semaphore(OUTBOX_MAX_MESSAGES)
-        self._news = asyncio.Event()
+        self._signing_in = SigningIn(self._calls, sign_in)
+        self._options = Options(
+            instance_id=instance_id or str(uuid.uuid4()),
+            cursor_store=cursor_store,
+            credentials_changed=credentials_changed,
+            keeps_counters=keeps_counters,
+            marks_delivered=marks_delivered,
+        )
+        self._last_run: Run | None = None
         self._stack = AsyncExitStack()
-        self._stopped: HubbubError | None = ClientClosed("the client is not open")
-        self._is_read = False
-        self._unprocessed: Delivery | None = None  # given to the application, which has not asked for the next one
 
     # ---- life
 
@@ -139,22 +90,17 @@ class HubbubClient:
         Raises:
             CallFailed: signing in was refused, or the server could not be reached in time.
         """
+        store = self._options.cursor_store
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._transport)
-            credentials = await self._first_credentials()
-            cursors = await self._cursor_store.load(credentials.user_id) if self._cursor_store else ()
-            self._boards = Boards(credentials.user_id, keeps_counters=self._keeps_counters)
-            self._engine = SyncEngine(credentials.user_id, cursors, boards=self._boards)
+            credentials = await self._signing_in.first()
+            cursors = await store.load(credentials.user_id) if store is not None else ()
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            self._tokens = Tokens(credentials, self._renew_credentials, tasks, self._credentials_changed)
-            self._catch_up = CatchUp(self._transport, self._tokens, self._engine, self._list_starts, self._notice)
-            self._connection = Connection(
-                self._transport, self._tokens, self._engine, self._outbox, self._instance_id, self._notice
-            )
-            self._open_services()
-            background = tasks.create_task(self._run())
-            stack.push_async_callback(self._stop, background)
-            self._stopped = None
+            tokens = Tokens(credentials, self._signing_in.renew, tasks, self._options.credentials_changed)
+            run = Run(self._transport, self._calls, tokens, cursors, self._options)
+            self.markers, self.presence, self.settings = run.markers, run.presence, run.settings
+            stack.push_async_callback(run.stop, tasks.create_task(run.run()))
+            self._last_run = run
             self._stack = stack.pop_all()
         return self
 
@@ -162,109 +108,23 @@ class HubbubClient:
         """Stops. What was not answered ends with ClientClosed; it may be committed all the same."""
         await self._stack.aclose()
 
-    def _open_services(self) -> None:
-        self._unary = Unary(self._calls, self._tokens, lambda: self._stopped)
-        self.markers = Markers(self._unary, self._boards)
-        self.settings = Settings(self._unary)
-        self._presence_watch = PresenceWatch(self._transport, self._tokens, self._boards.presence, self._news.set)
-        self.presence = Presence(self._unary, self._boards.presence, self._presence_watch.wake)
-        self._counting: Counting | None = None
-        if self._boards.counters is not None:
-            self._counting = Counting(self._boards.counters, self._unary, self._list_views, self._notice)
-        self._delivering: Delivering | None = None
-        if self._marks_delivered:
-            self._delivering = Delivering(DeliveredBoard(self.user_id), self._unary)
-
-    async def _run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            others = [tasks.create_task(self._catch_up.run()), tasks.create_task(self._presence_watch.run())]
-            if self._counting is not None:
-                others.append(tasks.create_task(self._counting.run()))
-            if self._delivering is not None:
-                others.append(tasks.create_task(self._delivering.run()))
-            if self._cursor_store is not None:
-                others.append(tasks.create_task(self._keep_cursors(self._cursor_store)))
-            error = await self._connection.run(tasks)
-            for task in others:
-                task.cancel()
-        self._end(error)
-
-    async def _stop(self, background: asyncio.Task[None]) -> None:
-        try:
-            if self._delivering is not None and self._stopped is None:
-                await self._delivering.close()
-        finally:
-            self._end(ClientClosed("the client was closed"))
-            background.cancel()
-        self._tokens.close()
-        if self._cursor_store is not None:
-            await self._save_cursors(self._cursor_store)
-
-    def _end(self, error: HubbubError) -> None:
-        self._stopped = self._stopped or error
-        self._outbox.fail_all(error)
-        self._news.set()
-
-    def _notice(self) -> None:
-        self._news.set()
-        if self._engine.is_behind or self._engine.relist_needed:
-            self._catch_up.wake()
-        if self._counting is not None:
-            self._counting.wake()
-
-    async def _keep_cursors(self, store: CursorStore) -> None:
-        while True:
-            await asyncio.sleep(_SAVE_INTERVAL_S)
-            await self._save_cursors(store)
-
-    async def _save_cursors(self, store: CursorStore) -> None:
-        cursors = self._engine.processed_cursors()
-        if cursors and cursors != self._saved_cursors:
-            await store.save(self.user_id, cursors)
-            self._saved_cursors = cursors
-
-    # ---- signing in
+    @property
+    def _run(self) -> Run:
+        if self._last_run is None:
+            raise ClientClosed("the client is not open")
+        return self._last_run
 
     @property
     def user_id(self) -> str:
         """The signed-in user."""
-        return self._tokens.credentials.user_id
+        return self._run.tokens.credentials.user_id
 
     @property
     def credentials(self) -> model.Credentials:
         """The newest tokens."""
-        return self._tokens.credentials
+        return self._run.tokens.credentials
 
-    async def _first_credentials(self) -> model.Credentials:
-        match self._sign_in:
-            case model.Credentials():
-                return self._sign_in
-            case model.Login():
-                return await self._log_in(self._sign_in)
-            case model.Registration(login_name, password, display_name):
-                request = auth_pb.RegisterRequest(login_name=login_name, password=password, display_name=display_name)
-                answer = await self._calls.once(lambda stubs: stubs.auth.Register, request, timeout_s=ATTEMPT_TIMEOUT_S)
-                return wire.read_credentials(answer.credentials)
-
-    async def _log_in(self, login: model.Login) -> model.Credentials:
-        request = auth_pb.LoginRequest(login_name=login.login_name, password=login.password)
-        answer = await self._calls.repeatedly(lambda stubs: stubs.auth.Login, request)
-        return wire.read_credentials(answer.credentials)
-
-    async def _renew_credentials(self, credentials: model.Credentials) -> model.Credentials:
-        request = auth_pb.RefreshTokenRequest(refresh_token=credentials.refresh_token)
-        try:
-            answer = await self._calls.repeatedly(lambda stubs: stubs.auth.RefreshToken, request)
-            return wire.read_credentials(answer.credentials)
-        except InvalidCredentials as error:
-            if isinstance(self._sign_in, model.Credentials):
-                raise SignedOut("the refresh token is spent or revoked") from error
-        try:
-            return await self._log_in(model.Login(self._sign_in.login_name, self._sign_in.password))
-        except InvalidCredentials as error:
-            raise SignedOut("the password is no longer right") from error
-
-    # ---- events and messages
+    # ---- events
 
     def events(self) -> AsyncIterator[Event]:
         """Iterates over what happens, until the client is closed. For one reader at a time.
@@ -278,49 +138,7 @@ class HubbubClient:
             SignedOut: the device session is over.
             RuntimeError: somebody else is waiting for the next item.
         """
-        return _Events(self._next_event)
-
-    async def _next_event(self) -> Event:
-        if self._is_read:
-            raise RuntimeError("somebody else is waiting for the next event")
-        self._is_read = True
-        try:
-            if self._unprocessed is not None:
-                self._engine.mark_processed(self._unprocessed)
-                self._connection.note_processed()
-                if self._delivering is not None:
-                    self._delivering.receive(self._unprocessed.item)
-            while (delivery := self._take()) is None:
-                if isinstance(self._stopped, ClientClosed):
-                    raise StopAsyncIteration
-                if self._stopped is not None:
-                    raise self._stopped
-                self._news.clear()
-                await self._wait_for_news()
-        finally:
-            self._is_read = False
-        self._unprocessed = delivery
-        return delivery.item
-
-    def _take(self) -> Delivery | None:
-        if (change := self._boards.take_before(time.monotonic())) is not None:
-            return Delivery(change, {})
-        delivery = self._engine.take()
-        if self._engine.has_room and self._engine.is_fetching:
-            self._catch_up.wake()  # also when nothing is handed over: what the application has already made room too
-        if delivery is not None:
-            return delivery
-        return None if (change := self._boards.take_after()) is None else Delivery(change, {})
-
-    async def _wait_for_news(self) -> None:
-        """Waits until something comes, or time alone changes something: somebody's typing or a mute runs out."""
-        now_s = time.monotonic()
-        end_s = self._boards.next_end_s(now_s)
-        try:
-            async with asyncio.timeout(None if end_s is None else end_s - now_s):
-                await self._news.wait()
-        except TimeoutError:
-            pass
+        return self._run.events
 
     @property
     def counters(self) -> kept.Counters:
@@ -329,9 +147,12 @@ class HubbubClient:
         Raises:
             RuntimeError: the client was made without `keeps_counters`.
         """
-        if self._boards.counters is None:
+        board = self._run.boards.counters
+        if board is None:
             raise RuntimeError("make the client with keeps_counters=True")
-        return self._boards.counters.counters(datetime.now(UTC))
+        return board.counters(datetime.now(UTC))
+
+    # ---- messages and typing
 
     def start_typing(
         self, conversation_id: str, kind: model.TypingKind = model.TypingKind.TEXT, *, for_s: float = 5.0
@@ -347,13 +168,11 @@ class HubbubClient:
             kind: what is made.
             for_s: how long it goes on without another call; as long as it takes, for an upload.
         """
-        self._outbox.typing.start(conversation_id, kind, for_s, time.monotonic())
-        self._connection.wake()
+        self._run.sending.start_typing(conversation_id, kind, for_s)
 
     def stop_typing(self, conversation_id: str) -> None:
         """Shows to the other members that the user stopped, if they were shown anything."""
-        self._outbox.typing.stop(conversation_id)
-        self._connection.wake()
+        self._run.sending.stop_typing(conversation_id)
 
     def post(
         self,
@@ -374,19 +193,7 @@ class HubbubClient:
             ValueError: one with this id is pending.
             ClientClosed, Displaced, SignedOut: the client is not open.
         """
-        if self._stopped is not None:
-            raise self._stopped
-        if len(self._boards.echoes) >= OUTBOX_MAX_MESSAGES:
-            raise OutboxFull(f"{OUTBOX_MAX_MESSAGES} messages wait already")
-        echo = Echo(
-            conversation_id=conversation_id,
-            client_message_id=client_message_id or str(uuid_utils.uuid7()),
-            text=text,
-            entities=tuple(entities),
-            post_time=datetime.now(UTC),
-        )
-        self._post(echo)
-        return echo
+        return self._run.sending.post(conversation_id, text, entities, client_message_id)
 
     def retry(self, client_message_id: str) -> Echo:
         """Sends a message that failed once more, under the same id: it is committed once at most.
@@ -394,33 +201,15 @@ class HubbubClient:
         Raises:
             KeyError: no message of that id failed here.
         """
-        failed = self._boards.echoes.get(client_message_id)
-        if failed is None or failed.state is not EchoState.FAILED:
-            raise KeyError(client_message_id)
-        echo = replace(failed, state=EchoState.PENDING, error=None)
-        self._post(echo)
-        return echo
+        return self._run.sending.retry(client_message_id)
 
     def discard(self, client_message_id: str) -> None:
         """Forgets a message that failed, or withdraws one that is pending: that may be committed all the same."""
-        if (echo := self._boards.echoes.discard(client_message_id)) is not None:
-            self._outbox.withdraw(echo.conversation_id, client_message_id)
+        self._run.sending.discard(client_message_id)
 
     def echoes(self, conversation_id: str) -> Sequence[Echo]:
         """Returns what was posted into a conversation and is pending or failed, in the order of posting."""
-        return self._boards.echoes.of(conversation_id)
-
-    def _post(self, echo: Echo) -> None:
-        def settle(outcome: model.Sent | HubbubError) -> None:
-            if isinstance(outcome, (model.Sent, CallFailed)):
-                self._boards.echoes.settle(echo.client_message_id, outcome)
-                self._news.set()
-
-        conversation_id, message_id = echo.conversation_id, echo.client_message_id
-        self._outbox.add(conversation_id, message_id, echo.text, echo.post_time, settle, entities=echo.entities)
-        self._boards.echoes.post(echo)
-        self._connection.wake()
-        self._news.set()
+        return self._run.boards.echoes.of(conversation_id)
 
     async def send(
         self,
@@ -452,29 +241,7 @@ class HubbubClient:
             Displaced: another client said Hello with this instance_id.
             SignedOut: the device session is over.
         """
-        message_id = client_message_id or str(uuid_utils.uuid7())
-        answer: asyncio.Future[model.Sent] = asyncio.get_running_loop().create_future()
-
-        def settle(outcome: model.Sent | HubbubError) -> None:
-            if answer.done():
-                return
-            if isinstance(outcome, HubbubError):
-                answer.set_exception(outcome)
-            else:
-                answer.set_result(outcome)
-
-        try:
-            async with asyncio.timeout(timeout_s), self._outbox_room:
-                if self._stopped is not None:
-                    raise self._stopped
-                self._outbox.add(conversation_id, message_id, text, datetime.now(UTC), settle, entities=entities)
-                try:
-                    self._connection.wake()
-                    return await answer
-                finally:
-                    self._outbox.withdraw(conversation_id, message_id)
-        except TimeoutError as error:
-            raise SendTimedOut(message_id) from error
+        return await self._run.sending.send(conversation_id, text, entities, client_message_id, timeout_s)
 
     async def list_messages(
         self,
@@ -497,12 +264,7 @@ class HubbubClient:
         Raises:
             ConversationNotFound: the caller is not a member.
         """
-        request = history_pb.ListMessagesRequest(
-            conversation_id=conversation_id, anchor_number=anchor_number, side=_SIDES[side], page_size=page_size
-        )
-        return wire.read_page(
-            conversation_id, await self._unary.call(lambda stubs: stubs.history.ListMessages, request)
-        )
+        return await self._run.conversations.list_messages(conversation_id, anchor_number, side, page_size)
 
     async def get_message(self, conversation_id: str, message_number: int) -> model.Message:
         """Gets one message.
@@ -511,9 +273,7 @@ class HubbubClient:
             ConversationNotFound: the caller is not a member.
             MessageNotFound: there is none of that number.
         """
-        request = history_pb.GetMessageRequest(conversation_id=conversation_id, message_number=message_number)
-        answer = await self._unary.call(lambda stubs: stubs.history.GetMessage, request)
-        return wire.read_message(conversation_id, answer.message)
+        return await self._run.conversations.get_message(conversation_id, message_number)
 
     # ---- conversations and users
 
@@ -523,9 +283,7 @@ class HubbubClient:
         Raises:
             UserNotFound: nobody has that id.
         """
-        request = conversations_pb.CreateConversationRequest(direct=conversations_pb.DirectSpec(user_id=user_id))
-        answer = await self._unary.call(lambda stubs: stubs.conversations.CreateConversation, request)
-        return wire.read_conversation(answer.view)
+        return await self._run.conversations.create_direct(user_id)
 
     async def create_group(
         self, title: str, user_ids: Iterable[str] = (), *, request_id: str | None = None
@@ -542,12 +300,7 @@ class HubbubClient:
             NotPermitted: some of them block the caller; its `user_ids` are theirs.
             IdReused: the request_id made a group of another title or other users.
         """
-        request = conversations_pb.CreateConversationRequest(
-            request_id=request_id or str(uuid_utils.uuid7()),
-            group=conversations_pb.GroupSpec(title=title, user_ids=user_ids),
-        )
-        answer = await self._unary.call(lambda stubs: stubs.conversations.CreateConversation, request)
-        return wire.read_conversation(answer.view)
+        return await self._run.conversations.create_group(title, user_ids, request_id)
 
     async def get_conversation(self, conversation_id: str) -> model.Conversation:
         """Gets a conversation as the caller sees it now.
@@ -555,9 +308,7 @@ class HubbubClient:
         Raises:
             ConversationNotFound: the caller is not a member.
         """
-        request = conversations_pb.GetConversationRequest(conversation_id=conversation_id)
-        answer = await self._unary.call(lambda stubs: stubs.conversations.GetConversation, request)
-        return wire.read_conversation(answer.view)
+        return await self._run.conversations.get(conversation_id)
 
     async def update_conversation(
         self, conversation_id: str, *, receipts_limit: kept.ReceiptsMode
@@ -573,22 +324,11 @@ class HubbubClient:
             NotPermitted: the caller is neither owner nor admin.
             ConversationState: the conversation is direct.
         """
-        request = conversations_pb.UpdateConversationRequest(
-            conversation_id=conversation_id,
-            settings=conversation_pb2.ConversationSettings(receipts_limit=wire_kept.write_mode(receipts_limit)),
-            update_mask=field_mask_pb2.FieldMask(paths=["receipts_limit"]),
-        )
-        answer = await self._unary.call(lambda stubs: stubs.conversations.UpdateConversation, request)
-        return wire_kept.read_conversation_settings(answer.settings)
+        return await self._run.conversations.set_receipts_limit(conversation_id, receipts_limit)
 
     async def list_conversations(self) -> list[model.Conversation]:
         """Lists all conversations of the caller, the one joined last first."""
-        return list(map(wire.read_conversation, await self._list_views()))
-
-    async def _list_views(self) -> list[conversations_pb.ConversationView]:
-        request = conversations_pb.ListConversationsRequest(page_size=200)
-        pages = self._unary.pages(lambda stubs: stubs.conversations.ListConversations, request)
-        return [view async for page in pages for view in page.views]
+        return await self._run.conversations.list_all()
 
     async def list_members(self, conversation_id: str) -> list[model.Member]:
         """Lists all members, owners first, then in the order of joining.
@@ -596,9 +336,7 @@ class HubbubClient:
         Raises:
             ConversationNotFound: the caller is not a member.
         """
-        request = conversations_pb.ListMembersRequest(conversation_id=conversation_id, page_size=500)
-        pages = self._unary.pages(lambda stubs: stubs.conversations.ListMembers, request)
-        return [wire.read_member(member) async for page in pages for member in page.members]
+        return await self._run.conversations.list_members(conversation_id)
 
     async def add_members(self, conversation_id: str, user_ids: Sequence[str]) -> model.Cursor:
         """Adds users to a group, all or none; returns the place of the addition. Members already there stay.
@@ -609,8 +347,7 @@ class HubbubClient:
             UserNotFound: one of them is nobody.
             ConversationState: the group would be too large, or the conversation is direct.
         """
-        request = conversations_pb.AddMembersRequest(conversation_id=conversation_id, user_ids=user_ids)
-        return wire.read_cursor((await self._unary.call(lambda stubs: stubs.conversations.AddMembers, request)).cursor)
+        return await self._run.conversations.add_members(conversation_id, user_ids)
 
     async def remove_member(self, conversation_id: str, user_id: str = "me") -> model.Cursor:
         """Removes a user from a group, or leaves it; returns the place of the removal. The user reads nothing after it.
@@ -620,10 +357,7 @@ class HubbubClient:
             NotPermitted: the caller is neither owner nor admin, nor leaving.
             ConversationState: the last owner would leave, or the conversation is direct.
         """
-        request = conversations_pb.RemoveMemberRequest(conversation_id=conversation_id, user_id=user_id)
-        return wire.read_cursor(
-            (await self._unary.call(lambda stubs: stubs.conversations.RemoveMember, request)).cursor
-        )
+        return await self._run.conversations.remove_member(conversation_id, user_id)
 
     async def lookup_user(self, login_name: str) -> model.User:
         """Finds a user by the exact login name.
@@ -631,21 +365,8 @@ class HubbubClient:
         Raises:
             UserNotFound: nobody has it.
         """
-        request = users_pb.LookupUserRequest(login_name=login_name)
-        return wire.read_user((await self._unary.call(lambda stubs: stubs.users.LookupUser, request)).user)
+        return await self._run.users.lookup(login_name)
 
     async def get_users(self, user_ids: Sequence[str]) -> list[model.User]:
         """Gets up to 200 users in the order asked; ids of nobody are left out."""
-        request = users_pb.BatchGetUsersRequest(user_ids=user_ids)
-        answer = await self._unary.call(lambda stubs: stubs.users.BatchGetUsers, request)
-        return [wire.read_user(user) for user in answer.users]
-
-    async def _list_starts(self) -> list[model.Cursor]:
-        return [
-            model.Cursor(
-                conversation.conversation_id,
-                conversation.head.cursor.epoch,
-                conversation.membership.join_position - 1,
-            )
-            for conversation in await self.list_conversations()
-        ]
+        return await self._run.users.get(user_ids)

@@ -1,15 +1,16 @@
 """Reads what the counters need, one read after the other, only when the board asks for it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from hubbub.chat.v1 import marker_service_pb2 as markers_pb
 from hubbub.conversation.v1 import conversation_service_pb2 as conversations_pb
-from hubbub.user.v1 import settings_service_pb2 as settings_pb
 
 from hubbub_client.backoff import Backoff
+from hubbub_client.conversations import Conversations
 from hubbub_client.counter_board import CounterBoard, Read
 from hubbub_client.errors import ConversationNotFound, HubbubError
+from hubbub_client.settings import Settings
 from hubbub_client.unary import Unary
 
 
@@ -19,7 +20,8 @@ class Counting:
     Args:
         board: says what to read and takes it.
         unary: makes calls.
-        list_views: lists all conversations.
+        conversations: reads them.
+        settings: know who is blocked.
         news: called after each read.
     """
 
@@ -27,10 +29,12 @@ class Counting:
         self,
         board: CounterBoard,
         unary: Unary,
-        list_views: Callable[[], Awaitable[list[conversations_pb.ConversationView]]],
+        conversations: Conversations,
+        settings: Settings,
         news: Callable[[], None],
     ) -> None:
-        self._board, self._unary, self._list_views, self._news = board, unary, list_views, news
+        self._board, self._unary, self._news = board, unary, news
+        self._conversations, self._settings = conversations, settings
         self._wake = asyncio.Event()
         self._backoff = Backoff(0.2, 10.0)
 
@@ -57,7 +61,7 @@ class Counting:
     async def _read(self, read: Read | str) -> None:
         match read:
             case Read.ALL:
-                views, blocked = await self._list_views(), await self._list_blocked()
+                views, blocked = await self._conversations.list_views(), await self._settings.list_blocked_users()
                 self._board.receive_all(views, blocked)
             case Read.COUNTERS:
                 request = markers_pb.GetCountersRequest()
@@ -67,17 +71,7 @@ class Counting:
                 self._board.receive_view(conversation_id, await self._view(conversation_id))
 
     async def _view(self, conversation_id: str) -> conversations_pb.ConversationView | None:
-        request = conversations_pb.GetConversationRequest(conversation_id=conversation_id)
         try:
-            return (await self._unary.call(lambda stubs: stubs.conversations.GetConversation, request)).view
+            return await self._conversations.get_view(conversation_id)
         except ConversationNotFound:
             return None
-
-    async def _list_blocked(self) -> list[str]:
-        return [
-            user_id
-            async for page in self._unary.pages(
-                lambda stubs: stubs.settings.ListBlockedUsers, settings_pb.ListBlockedUsersRequest(page_size=500)
-            )
-            for user_id in page.user_ids
-        ]

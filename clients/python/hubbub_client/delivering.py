@@ -6,9 +6,8 @@ from contextlib import suppress
 from typing import Final
 
 from hubbub.chat.v1 import frame_pb2
-from hubbub.conversation.v1 import conversation_service_pb2 as conversations_pb
 
-from hubbub_client import wire
+from hubbub_client.conversations import Conversations
 from hubbub_client.delivered_board import DeliveredBoard, Mark
 from hubbub_client.errors import HubbubError, Unavailable
 from hubbub_client.events import Event
@@ -25,10 +24,11 @@ class Delivering:
     Args:
         board: says what to tell.
         unary: makes calls.
+        conversations: know their receipts_mode.
     """
 
-    def __init__(self, board: DeliveredBoard, unary: Unary) -> None:
-        self._board, self._unary = board, unary
+    def __init__(self, board: DeliveredBoard, unary: Unary, conversations: Conversations) -> None:
+        self._board, self._unary, self._conversations = board, unary, conversations
         self._wake, self._finished = asyncio.Event(), asyncio.Event()
         self._last_start_s = float("-inf")
 
@@ -74,7 +74,7 @@ class Delivering:
         retry_s = None
         try:
             if mark.needs_mode:
-                await self._learn(mark.conversation_id)
+                self._board.learn(await self._conversations.get(mark.conversation_id))
             if self._board.needs_mode(mark):
                 retry_s = time.monotonic()
             elif self._board.is_wanted(mark):
@@ -89,8 +89,3 @@ class Delivering:
         self._board.finish(mark, retry_s=retry_s)
         self._wake.set()
         self._finished.set()
-
-    async def _learn(self, conversation_id: str) -> None:
-        request = conversations_pb.GetConversationRequest(conversation_id=conversation_id)
-        answer = await self._unary.call(lambda stubs: stubs.conversations.GetConversation, request)
-        self._board.learn(wire.read_conversation(answer.view))

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from hubbub_server.app.active_topic import ActiveTopic
+from hubbub_server.app.as_member import member_at_head, members_at_head
 from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.invitations import Invitations
-from hubbub_server.app.page_tokens import PageTokens, size_of_page
+from hubbub_server.app.page_tokens import PageTokens, count_that_fit, size_of_page
 from hubbub_server.app.read_states import ReadState, ReadStates
 from hubbub_server.app.side_by_side import side_by_side
 from hubbub_server.app.topic_hub import TopicHub
@@ -131,13 +132,13 @@ class Conversations:
         self, conversation_id: ConversationId, caller_id: UserId, command: CreateDirect | CreateGroup
     ) -> ConversationView:
         await self._hub.submit(conversation_id, command, timeout_s=self._timeout_s)
-        topic, state = await self._as_member(caller_id, conversation_id)
+        topic, state = await member_at_head(self._hub, caller_id, conversation_id)
         await self._effects.spread(state, state.members)
         return await self._view(topic, state, await self._read_states.own(caller_id))
 
     async def get(self, caller_id: UserId, conversation_id: str) -> ConversationView:
         """Returns a conversation. Raises ConversationNotFound, Unavailable."""
-        topic, state = await self._as_member(caller_id, conversation_id)
+        topic, state = await member_at_head(self._hub, caller_id, conversation_id)
         return await self._view(topic, state, await self._read_states.own(caller_id))
 
     async def list(
@@ -153,15 +154,13 @@ class Conversations:
         own = await self._read_states.own(caller_id)
         joined = [m for m in own.joined() if before is None or m.user_position < before]
 
-        async def view(topic: ActiveTopic) -> ConversationView | None:
-            state = topic.state
-            if not isinstance(state, ConversationState) or caller_id not in state.members:
-                return None  # removed, and the user's own topic does not say so yet
-            return await self._view(topic, state, own)
+        async def view(room: tuple[ActiveTopic, ConversationState] | None) -> ConversationView | None:
+            return None if room is None else await self._view(*room, own)
 
-        topics = await self._hub.all_at_head([m.conversation_id for m in joined[:size]])
-        found = await side_by_side(view, topics, at_once=_VIEWS_AT_ONCE)
-        size = min(size, _count_that_fit(found))
+        rooms = await members_at_head(self._hub, caller_id, [m.conversation_id for m in joined[:size]])
+        found = await side_by_side(view, rooms, at_once=_VIEWS_AT_ONCE)
+        sizes_bytes = (len(view.last_message.body) if view and view.last_message else 0 for view in found)
+        size = min(size, count_that_fit(sizes_bytes, LIST_MAX_BYTES))
         next_token = self._page_tokens.make(scope, joined[size - 1].user_position) if len(joined) > size else ""
         return [view for view in found[:size] if view is not None], next_token
 
@@ -175,7 +174,7 @@ class Conversations:
         size = size_of_page(page_size, default=100, maximum=500)
         scope = f"members {caller_id} {conversation_id}"
         start = self._page_tokens.read(scope, page_token) or 0
-        _, state = await self._as_member(caller_id, conversation_id)
+        _, state = await member_at_head(self._hub, caller_id, conversation_id)
         members = state.members_in_order()
         end = start + size
         return members[start:end], self._page_tokens.make(scope, end) if len(members) > end else ""
@@ -189,7 +188,9 @@ class Conversations:
         """
         if not 1 <= len(user_ids) <= MEMBERS_PER_CHANGE:
             raise InvalidField("user_ids", f"1 to {MEMBERS_PER_CHANGE} users")
-        _, state = await self._as_member(caller_id, conversation_id)  # permission before existence of the users
+        _, state = await member_at_head(
+            self._hub, caller_id, conversation_id
+        )  # permission before existence of the users
         users = await self._existing_users("user_ids", user_ids)
         new = [user_id for user_id in users if user_id not in state.members]  # who leaves meanwhile is not added again
         if may_add_members(state, caller_id):  # else it is refused anyway, and tells nothing of blocks
@@ -244,9 +245,6 @@ class Conversations:
         assert isinstance(answer, Sent)  # noqa: S101  # by the kind of the command
         return answer
 
-    async def _as_member(self, caller_id: UserId, conversation_id: str) -> tuple[ActiveTopic, ConversationState]:
-        return await member_at_head(self._hub, caller_id, conversation_id)
-
     async def _view(self, topic: ActiveTopic, state: ConversationState, own: UserTopicState) -> ConversationView:
         last = state.last_message_number
         messages = await self._reader.messages(topic, last, last) if last else []
@@ -276,31 +274,3 @@ class Conversations:
         if len(await self._accounts.read_profiles(users)) < len(users):
             raise UserNotFound
         return users
-
-
-def _count_that_fit(views: Sequence[ConversationView | None]) -> int:
-    """Returns how many views from the first on have less than 1 MiB of messages; at least one."""
-    size_bytes = 0
-    for count, view in enumerate(views):
-        size_bytes += len(view.last_message.body) if view and view.last_message else 0
-        if size_bytes > LIST_MAX_BYTES and count > 0:
-            return count
-    return len(views)
-
-
-async def member_at_head(
-    hub: TopicHub, caller_id: UserId, conversation_id: str
-) -> tuple[ActiveTopic, ConversationState]:
-    """Returns a conversation at the log's head for one of its members: the one gate of every read.
-
-    Raises:
-        ConversationNotFound: absent, or the caller is no member at the head.
-        LogUnavailable, StoreUnavailable: the head cannot be had now.
-    """
-    if not is_conversation_id(conversation_id):
-        raise ConversationNotFound
-    topic = await hub.at_head(conversation_id)
-    state = topic.state
-    if not isinstance(state, ConversationState) or caller_id not in state.members:
-        raise ConversationNotFound
-    return topic, state

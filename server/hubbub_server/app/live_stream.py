@@ -18,7 +18,8 @@ from hubbub_server.app.authenticate import Authenticate, Caller
 from hubbub_server.app.frames import ClientFrame, Events, Outgoing, Signals, TypingSet
 from hubbub_server.app.markers import Markers
 from hubbub_server.app.resume import StreamResume
-from hubbub_server.app.session import Action, CheckToken, Mark, OpenTopics, Session, Submit, TellTyping
+from hubbub_server.app.session import Session
+from hubbub_server.app.session_actions import Action, CheckToken, Mark, OpenTopics, Submit, TellTyping
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.typing_signals import TypingSignals
 from hubbub_server.domain.commands import Answer, Sent

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from hubbub_server.app.active_topic import ActiveTopic
-from hubbub_server.app.conversations import member_at_head
+from hubbub_server.app.as_member import member_at_head, members_at_head
 from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.frames import ReadUpTo, ReceivedUpTo
 from hubbub_server.app.marker_windows import WINDOW_S, MarkerWindows
@@ -32,7 +32,7 @@ from hubbub_server.domain.errors import (
     WrongState,
 )
 from hubbub_server.domain.events import DeliveredMarker, ReadMarker
-from hubbub_server.domain.ids import ConversationId, UserId, is_conversation_id
+from hubbub_server.domain.ids import ConversationId, UserId
 from hubbub_server.domain.limits import (
     PAGE_MAX_BYTES,
     READERS_MAX,
@@ -259,10 +259,8 @@ class Markers:
 
     async def mark_unread(self, caller_id: UserId, conversation_id: str) -> Marked:
         """Marks a conversation as unread. Raises ConversationNotFound, Unavailable."""
-        if not is_conversation_id(conversation_id):
-            raise ConversationNotFound
-        await member_at_head(self._hub, caller_id, conversation_id)
-        return await self._commit(caller_id, MarkUnread(conversation_id=conversation_id))
+        _, state = await member_at_head(self._hub, caller_id, conversation_id)
+        return await self._commit(caller_id, MarkUnread(conversation_id=state.conversation_id))
 
     # ---- others' markers
 
@@ -324,18 +322,17 @@ class Markers:
         own = await self._read_states.own(caller_id)
         now_ms = self._clock.now_ms()
         joined = [membership.conversation_id for membership in own.joined()]
+        rooms = [room for room in await members_at_head(self._hub, caller_id, joined) if room is not None]
 
-        async def count(topic: ActiveTopic) -> ConversationCounters | None:
-            state = topic.state
-            if not isinstance(state, ConversationState) or caller_id not in state.members:
-                return None  # removed, and the user's own topic does not say so yet
+        async def count(room: tuple[ActiveTopic, ConversationState]) -> ConversationCounters:
+            topic, state = room
             read_state = await self._read_states.of(topic, state, own)
             return ConversationCounters(
                 conversation_id=state.conversation_id, read_state=read_state, position=state.position
             )
 
-        counted = await side_by_side(count, await self._hub.all_at_head(joined), at_once=_AT_ONCE)
-        unread = [each for each in counted if each and (each.read_state.badge_count or each.read_state.mention_count)]
+        counted = await side_by_side(count, rooms, at_once=_AT_ONCE)
+        unread = [each for each in counted if each.read_state.badge_count or each.read_state.mention_count]
         loud = [
             each.read_state for each in unread if not own.kept_of(each.conversation_id).preferences.is_muted(now_ms)
         ]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from hubbub_server.app.active_topic import ActiveTopic
-from hubbub_server.app.page_tokens import PageTokens, size_of_page
+from hubbub_server.app.as_member import members_at_head
+from hubbub_server.app.page_tokens import PageTokens, count_that_fit, size_of_page
 from hubbub_server.app.read_states import ReadStates
 from hubbub_server.app.side_by_side import side_by_side
 from hubbub_server.app.topic_hub import TopicHub
@@ -94,7 +95,7 @@ class OwnMentions:
             return message
 
         messages = await side_by_side(read, found, at_once=_AT_ONCE)
-        count = _count_that_fit(messages)
+        count = count_that_fit((len(message.body) for message in messages), PAGE_MAX_BYTES)
         if count < len(found):
             rest = found[count - 1]
         page = [
@@ -107,9 +108,10 @@ class OwnMentions:
         own = await self._read_states.own(caller_id)
         topics: dict[ConversationId, ActiveTopic] = {}
         states: dict[ConversationId, ConversationState] = {}
-        for topic in await self._hub.all_at_head([each.conversation_id for each in own.joined()]):
-            state = topic.state
-            if isinstance(state, ConversationState) and caller_id in state.members:
+        joined = [each.conversation_id for each in own.joined()]
+        for room in await members_at_head(self._hub, caller_id, joined):
+            if room is not None:
+                topic, state = room
                 topics[state.conversation_id], states[state.conversation_id] = topic, state
 
         async def recent(topic: ActiveTopic) -> list[TimedMention]:
@@ -188,13 +190,3 @@ def _place_of(text: str | None) -> TimedMention | None:
         message_number=int(number),
         sender_id=UserId(TopicId("")),
     )
-
-
-def _count_that_fit(messages: Sequence[StoredMessage]) -> int:
-    """Returns how many messages from the first on have at most 256 KiB together; at least one."""
-    size_bytes = 0
-    for count, message in enumerate(messages):
-        size_bytes += len(message.body)
-        if size_bytes > PAGE_MAX_BYTES and count > 0:
-            return count
-    return len(messages)

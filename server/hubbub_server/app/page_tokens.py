@@ -1,8 +1,9 @@
-"""Opaque page tokens: signed, bound to their list and to the caller (AIP-158)."""
+"""Pages of lists: how large they are, and their opaque tokens: signed, bound to list and caller (AIP-158)."""
 
 import base64
 import hashlib
 import hmac
+from collections.abc import Iterable
 from typing import Final
 
 from hubbub_server.domain.errors import InvalidField
@@ -53,3 +54,14 @@ def size_of_page(requested: int, *, default: int, maximum: int) -> int:
     if requested < 0:
         raise InvalidField("page_size", "0 or more")
     return min(requested or default, maximum)
+
+
+def count_that_fit(sizes_bytes: Iterable[int], max_bytes: int) -> int:
+    """Returns how many things from the first on have at most `max_bytes` together; one at least, if there is any."""
+    count = total_bytes = 0
+    for size_bytes in sizes_bytes:
+        total_bytes += size_bytes
+        if total_bytes > max_bytes and count > 0:
+            break
+        count += 1
+    return count

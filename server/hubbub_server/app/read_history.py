@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from hubbub_server.app.active_topic import ActiveTopic
-from hubbub_server.app.conversations import member_at_head
+from hubbub_server.app.as_member import member_at_head
 from hubbub_server.app.page_tokens import size_of_page
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.topic_reader import TopicReader

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hubbub_server.app.conversations import member_at_head
+from hubbub_server.app.as_member import member_at_head
 from hubbub_server.app.privacy import Privacy
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.app.watch_presence import PresenceReport

@@ -3,20 +3,12 @@
 Theory of operation. The driver (`streams.py`) feeds frames, deliveries, answers and time; the session queues frames to
 be sent and returns what the driver is to do. States: AWAITING_HELLO → OPENING (Welcome is queued, topics are being
 subscribed) → LIVE (every topic is covered) → ENDED. In every state but the first the session delivers; the head of a
-topic is always queued before its first event. The queue is bounded: half full → Lagging, full → everything unsent is
-thrown away and Goodbye(SLOW_READER) is the last frame (G6). After ENDED nothing is queued any more.
-
-A client may ask for a window: events beyond that many unacknowledged ones are *held* in the queue, and with them what
-comes after. Answers and signs of life pass held events; they say nothing then about what is held. A stream that ends
-does not wait for its client: what is held is thrown away, and Goodbye has no resume token.
-
-Signals take their place in the queue, pass held events, and count as nothing. Few of them may wait, none on a stream
-that lags, and none from one tick to the one after the next: rather lost than late.
+topic is always queued before its first event. What waits for the client is in a SendQueue, which holds back and bounds
+it: where that is full, Goodbye(SLOW_READER) is the last frame (G6). After ENDED nothing is queued any more.
 """
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from enum import Enum
 from typing import Final, Protocol
 
@@ -31,7 +23,6 @@ from hubbub_server.app.frames import (
     Heads,
     Heartbeat,
     Hello,
-    Lagging,
     Outgoing,
     ReadUpTo,
     Reauthenticate,
@@ -49,6 +40,8 @@ from hubbub_server.app.frames import (
     UnknownFrame,
     Welcome,
 )
+from hubbub_server.app.send_queue import SendQueue
+from hubbub_server.app.session_actions import Action, CheckToken, Mark, OpenTopics, Submit, TellTyping
 from hubbub_server.domain.commands import Delivered, Marked, Sent
 from hubbub_server.domain.cursor import TopicHead
 from hubbub_server.domain.errors import (
@@ -61,7 +54,6 @@ from hubbub_server.domain.errors import (
     ProtocolBreach,
     RateLimited,
 )
-from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import TopicId
 from hubbub_server.domain.limits import HEADS_PER_FRAME, RECORD_MAX_EVENTS, REQUEST_ID_MAX_CHARACTERS
 
@@ -72,17 +64,8 @@ TOKEN_GRACE_S: Final = 60.0
 RESET_AFTER_S: Final = 10.0
 LOG_LOST_FOR_S: Final = 60.0
 MAX_UNANSWERED: Final = 1_024
-BUFFER_MAX_EVENTS: Final = 1_024
-BUFFER_MAX_BYTES: Final = 1024 * 1024
-SIGNALS_MAX_WAITING: Final = 64
 CONNECT_MAX_AGE_S: Final = 3_600.0
 SUBSCRIBE_MAX_AGE_S: Final = 900.0
-_CONTROL_BYTES: Final = 64  # what a control without heads is counted as
-_HEAD_BYTES: Final = 64
-_PASSES: Final = Reply | Rejected | Heartbeat | Lagging | Signals
-"""What need not wait for events before it."""
-_NOT_COUNTED: Final = Goodbye | Lagging | Signals
-"""What is no part of `buffered_bytes`."""
 
 
 class SessionState(Enum):
@@ -95,48 +78,6 @@ class SessionState(Enum):
 
 
 _ENDED: Final = SessionState.ENDED  # Python 3.11 calls a function for each member of an Enum that is named
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenTopics:
-    """To do: subscribe the user's topics, tell each head, then `opened`."""
-
-    instance_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submit:
-    """To do: submit the command, in the order of these actions, then `answer`."""
-
-    request_id: str
-    send: Send
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckToken:
-    """To do: check the token, then `reauthenticated` or `answer` with the error."""
-
-    request_id: str
-    access_token: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TellTyping:
-    """To do: tell the members, in the order of these actions, then `answer`."""
-
-    request_id: str
-    command: SetTyping
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
-    """To do: mark as read or as received, in any order, then `answer`."""
-
-    request_id: str
-    mark: ReadUpTo | ReceivedUpTo
-
-
-Action = OpenTopics | Submit | CheckToken | TellTyping | Mark
 
 
 class Resume(Protocol):
@@ -154,29 +95,19 @@ class Session:
 
     __slots__ = (
         "_ages_out_s",
-        "_buffered_events",
         "_changed_heads",
         "_ended_s",
-        "_events_acked",
-        "_events_sent",
         "_hand_over",
         "_heard_s",
         "_heartbeat_due_s",
         "_is_half_closed",
-        "_is_holding",
-        "_is_lagging",
-        "_old_signals",
-        "_passing",
+        "_out",
         "_pending_heads",
-        "_queue",
         "_resume",
         "_started_s",
         "_takes_commands",
         "_token_ends_s",
         "_unanswered",
-        "_waiting_signals",
-        "_window_events",
-        "buffered_bytes",
         "caller",
         "end_error",
         "goodbye_reason",
@@ -205,27 +136,13 @@ class Session:
         self.end_error: HubbubError | None = None
         self.goodbye_reason: GoodbyeReason | None = None
         self.must_reset = False
-        self.buffered_bytes = 0
         self._takes_commands = takes_commands
         self._resume = resume
-        # Lists, since thousands of streams have nothing queued, and an empty deque takes 600 bytes.
-        self._queue: list[Outgoing] = []
-        self._passing: list[Outgoing] = []
-        """What passes the events that are held at the front of the queue; goes first."""
-        self._is_holding = False
-        self._window_events = 0
-        """Events that may be unacknowledged; 0: any number."""
-        self._buffered_events = 0
-        self._is_lagging = False
-        self._waiting_signals = 0
-        self._old_signals = 0
-        """How many of those that wait were there at the last tick."""
+        self._out = SendQueue()
         self._pending_heads: list[TopicHead] = []
         self._changed_heads: dict[TopicId, TopicHead] = {}
         self._unanswered: set[str] = set()
         self._hand_over: Callable[[Events], bool] = _takes_nothing
-        self._events_sent = 0
-        self._events_acked = 0
         self._is_half_closed = False
         self._started_s = now_s
         self._heard_s = now_s
@@ -248,7 +165,17 @@ class Session:
     @property
     def has_output(self) -> bool:
         """Tells whether a transport has something to do: frames to write, or the end."""
-        return bool(self._passing or (self._queue and not self._is_holding)) or self.is_ended
+        out = self._out
+        return bool(out.passing or (out.frames and not out.is_holding)) or self.state is _ENDED
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What waits for the client; Goodbye, Lagging and signals are not counted."""
+        return self._out.buffered_bytes
+
+    def take(self, max_bytes: int) -> Sequence[Outgoing]:
+        """Takes frames to be sent now, in order: at least one if there is any, and no more than `max_bytes` of them."""
+        return self._out.take(max_bytes)
 
     # ---- from the client
 
@@ -265,12 +192,8 @@ class Session:
             case StreamCommand():
                 return self._receive_command(frame)
             case Ack(processed_events=processed):
-                if not self._events_acked <= processed <= self._events_sent:
+                if not self._out.acknowledge(processed):
                     self._breach("an Ack never goes back and never beyond what was sent")
-                else:
-                    self._events_acked = processed
-                    if self._window_events:
-                        self._judge_window()
             case UnknownFrame():
                 self._breach("a frame without a payload that this server knows")
         return ()
@@ -281,13 +204,13 @@ class Session:
             return ()
         self.state = SessionState.OPENING
         if self._takes_commands and hello.ack_window_events:
-            self._window_events = max(hello.ack_window_events, RECORD_MAX_EVENTS)
+            self._out.window_events = max(hello.ack_window_events, RECORD_MAX_EVENTS)
         self._push(
             Welcome(
                 session_id=self.session_id,
                 user_id=self.caller.user_id,
                 heartbeat_interval_s=HEARTBEAT_INTERVAL_S,
-                ack_window_events=self._window_events,
+                ack_window_events=self._out.window_events,
                 token_expire_time_ms=self.caller.token_expire_time_ms,
                 resumed=self._resume is not None and self._resume.take_up(hello.resume_token),
             )
@@ -361,11 +284,13 @@ class Session:
         """
         self._changed_heads[delivery.topic_id] = delivery.head
         frame = delivery.frame
-        waits = self._queue or self._passing or self._pending_heads or self.state is _ENDED
-        if not waits and not (self._window_events and self._would_exceed(frame)) and self._hand_over(frame):
-            self._events_sent += frame.count
+        out = self._out
+        waits = out.frames or out.passing or self._pending_heads or self.state is _ENDED
+        if not waits and not (out.window_events and out.would_exceed(frame)) and self._hand_over(frame):
+            out.events_sent += frame.count
             return False
-        self._flush_heads(complete=False)
+        if self._pending_heads:
+            self._flush_heads(complete=False)
         self._push(frame)
         return True
 
@@ -375,11 +300,7 @@ class Session:
 
     def signal(self, frame: Signals) -> bool:
         """Queues a signal, or drops it: the stream is not live, or is read too slowly. Tells whether it is queued."""
-        if self.state is not SessionState.LIVE or self._is_lagging or self._waiting_signals >= SIGNALS_MAX_WAITING:
-            return False
-        self._waiting_signals += 1
-        self._append(frame)
-        return True
+        return self.state is SessionState.LIVE and self._out.push_signal(frame)
 
     def topic_reset(self, head: TopicHead) -> None:
         """The topic's log was recreated."""
@@ -422,8 +343,7 @@ class Session:
 
     def tick(self, now_s: float, *, is_live: bool) -> None:
         """Does what is due. Called about once a second."""
-        if self._waiting_signals:
-            self._drop_old_signals()
+        self._out.drop_old_signals()
         if self.is_ended:
             self._ended_s = now_s if self._ended_s is None else self._ended_s
             self.must_reset = now_s - self._ended_s > RESET_AFTER_S
@@ -440,20 +360,8 @@ class Session:
             self._heartbeat_due_s = now_s + HEARTBEAT_INTERVAL_S
             self._heartbeat(is_live)
 
-    def _drop_old_signals(self) -> None:
-        """Drops what waits, if some of it was there at the last tick: the newest of a slow stream come too late too."""
-        if self._old_signals:
-            for frames in (self._passing, self._queue):
-                kept = [frame for frame in frames if not isinstance(frame, Signals)]
-                frames.clear()
-                frames.extend(kept)
-            self._waiting_signals = 0
-            if self._window_events:
-                self._judge_window()
-        self._old_signals = self._waiting_signals
-
     def _heartbeat(self, is_live: bool) -> None:
-        if self._is_holding:
+        if self._out.is_holding:
             self._push(Heartbeat(heads=(), resume_token="", live=is_live))
             return
         topic_ids = list(self._changed_heads)[:HEADS_PER_FRAME]
@@ -487,122 +395,21 @@ class Session:
     ) -> None:
         if not self.is_ended:
             token = self._token() if reconnect and reason is not GoodbyeReason.SLOW_READER else ""
-            goodbye = Goodbye(reason=reason, reconnect=reconnect, retry_delay_s=retry_delay_s, resume_token=token)
-            self._queue.append(goodbye)
             self.goodbye_reason = reason
-            self._end(error)
+            goodbye = Goodbye(reason=reason, reconnect=reconnect, retry_delay_s=retry_delay_s, resume_token=token)
+            self._end(error, goodbye)
 
-    def _end(self, error: HubbubError | None) -> None:
+    def _end(self, error: HubbubError | None, goodbye: Goodbye | None = None) -> None:
         if not self.is_ended:  # the first end counts
             self.state = SessionState.ENDED
             self.end_error = error
-            if self._is_holding:
-                self._sort_out()
-
-    # ---- the queue
+            self._out.end(goodbye)
 
     def _push(self, frame: Outgoing) -> None:
-        if self.is_ended:
-            return
-        if isinstance(frame, Events):
-            self._buffered_events += frame.count
-        self.buffered_bytes += _size_bytes(frame)
-        self._append(frame)  # counts anew where it begins to hold
-        if self._buffered_events > BUFFER_MAX_EVENTS or self.buffered_bytes > BUFFER_MAX_BYTES:
-            self._clear()
+        if self.state is not _ENDED and not self._out.push(frame):
             error = RateLimited("the stream was read too slowly", retry_after_s=1.0)
             self._goodbye(GoodbyeReason.SLOW_READER, error, reconnect=True, retry_delay_s=1.0)
-        elif not self._is_lagging and (
-            self._buffered_events > BUFFER_MAX_EVENTS // 2 or self.buffered_bytes > BUFFER_MAX_BYTES // 2
-        ):
-            self._is_lagging = True
-            self._append(Lagging())
-
-    def _append(self, frame: Outgoing) -> None:
-        if self._is_holding and isinstance(frame, _PASSES):
-            self._passing.append(frame)
-        else:
-            self._queue.append(frame)
-            if self._window_events:
-                self._judge_window()
-
-    def _clear(self) -> None:
-        self._queue.clear()
-        self._passing.clear()
-        self._is_holding = False
-        self._buffered_events = 0
-        self.buffered_bytes = 0
-        self._waiting_signals = self._old_signals = 0
-
-    def _judge_window(self) -> None:
-        """Begins or ends to hold: does the window allow the events at the front of the queue?"""
-        front = self._queue[0] if self._queue else None
-        is_holding = isinstance(front, Events) and self._would_exceed(front)
-        if is_holding and not self._is_holding:
-            self._sort_out()
-        self._is_holding = is_holding and bool(self._queue)
-
-    def _would_exceed(self, events: Events) -> bool:
-        return self._events_sent + events.count - self._events_acked > self._window_events
-
-    def _sort_out(self) -> None:
-        """Lets pass what need not wait for held events; after the end nothing waits any more."""
-        waiting, self._queue = self._queue, []
-        for frame in waiting:
-            match frame:
-                case Goodbye():
-                    self._passing.append(replace(frame, resume_token=""))
-                case Heartbeat():
-                    self._passing.append(replace(frame, heads=(), resume_token=""))
-                    self._queue.append(frame)
-                case _ if isinstance(frame, _PASSES):
-                    self._passing.append(frame)
-                case _:
-                    self._queue.append(frame)
-        if self.is_ended:
-            self._queue.clear()
-            self._is_holding = False
-        self._buffered_events = sum(frame.count for frame in self._queue if isinstance(frame, Events))
-        self.buffered_bytes = sum(
-            _size_bytes(frame) for frame in (*self._queue, *self._passing) if not isinstance(frame, _NOT_COUNTED)
-        )
-
-    def take(self, max_bytes: int) -> Sequence[Outgoing]:
-        """Takes frames to be sent now, in order: at least one if there is any, and no more than `max_bytes` of them."""
-        taken: list[Outgoing] = []
-        left_bytes = max_bytes
-        while source := self._passing or (None if self._is_holding else self._queue):
-            frame = source[0]
-            size_bytes = _size_bytes(frame)
-            if taken and size_bytes > left_bytes:
-                break
-            source.pop(0)
-            if isinstance(frame, Events):
-                self._buffered_events -= frame.count
-                self._events_sent += frame.count
-            elif isinstance(frame, Signals):
-                self._waiting_signals -= 1
-                self._old_signals = max(0, self._old_signals - 1)
-            if not isinstance(frame, _NOT_COUNTED):
-                self.buffered_bytes -= size_bytes
-            left_bytes -= size_bytes
-            taken.append(frame)
-            if self._window_events:
-                self._judge_window()
-        if not self._queue:
-            self._is_lagging = False
-        return taken
 
 
 def _takes_nothing(_: Events) -> bool:
     return False
-
-
-def _size_bytes(frame: Outgoing) -> int:
-    match frame:
-        case Events(body=body) | Signals(body=body):
-            return len(body)
-        case Heads(heads=heads) | Heartbeat(heads=heads):
-            return _CONTROL_BYTES + _HEAD_BYTES * len(heads)
-        case _:
-            return _CONTROL_BYTES

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Final
 
-from hubbub_server.app.conversations import member_at_head
+from hubbub_server.app.as_member import member_at_head
 from hubbub_server.app.effects import BlockEffects, MembershipEffects
 from hubbub_server.app.page_tokens import PageTokens, size_of_page
 from hubbub_server.app.read_states import ReadStates

@@ -35,6 +35,7 @@ _ENDED_A_SECOND: Final = 50
 """So few clients are no storm: a node with few streams need not take its time."""
 _RETRY_SPREAD_S: Final = 5.0
 MAX_OPENING: Final = 10_000
+DRAIN_TIMEOUT_S: Final = 15.0
 _TURNS: Final = 16
 """So many streams load their topics at once, each of them many perhaps; the others wait, in the order of Hellos."""
 
@@ -55,7 +56,7 @@ class Streams:
         markers: Markers,
         typing: TypingSignals,
         command_timeout_s: float = 8.0,
-        drain_timeout_s: float = 15.0,
+        drain_timeout_s: float = DRAIN_TIMEOUT_S,
         max_opening: int = MAX_OPENING,
         tracker: TrackPresence | None = None,
     ) -> None:

@@ -20,6 +20,7 @@ from hubbub_server.app.topic_loader import TopicLoader
 from hubbub_server.domain.commands import Answer, Command
 from hubbub_server.domain.cursor import TopicHead
 from hubbub_server.domain.errors import LogUnavailable, StoreUnavailable, Unavailable
+from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import TopicId, shard_of
 from hubbub_server.obs import metrics
 from hubbub_server.ports.clock import Clock, IdSource
@@ -39,46 +40,47 @@ _LOADS_AT_ONCE: Final = 16
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicPorts:
+    """What topics stand on; each of them takes what it needs."""
+
+    log: TopicLog
+    guard: CommitGuard
+    loader: TopicLoader
+    directory: TopicDirectory
+    messages: MessageStore
+    codec: RecordCodec
+    clock: Clock
+    ids: IdSource
+
+
 class TopicHub:
     """Active topics of one node. Use as `async with`; the block owns every task that topics start."""
 
-    def __init__(  # noqa: PLR0913  # the ports, and what tests make small
+    def __init__(
         self,
+        ports: TopicPorts,
         *,
-        log: TopicLog,
-        guard: CommitGuard,
-        loader: TopicLoader,
-        directory: TopicDirectory,
-        messages: MessageStore,
-        codec: RecordCodec,
-        clock: Clock,
-        ids: IdSource,
+        interest: Interest | None = None,
         head_check_interval_s: float = 30.0,
         recheck_delay_s: float = 1.0,
         window_capacity: int = 4096,
         max_idle_topics: int = _MAX_IDLE_TOPICS,
         max_kept_bytes: int = _MAX_KEPT_BYTES,
-        interest: Interest | None = None,
     ) -> None:
-        """Takes the ports.
+        """Takes the ports, and what tests make small.
 
         `window_capacity` is the number of client ids kept for each conversation; `max_kept_bytes` bounds what all
         topics together keep of ids and records, both of which can be read again.
         """
-        self._log = log
-        self._guard = guard
-        self._loader = loader
-        self._directory = directory
-        self._messages = messages
-        self._codec = codec
-        self._clock = clock
-        self._ids = ids
+        self._ports = ports
+        self._log = ports.log
+        self._interest = interest
         self._head_check_interval_s = head_check_interval_s
         self._recheck_delay_s = recheck_delay_s
         self._window_capacity = window_capacity
         self._max_idle_topics = max_idle_topics
         self._max_kept_bytes = max_kept_bytes
-        self._interest = interest
         self._topics: OrderedDict[TopicId, tuple[ActiveTopic, Committer]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._group = asyncio.TaskGroup()
@@ -137,25 +139,26 @@ class TopicHub:
     def _entry(self, topic_id: TopicId) -> tuple[ActiveTopic, Committer]:
         entry = self._topics.get(topic_id)
         if entry is None:
+            ports = self._ports
             topic = ActiveTopic(
                 topic_id,
-                log=self._log,
-                loader=self._loader,
-                directory=self._directory,
-                codec=self._codec,
-                clock=self._clock,
+                log=ports.log,
+                loader=ports.loader,
+                directory=ports.directory,
+                codec=ports.codec,
+                clock=ports.clock,
                 spawn=self._spawn,
                 window_capacity=self._window_capacity,
                 interest=self._interest,
             )
             committer = Committer(
                 topic,
-                log=self._log,
-                guard=self._guard,
-                messages=self._messages,
-                codec=self._codec,
-                clock=self._clock,
-                ids=self._ids,
+                log=ports.log,
+                guard=ports.guard,
+                messages=ports.messages,
+                codec=ports.codec,
+                clock=ports.clock,
+                ids=ports.ids,
                 spawn=self._spawn,
             )
             self._forget_idle()

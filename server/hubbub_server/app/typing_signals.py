@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
+from hubbub_server.app.as_member import member_at_head
 from hubbub_server.app.conversation_signals import ConversationSignals
-from hubbub_server.app.conversations import member_at_head
 from hubbub_server.app.throttle import Throttle
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.domain.ids import ConversationId, UserId, is_conversation_id

@@ -28,18 +28,8 @@ from hubbub.user.v1 import (
     user_service_pb2_grpc,
 )
 
-from hubbub_server.app.authenticate import Authenticate
-from hubbub_server.app.conversations import Conversations
-from hubbub_server.app.markers import Markers
-from hubbub_server.app.own_mentions import OwnMentions
-from hubbub_server.app.presence import Presence
-from hubbub_server.app.read_history import ReadHistory
 from hubbub_server.app.session import CLIENT_SILENCE_S
-from hubbub_server.app.settings import UserSettings
-from hubbub_server.app.streams import Streams
-from hubbub_server.app.sync import Sync
-from hubbub_server.app.typing_signals import TypingSignals
-from hubbub_server.app.users import Users
+from hubbub_server.app.use_cases import UseCases
 from hubbub_server.ports.clock import Clock, IdSource
 from hubbub_server.rpc.interceptors.auth import Authentication
 from hubbub_server.rpc.interceptors.conformance import Conformance
@@ -94,23 +84,6 @@ _SERVICES: Final = tuple(
         (presence_service_pb2, "PresenceService"),
     )
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UseCases:
-    """What the services do, as built by main."""
-
-    authenticate: Authenticate
-    users: Users
-    conversations: Conversations
-    history: ReadHistory
-    sync: Sync
-    markers: Markers
-    mentions: OwnMentions
-    settings: UserSettings
-    streams: Streams
-    typing: TypingSignals
-    presence: Presence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

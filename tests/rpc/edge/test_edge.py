@@ -16,7 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hubbub.chat.v1 import chat_service_pb2, frame_pb2
 
 from hubbub_server.app.authenticate import Credentials
-from hubbub_server.app.session import BUFFER_MAX_BYTES, RESET_AFTER_S
+from hubbub_server.app.send_queue import BUFFER_MAX_BYTES
+from hubbub_server.app.session import RESET_AFTER_S
 from hubbub_server.edge.limits import STRANGERS
 from hubbub_server.edge.server import StreamEdge
 from tests.support.certificates import make_certificate

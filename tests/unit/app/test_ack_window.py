@@ -15,67 +15,24 @@ from hubbub_server.app.frames import (
     GoodbyeReason,
     Heads,
     Heartbeat,
-    Hello,
     Lagging,
     Outgoing,
     Reply,
     TopicEnded,
-    Welcome,
 )
-from hubbub_server.app.session import BUFFER_MAX_EVENTS, HEARTBEAT_INTERVAL_S, Session, Submit
+from hubbub_server.app.send_queue import BUFFER_MAX_EVENTS
+from hubbub_server.app.session import HEARTBEAT_INTERVAL_S
+from hubbub_server.app.session_actions import Submit
 from hubbub_server.domain.commands import Sent
 from hubbub_server.domain.errors import NodeDraining, ProtocolBreach, RateLimited
 from hubbub_server.domain.limits import RECORD_MAX_EVENTS
-from tests.support.app_node import BOB, GROUP, message_id
-from tests.unit.app.test_session import caller, command, head, sent, take_all
-
-WINDOW = 300
-
-
-class Resume:
-    """Tokens of a stream: every one is understood."""
-
-    def take_up(self, token: str) -> bool:
-        return bool(token)
-
-    def token(self) -> str:
-        return "token"
-
-
-def new_session(window: int, *, takes_commands: bool = True) -> tuple[Session, Welcome]:
-    """Returns a session past Hello and Heads, and the Welcome that it said."""
-    made = Session(
-        session_id="s1", caller=caller(BOB), takes_commands=takes_commands, now_s=0.0, now_ms=0, resume=Resume()
-    )
-    made.receive(Hello(instance_id=message_id(1), ack_window_events=window), 0.0)
-    made.opened()
-    (welcome, _) = take_all(made)
-    assert isinstance(welcome, Welcome)
-    return made, welcome
-
-
-def with_window(window: int = WINDOW) -> Session:
-    return new_session(window)[0]
-
-
-def deliver(session: Session, *counts: int) -> None:
-    """Delivers records of so many events."""
-    for count in counts:
-        frame = Events(body=b"x" * count, count=count)
-        session.deliver(Delivery(topic_id=GROUP, head=head(1), frame=frame, turns=()))
+from tests.support.app_node import GROUP
+from tests.support.sessions import command, head, sent, take_all
+from tests.support.windows import WINDOW, ack, deliver, has_output, new_session, with_window
 
 
 def events_in(frames: Sequence[Outgoing]) -> int:
     return sum(frame.count for frame in frames if isinstance(frame, Events))
-
-
-def has_output(session: Session) -> bool:
-    """A call, as what a property said once is not true for ever."""
-    return session.has_output
-
-
-def ack(session: Session, processed: int) -> None:
-    session.receive(Ack(processed_events=processed), 0.0)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from hubbub_server.ports.topic_directory import StoredTopic
 from tests.support.app_node import ALICE, BOB, CAROL, CODEC, GROUP, AppCluster, Listener
 from tests.support.fakes.store import FakeStore
 from tests.support.fakes.topic_log import AppendFault, FakeTopicLog, LiveFault
-from tests.support.loaders import OpenGuard, fake_loader
+from tests.support.loaders import fake_ports
 from tests.support.virtual_time import run_in_virtual_time
 from tests.unit.domain.builders import uuid4, uuid7
 
@@ -122,14 +122,9 @@ class Cluster:
     async def start_node(self, number: int) -> Node:
         log = self.parts.server.connect()
         hub = TopicHub(
-            log=log,
-            guard=OpenGuard(),
-            loader=fake_loader(self.parts.server, log, self.parts.store),
-            directory=self.parts.store,
-            messages=self.parts.store,
-            codec=CODEC,
-            clock=LoopClock(self.offsets_ms[number]),
-            ids=self.parts.ids,
+            fake_ports(
+                self.parts.server, log, self.parts.store, clock=LoopClock(self.offsets_ms[number]), ids=self.parts.ids
+            ),
             head_check_interval_s=30.0,
             recheck_delay_s=1.0,
             window_capacity=self.window_capacity,

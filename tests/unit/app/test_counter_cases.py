@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from hubbub_server.app.conversations import member_at_head
+from hubbub_server.app.as_member import member_at_head
 from hubbub_server.app.effects import MembershipEffects
 from hubbub_server.app.frames import ReadUpTo
 from hubbub_server.app.markers import Counters
@@ -18,7 +18,7 @@ from hubbub_server.domain.preferences import ConversationPreferences
 from hubbub_server.domain.signals import ReadMarker, Signal
 from tests.support.app_node import ALICE, BOB, CAROL, GROUP, AppCluster, AppNode, send, settle
 from tests.support.fakes.topic_log import AppendFault
-from tests.unit.app.test_markers import group_with, mention, read, unread
+from tests.support.marker_steps import group_with, mention, read, unread
 
 OTHER = ConversationId(TopicId("cother"))
 

@@ -12,8 +12,8 @@ from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.preferences import Preferences, Status, StatusState
 from hubbub_server.domain.signals import DeliveredMarker, ReadMarker
 from tests.support.app_node import ALICE, BOB, CAROL, GROUP, AppCluster, send, settle
+from tests.support.marker_steps import at, group_with, read, somebody
 from tests.support.virtual_time import run_in_virtual_time
-from tests.unit.app.test_markers import at, group_with, read, somebody
 
 
 def received(number: int, conversation_id: ConversationId = GROUP) -> ReceivedUpTo:

@@ -14,8 +14,8 @@ from hubbub_server.app.session import LOG_LOST_FOR_S
 from hubbub_server.app.streams import Streams
 from hubbub_server.domain.errors import LogUnavailable, NodeDraining, Unavailable
 from tests.support.app_node import ALICE, BOB, AppCluster, message_id
+from tests.support.open_streams import HELLO, caller, streams_of
 from tests.support.virtual_time import run_in_virtual_time
-from tests.unit.app.test_stream_promises import HELLO, caller, streams_of
 
 _instances = count(1)
 Scene = Callable[[AppCluster, Streams], Coroutine[Any, Any, None]]

@@ -14,7 +14,7 @@ from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.limits import TEXT_MAX_CODE_POINTS
 from hubbub_server.domain.message import EntityKind, TextContent
 from tests.support.app_node import ALICE, BOB, CAROL, AppCluster, AppNode
-from tests.unit.app.test_markers import EVERYBODY_HEARS, mention, of
+from tests.support.marker_steps import EVERYBODY_HEARS, mention, of
 
 pytestmark = pytest.mark.asyncio
 

@@ -15,8 +15,8 @@ from hubbub_server.domain.preferences import Preferences
 from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.domain.signals import ReadFloor
 from tests.support.app_node import ALICE, BOB, CAROL, GROUP, AppCluster, AppNode, Listener, remove, send, settle
+from tests.support.marker_steps import group_with, read
 from tests.support.virtual_time import run_in_virtual_time
-from tests.unit.app.test_markers import group_with, read
 from tests.unit.domain.builders import group
 
 

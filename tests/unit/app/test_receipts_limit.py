@@ -7,8 +7,8 @@ from hubbub_server.domain.errors import ConversationNotFound, NotPermitted, Wron
 from hubbub_server.domain.ids import ConversationId, TopicId
 from hubbub_server.domain.receipts import ReceiptsMode
 from tests.support.app_node import ALICE, BOB, CAROL, GROUP, AppCluster, settle
+from tests.support.marker_steps import at, bob_read, group_with, read, unread
 from tests.unit.app.test_deliveries import moves, received
-from tests.unit.app.test_markers import at, bob_read, group_with, read, unread
 from tests.unit.app.test_settings import settings_on
 
 pytestmark = pytest.mark.asyncio

@@ -22,7 +22,7 @@ from tests.support.app_node import ALICE, BOB, CAROL, GROUP, AppCluster, AppNode
 from tests.support.fakes.clock import FakeClock
 from tests.support.fakes.topic_log import FakeLogServer, LiveFault
 from tests.support.group_cluster import GroupCluster
-from tests.unit.app.test_stream_promises import caller, streams_of
+from tests.support.open_streams import caller, streams_of
 
 OTHER = ConversationId(TopicId("cother"))
 REACHED = Reached(own_position=7, shards=((1, 12), (3, 0)))

@@ -23,9 +23,9 @@ from hubbub_server.domain.errors import HubbubError
 from hubbub_server.domain.ids import TopicId, UserId
 from hubbub_server.wire.frames import encode_messages
 from tests.support.app_node import GROUP, message_id
+from tests.support.open_streams import caller
 from tests.support.virtual_time import run_in_virtual_time
 from tests.unit.app.test_stream_machine import USERS, Cluster, Node, Step, Wallet, play, steps
-from tests.unit.app.test_stream_promises import caller
 
 
 class SdkClient:

@@ -14,14 +14,12 @@ from hubbub_server.app.frames import (
     GoodbyeReason,
     Heads,
     Heartbeat,
-    Hello,
     Outgoing,
     Reauthenticate,
     Reauthenticated,
     Rejected,
     Reply,
     Reset,
-    Send,
     StreamCommand,
     TopicEnded,
     UnknownFrame,
@@ -35,14 +33,10 @@ from hubbub_server.app.session import (
     MAX_UNANSWERED,
     SUBSCRIBE_MAX_AGE_S,
     TOKEN_GRACE_S,
-    CheckToken,
-    OpenTopics,
     Session,
     SessionState,
-    Submit,
 )
-from hubbub_server.domain.commands import Sent
-from hubbub_server.domain.cursor import Cursor, TopicHead
+from hubbub_server.app.session_actions import CheckToken, OpenTopics, Submit
 from hubbub_server.domain.errors import (
     BadCredentials,
     CredentialsExpired,
@@ -53,53 +47,10 @@ from hubbub_server.domain.errors import (
     RateLimited,
     SendOrder,
 )
-from hubbub_server.domain.ids import DeviceSessionId, TopicId, UserId
+from hubbub_server.domain.ids import TopicId
 from hubbub_server.domain.limits import HEADS_PER_FRAME, REQUEST_ID_MAX_CHARACTERS
-from tests.support.app_node import ALICE, BOB, GROUP, message_id, send
-
-TOKEN_LIFE_S = 600.0
-HELLO = Hello(instance_id=message_id(1))
-
-
-def caller(user_id: UserId = BOB, *, device: str = "d1", token_ends_s: float = TOKEN_LIFE_S) -> Caller:
-    return Caller(
-        user_id=user_id, device_session_id=DeviceSessionId(device), token_expire_time_ms=round(token_ends_s * 1000)
-    )
-
-
-def new_session(*, takes_commands: bool = True, token_ends_s: float = TOKEN_LIFE_S) -> Session:
-    return Session(
-        session_id="s1",
-        caller=caller(token_ends_s=token_ends_s),
-        takes_commands=takes_commands,
-        now_s=0.0,
-        now_ms=0,
-    )
-
-
-def live_session(*, takes_commands: bool = True, token_ends_s: float = TOKEN_LIFE_S) -> Session:
-    session = new_session(takes_commands=takes_commands, token_ends_s=token_ends_s)
-    session.receive(HELLO, 0.0)
-    session.opened()
-    take_all(session)
-    return session
-
-
-def take_all(session: Session) -> list[Outgoing]:
-    return list(session.take(1 << 30))
-
-
-def command(request_id: str = "r1") -> StreamCommand:
-    return StreamCommand(request_id=request_id, payload=Send(conversation_id=GROUP, command=send(BOB, 1)))
-
-
-def sent(number: int = 1) -> Sent:
-    cursor = Cursor(topic_id=GROUP, epoch=1, position=number)
-    return Sent(message_number=number, cursor=cursor, commit_time_ms=0)
-
-
-def head(position: int, *, topic_id: TopicId = GROUP, epoch: int = 1) -> TopicHead:
-    return TopicHead(cursor=Cursor(topic_id=topic_id, epoch=epoch, position=position))
+from tests.support.app_node import ALICE, BOB, GROUP
+from tests.support.sessions import HELLO, TOKEN_LIFE_S, caller, command, head, live_session, new_session, sent, take_all
 
 
 def delivery(position: int) -> Delivery:

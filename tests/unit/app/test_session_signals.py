@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubbub_server.app.frames import Events, Goodbye, Hello, Lagging, Outgoing, Signals
-from hubbub_server.app.session import BUFFER_MAX_EVENTS, SIGNALS_MAX_WAITING, Session
+from hubbub_server.app.send_queue import BUFFER_MAX_EVENTS, SIGNALS_MAX_WAITING
+from hubbub_server.app.session import Session
 from hubbub_server.domain.limits import RECORD_MAX_EVENTS
 from tests.support.app_node import BOB, message_id
-from tests.unit.app.test_ack_window import ack, deliver, has_output, with_window
-from tests.unit.app.test_session import caller, take_all
+from tests.support.sessions import caller, take_all
+from tests.support.windows import ack, deliver, has_output, with_window
 
 
 def signal(number: int = 0) -> Signals:

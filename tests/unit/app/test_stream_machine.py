@@ -51,10 +51,10 @@ from hubbub_server.domain.events import ConversationLeft, Event, MemberRemoved, 
 from hubbub_server.domain.ids import TopicId, UserId
 from tests.support.app_node import ALICE, BOB, CAROL, CODEC, GROUP, SIGNAL_CODEC, AppCluster, message_id, send
 from tests.support.fakes.topic_log import FakeTopicLog, LiveFault
-from tests.support.loaders import OpenGuard, fake_loader
+from tests.support.loaders import fake_ports
+from tests.support.open_streams import caller
 from tests.support.virtual_time import run_in_virtual_time
 from tests.unit.app.test_committer_machine import LATENCIES_S, LoopClock
-from tests.unit.app.test_stream_promises import caller
 
 Step = tuple[str, int, int]
 USERS = (ALICE, BOB, CAROL)
@@ -266,14 +266,7 @@ class Cluster:
         log, store, clock = self.parts.server.connect(), self.parts.store, LoopClock(0)
         signals = ConversationSignals(bus=self.parts.signal_server.connect(), codec=SIGNAL_CODEC, clock=clock)
         hub = TopicHub(
-            log=log,
-            guard=OpenGuard(),
-            loader=fake_loader(self.parts.server, log, store),
-            directory=store,
-            messages=store,
-            codec=CODEC,
-            clock=clock,
-            ids=self.parts.ids,
+            fake_ports(self.parts.server, log, store, clock=clock, ids=self.parts.ids),
             interest=signals,
         )
         reader = TopicReader(log=log, messages=store, events=store, markers=store, codec=CODEC)

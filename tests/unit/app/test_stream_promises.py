@@ -1,13 +1,11 @@
 """What a stream promises: G4 (heads tell the last event), G5 (nothing after the removal), G6 (bounded)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 
 import pytest
 
 from hubbub_server.app.active_topic import Delivery
-from hubbub_server.app.authenticate import Caller
 from hubbub_server.app.frames import (
     Events,
     Goodbye,
@@ -20,29 +18,23 @@ from hubbub_server.app.frames import (
     TopicEnded,
     Welcome,
 )
-from hubbub_server.app.live_stream import LiveStream
-from hubbub_server.app.resume import ResumeTokens
-from hubbub_server.app.session import BUFFER_MAX_BYTES, BUFFER_MAX_EVENTS, HEARTBEAT_INTERVAL_S, RESET_AFTER_S, Session
-from hubbub_server.app.streams import MAX_OPENING, Streams
-from hubbub_server.domain.commands import RecordMembership
+from hubbub_server.app.send_queue import BUFFER_MAX_BYTES, BUFFER_MAX_EVENTS
+from hubbub_server.app.session import HEARTBEAT_INTERVAL_S, RESET_AFTER_S, Session
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import RateLimited
-from hubbub_server.domain.ids import DeviceSessionId, UserId
 from tests.support.app_node import (
     ALICE,
     BOB,
     CODEC,
     GROUP,
     AppCluster,
-    AppNode,
-    create_group,
     message_id,
     remove,
     send,
     until,
 )
-
-HELLO = Hello(instance_id=message_id(1))
+from tests.support.marker_steps import group_with
+from tests.support.open_streams import HELLO, caller, open_stream, streams_of
 
 
 def session(takes_commands: bool = True) -> Session:
@@ -52,10 +44,6 @@ def session(takes_commands: bool = True) -> Session:
     made.opened()
     made.take(1 << 30)
     return made
-
-
-def caller(user_id: UserId) -> Caller:
-    return Caller(user_id=user_id, device_session_id=DeviceSessionId("d1"), token_expire_time_ms=10**15)
 
 
 def head(position: int) -> TopicHead:
@@ -149,37 +137,6 @@ def test_a_reader_that_does_not_even_take_goodbye_is_reset() -> None:
 # ---- streams on a node
 
 
-@asynccontextmanager
-async def streams_of(node: AppNode, cluster: AppCluster, *, max_opening: int = MAX_OPENING) -> AsyncIterator[Streams]:
-    async with Streams(
-        hub=node.hub,
-        authenticate=None,  # type: ignore[arg-type]  # no token is checked here
-        clock=cluster.clock,
-        ids=cluster.ids,
-        resume_tokens=ResumeTokens(b"k" * 16, cluster.clock),
-        markers=node.markers,
-        typing=node.typing,
-        max_opening=max_opening,
-    ) as streams:
-        yield streams
-
-
-async def group_of_alice_and_bob(node: AppNode) -> None:
-    await create_group(node, BOB)
-    for user_id in (ALICE, BOB):
-        joined = RecordMembership(conversation_id=GROUP, epoch=1, position=3, joined=True)
-        await node.submit(joined, topic_id=user_id)
-
-
-async def open_stream(streams: Streams, user_id: UserId) -> LiveStream:
-    stream = streams.open(caller(user_id), takes_commands=True)
-    stream.receive(HELLO)
-    frames: list[Outgoing] = []
-    while not any(isinstance(frame, Heads) and frame.complete for frame in frames):
-        frames += await stream.next_frames()
-    return stream
-
-
 def positions(frames: list[Outgoing]) -> Iterator[int]:
     for frame in frames:
         if isinstance(frame, Events):
@@ -191,7 +148,7 @@ async def test_the_last_event_of_a_removed_user_is_the_removal() -> None:
     """G5, C43: a hundred sends and one removal at once; then TopicEnded, and nothing after it."""
     cluster = AppCluster()
     async with cluster.node() as one, cluster.node() as two, streams_of(two, cluster) as streams:
-        await group_of_alice_and_bob(one)
+        await group_with(one, BOB)
         bobs, alices = await open_stream(streams, BOB), await open_stream(streams, ALICE)
         pending = [one.hub.enqueue(GROUP, send(ALICE, serial)) for serial in range(1, 51)]
         pending.append(one.hub.enqueue(GROUP, remove(BOB)))
@@ -217,7 +174,7 @@ async def test_streams_that_come_at_once_get_live_one_after_the_other_and_a_lost
     cluster = AppCluster()
     async with cluster.node() as node, streams_of(node, cluster) as streams:
         streams.turns = asyncio.Semaphore(1)
-        await group_of_alice_and_bob(node)
+        await group_with(node, BOB)
         gone = streams.open(caller(BOB), takes_commands=True)
         gone.receive(HELLO)
         waiting = [streams.open(caller(user_id), takes_commands=True) for user_id in (ALICE, BOB, ALICE)]
@@ -235,7 +192,7 @@ async def test_a_stream_whose_topics_are_heard_already_reads_nothing() -> None:
     """A storm of streams asks the log for each topic once: here it cannot be asked at all."""
     cluster = AppCluster()
     async with cluster.node() as node, streams_of(node, cluster) as streams:
-        await group_of_alice_and_bob(node)
+        await group_with(node, BOB)
         await open_stream(streams, ALICE)
         later = streams.open(caller(ALICE), takes_commands=True)
         node.log.cut()
@@ -256,7 +213,7 @@ async def test_a_reader_that_stops_costs_the_others_nothing() -> None:
     """G6: both streams hear 3,000 events; one reads them all, the other is ended with what it can hold."""
     cluster = AppCluster()
     async with cluster.node() as node, streams_of(node, cluster) as streams:
-        await group_of_alice_and_bob(node)
+        await group_with(node, BOB)
         stopped, reading = await open_stream(streams, BOB), await open_stream(streams, ALICE)
         seen: list[Outgoing] = []
         for serial in range(1, 3001, 100):

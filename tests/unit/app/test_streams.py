@@ -38,7 +38,8 @@ from tests.support.app_node import (
     until,
 )
 from tests.support.fakes.topic_log import AppendFault, FakeLogServer, LiveFault
-from tests.unit.app.test_stream_promises import HELLO, caller, group_of_alice_and_bob, open_stream, streams_of
+from tests.support.marker_steps import group_with
+from tests.support.open_streams import HELLO, caller, open_stream, streams_of
 
 pytestmark = pytest.mark.asyncio
 OTHER = ConversationId(TopicId("cother"))
@@ -105,7 +106,7 @@ async def test_stream_names_every_head_before_it_is_complete() -> None:
     """G4: Welcome, then the heads of the user's own topic and of each conversation, then `complete`."""
     cluster = AppCluster()
     async with cluster.node() as node, streams_of(node, cluster) as streams:
-        await group_of_alice_and_bob(node)
+        await group_with(node, BOB)
         stream = streams.open(caller(BOB), takes_commands=True)
         stream.receive(HELLO)
         frames = await frames_until(stream, Heads)
@@ -149,7 +150,7 @@ async def test_member_who_returns_is_covered_again() -> None:
     """C43: TopicEnded, then Heads names the topic again."""
     cluster = AppCluster()
     async with cluster.node() as node, streams_of(node, cluster) as streams:
-        await group_of_alice_and_bob(node)
+        await group_with(node, BOB)
         stream = await open_stream(streams, BOB)
         await node.submit(remove(BOB))
         await frames_until(stream, TopicEnded)
@@ -169,7 +170,7 @@ async def test_member_who_returns_is_covered_again() -> None:
 async def test_commands_are_answered_in_band() -> None:
     cluster = AppCluster()
     async with cluster.node() as node, streams_of(node, cluster) as streams:
-        await group_of_alice_and_bob(node)
+        await group_with(node, BOB)
         stream = await open_stream(streams, BOB)
         stream.receive(command("a", BOB, 1))
         (reply,) = [f for f in await frames_until(stream, Reply) if isinstance(f, Reply)]
@@ -185,7 +186,7 @@ async def test_fifty_commands_of_one_stream_keep_their_order() -> None:
     """C06: decided in the order in which they were written, also when an append fails in the middle."""
     cluster = AppCluster()
     async with cluster.node() as node, streams_of(node, cluster) as streams:
-        await group_of_alice_and_bob(node)
+        await group_with(node, BOB)
         stream = await open_stream(streams, BOB)
         node.log.append_faults.extend([None, AppendFault.NEVER, AppendFault.IN_FLIGHT, AppendFault.ACK_LOST])
         for serial in range(1, 51):
@@ -203,7 +204,7 @@ async def test_command_without_an_answer_is_rejected_in_time() -> None:
     """G1: the log is silent; the sender hears "unavailable, retry", never nothing and never "failed"."""
     cluster = AppCluster()
     async with cluster.node() as node, streams_of(node, cluster) as streams:
-        await group_of_alice_and_bob(node)
+        await group_with(node, BOB)
         streams.command_timeout_s = 0.02
         stream = await open_stream(streams, BOB)
         node.log.append_faults.extend([AppendFault.NEVER] * 1000)
@@ -219,7 +220,7 @@ async def test_command_without_an_answer_is_rejected_in_time() -> None:
 async def test_second_stream_of_a_running_client_displaces_the_first_alone() -> None:
     cluster = AppCluster()
     async with cluster.node() as node, streams_of(node, cluster) as streams:
-        await group_of_alice_and_bob(node)
+        await group_with(node, BOB)
         alices = await open_stream(streams, ALICE)
         first, second = await open_stream(streams, BOB), await open_stream(streams, BOB)
         goodbye = goodbye_of(await rest_of(first))
@@ -237,7 +238,7 @@ async def test_stream_that_is_closed_at_any_moment_leaves_nothing(turns: int) ->
     """G6: no subscription, no task, no entry; the node stops hearing the topic."""
     cluster = AppCluster()
     async with cluster.node() as one, cluster.node() as two, streams_of(two, cluster) as streams:
-        await group_of_alice_and_bob(one)
+        await group_with(one, BOB)
         stream = streams.open(caller(BOB), takes_commands=True)
         stream.receive(HELLO)
         for _ in range(turns):
@@ -253,7 +254,7 @@ async def test_stream_that_is_closed_at_any_moment_leaves_nothing(turns: int) ->
 async def test_draining_node_tells_each_stream_and_waits_for_their_ends() -> None:
     cluster = AppCluster()
     async with cluster.node() as node, streams_of(node, cluster) as streams:
-        await group_of_alice_and_bob(node)
+        await group_with(node, BOB)
         opened = [await open_stream(streams, user_id) for user_id in (ALICE, BOB)]
         draining = asyncio.create_task(streams.drain())
         for stream in opened:
@@ -272,7 +273,7 @@ async def test_node_without_the_log_keeps_its_streams_for_a_minute_and_then_ends
     """The back-stop for revocation: another node may have the log."""
     cluster = AppCluster()
     async with cluster.node() as node, streams_of(node, cluster) as streams:
-        await group_of_alice_and_bob(node)
+        await group_with(node, BOB)
         stream = await open_stream(streams, BOB)
         node.log.cut()
         streams.tick()
@@ -290,7 +291,7 @@ async def test_conversation_that_cannot_be_read_ends_the_stream_instead_of_leavi
     """G4: without this topic the stream would be incomplete for ever and nobody would know."""
     cluster = AppCluster()
     async with cluster.node() as node, cluster.node() as other, streams_of(other, cluster) as streams:
-        await group_of_alice_and_bob(node)
+        await group_with(node, BOB)
         poison(cluster.server, GROUP, after_sequence=cluster.server.by_topic[GROUP][-1].sequence, position=4)
         stream = streams.open(caller(BOB), takes_commands=True)
         stream.receive(HELLO)
@@ -303,7 +304,7 @@ async def test_fault_of_one_stream_ends_no_other() -> None:
     """G6: a transport whose reset fails costs itself."""
     cluster = AppCluster()
     async with cluster.node() as node, streams_of(node, cluster) as streams:
-        await group_of_alice_and_bob(node)
+        await group_with(node, BOB)
         stuck, good = await open_stream(streams, BOB), await open_stream(streams, ALICE)
 
         def fail() -> None:
@@ -322,7 +323,7 @@ async def test_poisoned_topic_of_a_user_is_that_users_alone() -> None:
     """One record that cannot be read: all other topics of the node go on."""
     cluster = AppCluster()
     async with cluster.node() as node, streams_of(node, cluster) as streams:
-        await group_of_alice_and_bob(node)
+        await group_with(node, BOB)
         stream = await open_stream(streams, ALICE)
         poison(cluster.server, BOB, after_sequence=cluster.server.by_topic[BOB][-1].sequence, position=2)
         with pytest.raises(ValueError, match="event"):
@@ -363,7 +364,7 @@ async def test_member_who_was_removed_and_returned_unheard_is_covered_again() ->
     """G4, C43: TopicEnded for the first membership comes before the head of the second."""
     cluster = AppCluster()
     async with cluster.node() as one, cluster.node() as two, streams_of(two, cluster) as streams:
-        await group_of_alice_and_bob(one)
+        await group_with(one, BOB)
         await open_stream(streams, ALICE)
         bobs = await open_stream(streams, BOB)
         two.log.live_faults.extend([LiveFault.LOST, LiveFault.LOST])

@@ -264,7 +264,7 @@ async def test_head_that_is_trimmed_after_the_snapshot_was_read_is_not_missed() 
             return snapshot
 
     async with stage.node() as node:
-        node.hub._loader._states.__class__ = TrimmedAfterwards
+        node.hub._ports.loader._states.__class__ = TrimmedAfterwards
         command = stage.fresh(ALICE, 7)
         with suppress(LogUnavailable):  # the head that was read is gone: right, and over at the next try
             assert (await node.send(command)).message_number == 7

@@ -35,7 +35,7 @@ from tests.support.app_node import (
     settle,
     until,
 )
-from tests.unit.app.test_stream_promises import open_stream, streams_of
+from tests.support.open_streams import open_stream, streams_of
 
 WRITING, RECORDING = 1, 2
 DIRECT = ConversationId(TopicId("cdirect"))

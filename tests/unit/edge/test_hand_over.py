@@ -1,11 +1,9 @@
 """Events on their way from a delivery to the client of an edge stream: at once, or behind what waits (G4, G6)."""
 
 import random
-from collections.abc import AsyncIterator
 from typing import cast
 
 import pytest
-import pytest_asyncio
 from hubbub.chat.v1 import chat_service_pb2, event_pb2, frame_pb2
 
 from hubbub_server.app.active_topic import ActiveTopic, Delivery
@@ -15,10 +13,10 @@ from hubbub_server.app.resume import StreamResume
 from hubbub_server.edge.stream import EdgeStream
 from hubbub_server.rpc.call import Call
 from tests.support.app_node import GROUP
+from tests.support.edge_bench import CALL, Bench
 from tests.support.h2_peer import H2Peer, Pipe
-from tests.unit.app.test_ack_window import WINDOW, ack, with_window
-from tests.unit.app.test_session import command, head, sent
-from tests.unit.edge.test_connection import CALL, Bench
+from tests.support.sessions import command, head, sent
+from tests.support.windows import WINDOW, ack, with_window
 
 pytestmark = pytest.mark.asyncio
 
@@ -75,13 +73,6 @@ class Live:
     def heard(self) -> list[int]:
         """Returns the numbers of the events that came, in the order in which they did."""
         return [event.position for frame in self.frames() for event in frame.events]
-
-
-@pytest_asyncio.fixture
-async def bench() -> AsyncIterator[Bench]:
-    bench = Bench()
-    yield bench
-    await bench.close()
 
 
 async def opened(live: Live) -> Pipe:
