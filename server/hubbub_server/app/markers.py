@@ -262,6 +262,7 @@ class Markers:
         if not is_conversation_id(conversation_id):
             raise ConversationNotFound
         await member_at_head(self._hub, caller_id, conversation_id)
+        await self._reads.settle(caller_id, conversation_id)  # else what was read before would end the mark afterwards
         return await self._commit(caller_id, MarkUnread(conversation_id=conversation_id))
 
     # ---- others' markers
