@@ -105,7 +105,7 @@ class MarkerWindows(Generic[C, A]):
             window.ended.set()
 
     async def settle(self, user_id: UserId, conversation_id: ConversationId) -> None:
-        """Ends a window: returns when all that was said of the conversation is durable, or not; who said it hears which."""
+        """Ends a window: returns when what was said of the conversation is durable, or not; who said it hears which."""
         window = self._windows.get((user_id, conversation_id))
         if window is None:
             return
