@@ -510,7 +510,7 @@ Global___GetPresenceSummaryRequest: _TypeAlias = GetPresenceSummaryRequest  # no
 
 @_typing.final
 class GetPresenceSummaryResponse(_message.Message):
-    """How many are there, up to 10 s old."""
+    """How many are there, up to 10 s old of more than 100 members."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
