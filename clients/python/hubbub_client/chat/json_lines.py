@@ -29,7 +29,7 @@ class JsonLines:
         self._room_to_send = asyncio.Semaphore(_UNANSWERED_MAX)
 
     async def run(self) -> None:
-        """Runs until the source ends. What cannot be mended is raised, in a group: `stopped_line` is for who catches it."""
+        """Runs until the source ends. What cannot be mended is raised, in a group: see `stopped_line`."""
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(self._show())
             await self._ready.wait()
