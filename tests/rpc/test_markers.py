@@ -349,7 +349,7 @@ async def test_bad_requests_name_the_field(pair: Pair) -> None:
         ),
         "INVALID_FIELD update_mask": update(empty),
         "INVALID_FIELD update_mask ": update(empty, "status.text"),
-        "INVALID_FIELD preferences.notification_level": update(unknown_level, "status"),
+        "INVALID_FIELD preferences.notification_level": update(unknown_level, "notification_level"),
         "INVALID_FIELD preferences.status.expire_time": update(bad_time, "status"),
         "INVALID_FIELD user_id": bob.settings.BlockUser(
             settings.BlockUserRequest(user_id=pair.bob_id), metadata=bob.auth

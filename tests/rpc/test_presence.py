@@ -7,6 +7,7 @@ import grpc.aio
 import pytest
 from hubbub.conversation.v1.conversation_service_pb2 import CreateConversationRequest, GroupSpec
 from hubbub.presence.v1 import presence_service_pb2 as pb
+from hubbub.user.v1.settings_service_pb2 import BlockUserRequest
 
 from hubbub_server.app.authenticate import Credentials
 from hubbub_server.app.watch_presence import FRAME_INTERVAL_S
@@ -149,6 +150,22 @@ async def test_many_are_listed_and_counted(
         ("nobody", pb.PRESENCE_STATE_OFFLINE),
     ]
     assert summary == pb.GetPresenceSummaryResponse(member_count=6, present_count=2)
+
+
+async def test_who_is_blocked_is_not_counted_to_the_other(
+    cluster: NodeCluster, node: Node, client: RpcClient, direct: str, bob: Credentials
+) -> None:
+    """In a conversation of two a count names somebody."""
+    of_bob = node.client(bob.access_token)
+    async with WatchClient(of_bob), WatchClient(client, bob.user_id) as watch:
+        await watch.until(bob.user_id, "online")
+        request = pb.GetPresenceSummaryRequest(conversation_id=direct)
+        before = [await each.presence.GetPresenceSummary(request, metadata=each.auth) for each in (client, of_bob)]
+        await client.settings.BlockUser(BlockUserRequest(user_id=bob.user_id), metadata=client.auth)
+        after = [await each.presence.GetPresenceSummary(request, metadata=each.auth) for each in (client, of_bob)]
+
+    assert [each.present_count for each in before] == [2, 2]
+    assert [(each.member_count, each.present_count, each.unknown) for each in after] == [(2, 1, False)] * 2
 
 
 async def test_500_users_are_one_snapshot_in_time(node: Node, client: RpcClient) -> None:

@@ -13,6 +13,7 @@ from hubbub.chat.v1 import event_pb2
 from hubbub.chat.v1 import marker_service_pb2 as marker
 from hubbub.conversation.v1 import conversation_service_pb2 as conversation
 from hubbub.conversation.v1 import read_state_pb2
+from hubbub.presence.v1 import presence_service_pb2 as presence
 from hubbub.user.v1 import preferences_pb2
 from hubbub.user.v1 import settings_service_pb2 as settings
 
@@ -161,6 +162,56 @@ async def _reason(call: Awaitable[object]) -> str:
     except grpc.aio.AioRpcError as error:
         return reason_of(status_of_error(error))
     return ""
+
+
+@pytest.mark.parametrize(
+    "time",
+    [Timestamp(seconds=10**15), Timestamp(seconds=-(10**15)), Timestamp(nanos=10**9), Timestamp(nanos=-1)],
+    ids=["late", "early", "nanos", "negative nanos"],
+)
+async def test_time_that_is_none_is_refused_wherever_it_is_given(owner: Owner, time: Timestamp) -> None:
+    """It would be stored, and no JSON of the user's preferences could be made any more."""
+    status = preferences_pb2.Status(expire_time=time)
+    calls: list[tuple[Callable[..., Awaitable[Any]], object]] = [
+        (
+            owner.client.presence.SetPresence,
+            presence.SetPresenceRequest(presence=presence.ManualPresence(expire_time=time)),
+        ),
+        (
+            owner.client.settings.UpdatePreferences,
+            settings.UpdatePreferencesRequest(
+                preferences=preferences_pb2.Preferences(status=status), update_mask=FieldMask(paths=["status"])
+            ),
+        ),
+        (
+            owner.client.settings.UpdateConversationPreferences,
+            settings.UpdateConversationPreferencesRequest(
+                conversation_id=owner.group_id,
+                preferences=read_state_pb2.ConversationPreferences(mute_end_time=time),
+                update_mask=FieldMask(paths=["mute_end_time"]),
+            ),
+        ),
+    ]
+    assert [await _reason(owner.call(method, request)) for method, request in calls] == ["INVALID_FIELD"] * 3
+
+
+async def test_what_the_mask_does_not_name_is_not_looked_at(owner: Owner) -> None:
+    """Who reads all, changes one field and names it meets no rule that came, or differs, with another version."""
+    wanted = preferences_pb2.Preferences(
+        notification_level=read_state_pb2.NOTIFICATION_LEVEL_MENTIONS,
+        do_not_disturb=preferences_pb2.DoNotDisturbSchedule(time_zone="Mars/Base"),
+        status=preferences_pb2.Status(state=77, text="x" * 101),  # type: ignore[arg-type]  # of a newer client
+    )
+    request = settings.UpdatePreferencesRequest(
+        preferences=wanted, update_mask=FieldMask(paths=["notification_level", "sends_typing"])
+    )
+    changed = (await owner.call(owner.client.settings.UpdatePreferences, request)).preferences
+
+    assert changed.notification_level == wanted.notification_level
+    assert changed.sends_read_receipts
+    assert not changed.sends_typing
+    assert not changed.do_not_disturb.time_zone
+    assert not changed.status.text
 
 
 async def test_at_most_20_conversations_are_pinned(owner: Owner) -> None:

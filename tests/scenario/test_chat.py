@@ -3,7 +3,9 @@
 import asyncio
 import io
 import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from hubbub_client.chat.json_lines import JsonLines
 from hubbub_client.chat.room import Line, Ready, Room
 from tests.support.fault_proxy import Cut
+from tests.support.node import PASSWORD
 from tests.support.waiting import until
 from tests.support.world import Person, World
 
@@ -42,6 +45,8 @@ async def test_json_lines_show_history_then_what_was_sent_and_what_was_refused(w
             "\n",
             "no json",
             "[1]",
+            '{"send": "x"}',
+            '{"text": 5}',
             '{"text": " "}',
             history=2,
         )
@@ -54,7 +59,46 @@ async def test_json_lines_show_history_then_what_was_sent_and_what_was_refused(w
     assert (ready["conversation_id"], ready["last_message_number"]) == (conversation_id, 3)
     [acked] = of(said, "acked")
     assert (acked["client_message_id"], acked["message_number"]) == (message_id, 4)
-    assert sorted(line["reason"] for line in of(said, "failed")) == ["BAD_LINE", "BAD_LINE", "INVALID_FIELD"]
+    assert sorted(line["reason"] for line in of(said, "failed")) == ["BAD_LINE"] * 4 + ["INVALID_FIELD"]
+    assert [line["message"] for line in of(said, "failed") if line["reason"] == "BAD_LINE"] == [
+        "no JSON: Expecting value: line 1 column 1 (char 0)",
+        "a line is an object with text, command or typing",
+        "a line is an object with text, command or typing",
+        "text is a string",
+    ]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("peer", "password", "error"),
+    [
+        (["bob"], "wrong", "InvalidCredentials"),
+        (["nobody"], PASSWORD, "UserNotFound"),
+        (["--conversation", "c1"], PASSWORD, "ConversationNotFound"),
+    ],
+)
+async def test_a_script_hears_why_its_chat_cannot_go_on(
+    world: World, peer: list[str], password: str, error: str
+) -> None:
+    """Whenever that happens: signing in, finding the other one, reading. Its last line says so, once; exit code 1."""
+    for login_name in ("alice", "bob"):
+        await world.cluster.sign_up(login_name)
+    chat = await asyncio.create_subprocess_exec(
+        *(str(Path(sys.executable).with_name("hubbub")), "chat", "alice", *peer),
+        *("--json", "--server", world.nodes[0].address),
+        env={"HUBBUB_PASSWORD": password},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(20.0):
+        assert chat.stdout is not None
+        lines = [json.loads(line) async for line in chat.stdout]
+        code = await chat.wait()
+
+    assert [line["error"] for line in of(lines, "stopped")] == [error]
+    assert lines[-1]["type"] == "stopped"
+    assert code == 1
 
 
 @pytest.mark.asyncio

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import grpc
 import typer
 
-from hubbub_client.chat.json_lines import JsonLines
+from hubbub_client.chat.json_lines import JsonLines, stopped_line
 from hubbub_client.chat.room import Room, find_conversation
 from hubbub_client.chat.terminal import Terminal
 from hubbub_client.client import HubbubClient
@@ -60,6 +60,8 @@ def chat(  # noqa: PLR0913, PLR0917  # each is an option of the command line
     except* HubbubError as group:
         failure = first_error(group)
     if failure is not None:
+        if json:
+            typer.echo(stopped_line(failure))
         typer.echo(f"hubbub: {failure}", err=True)
         raise typer.Exit(1)
 

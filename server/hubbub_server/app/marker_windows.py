@@ -4,7 +4,8 @@ Theory of operation. The first call for a user and conversation opens a *window*
 into one command. `commits_first`: the first command is committed at once, what comes later when the window ends, which
 opens the next one. Otherwise the first one waits for the end of the window as well. Each caller hears when a command at
 or past theirs is durable. Windows are tasks of this object, not of callers: a caller that goes away takes no mark
-along. `drain` ends all windows at once, and none opens any more.
+along. `settle` ends one window early: what is decided after it is decided after what was said before. `drain` ends all
+windows at once, and none opens any more.
 """
 
 import asyncio
@@ -50,6 +51,7 @@ class _Window(Generic[C, A]):
     answer: "asyncio.Future[A]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     last: C | None = None
     last_answer: "asyncio.Future[A] | None" = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self) -> "tuple[C, asyncio.Future[A]] | None":
         """Takes what waits."""
@@ -81,7 +83,7 @@ class MarkerWindows(Generic[C, A]):
         self._window_s = window_s
         self._timeout_s = command_timeout_s
         self._windows: dict[tuple[UserId, ConversationId], _Window[C, A]] = {}
-        self._draining = asyncio.Event()
+        self._is_draining = False
         self._group = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
@@ -93,12 +95,24 @@ class MarkerWindows(Generic[C, A]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Commits what waits."""
-        self._draining.set()
+        self.drain()
         await self._group.__aexit__(kind, error, trace)
 
     def drain(self) -> None:
         """Ends all windows now: what waits in them is committed at once, and so is what still comes."""
-        self._draining.set()
+        self._is_draining = True
+        for window in self._windows.values():
+            window.ended.set()
+
+    async def settle(self, user_id: UserId, conversation_id: ConversationId) -> None:
+        """Ends a window: returns when what was said of the conversation is durable, or not; who said it hears which."""
+        window = self._windows.get((user_id, conversation_id))
+        if window is None:
+            return
+        window.ended.set()
+        answer = window.last_answer if window.pending is None else window.answer
+        if answer is not None:
+            await asyncio.wait([answer], timeout=self._timeout_s)
 
     async def take(self, user_id: UserId, command: C) -> A:
         """Returns the answer of the commit that `command` is part of.
@@ -110,7 +124,7 @@ class MarkerWindows(Generic[C, A]):
         key = user_id, command.conversation_id
         window = self._windows.get(key)
         if window is None:
-            if len(self._windows) >= _WINDOWS_MAX or self._draining.is_set():
+            if len(self._windows) >= _WINDOWS_MAX or self._is_draining:
                 return await self._commit(user_id, command)
             window = self._windows[key] = _Window()
             self._group.create_task(self._run(key, window))
@@ -131,17 +145,17 @@ class MarkerWindows(Generic[C, A]):
         """Commits what waits, then lets others gather for a while; ends when nobody did."""
         try:
             if not self._commits_first:
-                await self._wait()
+                await self._wait(window)
             while (taken := window.take()) is not None:
                 await self._answer(key[0], *taken)
-                await self._wait()
+                await self._wait(window)
         finally:
             del self._windows[key]
 
-    async def _wait(self) -> None:
+    async def _wait(self, window: _Window[C, A]) -> None:
         try:
             async with asyncio.timeout(self._window_s):
-                await self._draining.wait()
+                await window.ended.wait()
         except TimeoutError:
             pass
 

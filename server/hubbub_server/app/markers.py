@@ -260,6 +260,8 @@ class Markers:
     async def mark_unread(self, caller_id: UserId, conversation_id: str) -> Marked:
         """Marks a conversation as unread. Raises ConversationNotFound, Unavailable."""
         _, state = await member_at_head(self._hub, caller_id, conversation_id)
+        # Else what was read before would end the mark afterwards.
+        await self._reads.settle(caller_id, state.conversation_id)
         return await self._commit(caller_id, MarkUnread(conversation_id=state.conversation_id))
 
     # ---- others' markers

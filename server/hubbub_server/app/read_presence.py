@@ -22,6 +22,8 @@ from hubbub_server.ports.presence_registry import BATCH_MAX, PresenceRegistry, R
 _FACTS_AT_ONCE: Final = 16
 _COUNTED_FOR_S: Final = 10.0
 _COUNTS_MAX: Final = 1_000
+_JUDGED_MEMBERS_MAX: Final = 100
+"""Of so many members each is judged, whether the caller may know of them; of more all hear the same number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,17 +67,22 @@ class ReadPresence:
         return [PresenceReport(user_id=user_id, shown=known.get(user_id, hidden), version=version) for user_id in asked]
 
     async def summarize(self, caller_id: UserId, conversation_id: str) -> PresenceSummary:
-        """Counts the members who are there, as of 10 s ago at most.
+        """Counts the members who are there, as of 10 s ago at most; of a few those whom the caller may see.
 
         Raises:
             ConversationNotFound: absent, or the caller is no member.
             LogUnavailable, StoreUnavailable: who belongs to it cannot be had now.
         """
         _, state = await member_at_head(self._hub, caller_id, conversation_id)
-        present = await self._count(state.conversation_id, tuple(state.members))
-        own = await self._privacy.read(caller_id)
-        is_hiding = own.visibility is PresenceVisibility.NOBODY
-        return PresenceSummary(member_count=len(state.members), present_count=None if is_hiding else present)
+        members = tuple(state.members)
+        present: int | None = None
+        if (await self._privacy.read(caller_id)).visibility is PresenceVisibility.NOBODY:
+            pass  # who hides hears of none
+        elif len(members) > _JUDGED_MEMBERS_MAX:
+            present = await self._count(state.conversation_id, members)
+        elif (there := _present(*await self._read(members))) is not None:
+            present = len(await self._visible(caller_id, there))
+        return PresenceSummary(member_count=len(members), present_count=present)
 
     async def _visible(self, caller_id: UserId, users: Sequence[UserId]) -> set[UserId]:
         caller = await self._privacy.read(caller_id)
@@ -109,7 +116,8 @@ class ReadPresence:
             counted_s, present = self._counts.get(conversation_id, (float("-inf"), None))
             if now_s - counted_s > _COUNTED_FOR_S:
                 look, sessions = await self._read(members)
-                present = _count_present(look, sessions)
+                there = _present(look, sessions)
+                present = None if there is None else len(there)
                 if present is not None:
                     self._counts[conversation_id] = (now_s, present)
                     self._counts.move_to_end(conversation_id)
@@ -131,11 +139,13 @@ def _is_young(look: RegistryLook) -> bool:
     return look.now_ms - look.born_ms < LEASE_S * 1000
 
 
-def _count_present(look: RegistryLook | None, sessions: dict[UserId, UserSessions]) -> int | None:
+def _present(look: RegistryLook | None, sessions: dict[UserId, UserSessions]) -> list[UserId] | None:
+    """Returns who is there and does not hide it; None: that is not known."""
     if look is None or _is_young(look):
         return None
-    return sum(
-        shown(each, look.now_ms).state is not PresenceState.OFFLINE
+    return [
+        user_id
+        for user_id, each in sessions.items()
+        if shown(each, look.now_ms).state is not PresenceState.OFFLINE
         and not any(noted.share.is_hidden for noted in each.shares.values())
-        for each in sessions.values()
-    )
+    ]

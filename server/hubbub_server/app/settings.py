@@ -179,5 +179,8 @@ class UserSettings:
 
 @cache
 def _zones() -> frozenset[str]:
-    """Returns the time zones that this machine knows; none where it has no list of them."""
-    return frozenset(zoneinfo.available_timezones())
+    """Returns the time zones that this machine knows; none where it has no list of them.
+
+    Debian lists its own zone among them, under a name that elsewhere means another one or none.
+    """
+    return frozenset(zoneinfo.available_timezones() - {"localtime"})

@@ -98,10 +98,15 @@ def clean_name(field: str, name: str) -> str:
         raise InvalidField(field, f"1 to {NAME_MAX_CHARACTERS} visible characters")
     if not any(map(_is_visible, cleaned)):
         raise InvalidField(field, "at least one visible character")
-    for character in cleaned:
-        if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp") and character not in _ALLOWED_FORMATS:
-            raise InvalidField(field, "no control or direction characters")
+    if has_control(cleaned):
+        raise InvalidField(field, "no control or direction characters")
     return cleaned
+
+
+def has_control(text: str) -> bool:
+    """Tells whether a text that is shown beside others has characters that would change how those are shown."""
+    controls = (c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp"))
+    return any(character not in _ALLOWED_FORMATS for character in controls)
 
 
 _LOGIN_NAME = re.compile(r"[a-z0-9_.-]{3,32}\Z")

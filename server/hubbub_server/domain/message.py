@@ -10,10 +10,10 @@ from typing import Final, assert_never
 from hubbub_server.domain.errors import InvalidField
 from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.ids import ClientMessageId, UserId, is_user_id
-from hubbub_server.domain.limits import ENTITIES_MAX, LINK_MAX_BYTES, LINKS_MAX_BYTES, check_text
+from hubbub_server.domain.limits import ENTITIES_MAX, LINK_MAX_BYTES, LINKS_MAX_BYTES, check_text, has_control
 
 _LANGUAGE: Final = re.compile(r"[A-Za-z0-9+#_.-]{0,32}")
-_URL: Final = re.compile(r"(?:https?://|mailto:)[^\s\x00-\x20\x7f]+", re.IGNORECASE)
+_URL: Final = re.compile(r"(?:https?://|mailto:)\S+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +160,9 @@ def _check_kind(path: str, kind: EntityKind) -> None:
             if not _LANGUAGE.fullmatch(language) or (language and not block):
                 raise InvalidField(f"{path}.code.language", "at most 32 of [A-Za-z0-9+#_.-], of a block")
         case Link(url=url):
-            if not _URL.fullmatch(url) or len(url.encode()) > LINK_MAX_BYTES:
-                raise InvalidField(f"{path}.link.url", f"http, https or mailto, at most {LINK_MAX_BYTES} bytes")
+            if not _URL.fullmatch(url) or has_control(url) or len(url.encode()) > LINK_MAX_BYTES:
+                rule = f"http, https or mailto, at most {LINK_MAX_BYTES} bytes, no white space, controls or directions"
+                raise InvalidField(f"{path}.link.url", rule)
         case UnknownEntity():
             raise InvalidField(f"{path}.kind", "one of the known sorts")
         case _:

@@ -1,14 +1,18 @@
 """What a user wants: everywhere, and of one conversation. Values and their rules; user_topic.py keeps them."""
 
 import re
-import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Final, TypeVar
 
 from hubbub_server.domain.errors import InvalidField
-from hubbub_server.domain.limits import QUIET_HOURS_MAX, STATUS_EMOJI_MAX_CODE_POINTS, STATUS_TEXT_MAX_CODE_POINTS
+from hubbub_server.domain.limits import (
+    QUIET_HOURS_MAX,
+    STATUS_EMOJI_MAX_CODE_POINTS,
+    STATUS_TEXT_MAX_CODE_POINTS,
+    has_control,
+)
 
 _TIME_ZONE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*")
 _TIME_ZONE_MAX_CHARACTERS: Final = 64
@@ -156,11 +160,9 @@ def _is_zone_name(name: str) -> bool:
 
 def check_status(path: str, status: Status) -> None:
     """Checks what a user wants to state. Raises InvalidField; `path` is where it is in the request."""
-    if len(status.text) > STATUS_TEXT_MAX_CODE_POINTS or _has_control(status.text):
-        raise InvalidField(f"{path}.text", f"at most {STATUS_TEXT_MAX_CODE_POINTS} code points, no controls")
-    if len(status.emoji) > STATUS_EMOJI_MAX_CODE_POINTS or _has_control(status.emoji) or " " in status.emoji:
+    if len(status.text) > STATUS_TEXT_MAX_CODE_POINTS or has_control(status.text):
+        raise InvalidField(
+            f"{path}.text", f"at most {STATUS_TEXT_MAX_CODE_POINTS} code points, no control or direction characters"
+        )
+    if len(status.emoji) > STATUS_EMOJI_MAX_CODE_POINTS or has_control(status.emoji) or " " in status.emoji:
         raise InvalidField(f"{path}.emoji", f"one emoji of at most {STATUS_EMOJI_MAX_CODE_POINTS} code points")
-
-
-def _has_control(text: str) -> bool:
-    return any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text)

@@ -15,7 +15,7 @@ from hubbub_server.domain.ids import UserId
 from hubbub_server.domain.limits import FRAME_MAX_BYTES
 from hubbub_server.domain.preferences import Status, StatusState
 from hubbub_server.domain.presence import WATCHED_MAX, Activity, PresenceState
-from hubbub_server.wire.times import milliseconds, timestamp
+from hubbub_server.wire.times import check_time, milliseconds, timestamp
 
 _STATE_TO_PB: Final = {
     PresenceState.UNKNOWN: pb.PRESENCE_STATE_UNSPECIFIED,
@@ -107,9 +107,10 @@ def presence_to_pb(report: PresenceReport) -> pb.Presence:
 
 
 def status_from_pb(manual: pb.ManualPresence) -> Status:
-    """Reads what a user sets by hand. Raises InvalidField for what is no state; `Preferences` checks the rest."""
+    """Reads what a user sets by hand. Raises InvalidField: no state, no time; `check_status` does the rest."""
     if manual.state not in _MANUAL_STATES:
         raise InvalidField("presence.state", "one of the known states")
+    check_time("presence.expire_time", manual.expire_time)
     return Status(
         state=_MANUAL_STATES[manual.state],
         text=manual.text,

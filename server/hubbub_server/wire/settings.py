@@ -1,7 +1,7 @@
 """Settings of users and of conversations, from requests. Checks what can be seen in the request alone."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,6 +14,8 @@ from hubbub_server.domain.receipts import ReceiptsMode
 from hubbub_server.wire.preferences import conversation_preferences_from_pb, preferences_from_pb
 from hubbub_server.wire.record_codec import MODE_FROM_PB
 from hubbub_server.wire.times import check_time
+
+M = TypeVar("M", preferences_pb2.Preferences, read_state_pb2.ConversationPreferences)
 
 _ALL: Final = "*"
 _OF_PREFERENCES: Final = {
@@ -36,6 +38,7 @@ _OF_SETTINGS: Final = {"receipts_limit": "receipts_limit"}
 def read_preferences(pb: preferences_pb2.Preferences, mask: FieldMask) -> tuple[Preferences, frozenset[str]]:
     """Reads new preferences and which of them count. Raises InvalidField."""
     names = _read_mask(mask, _OF_PREFERENCES)
+    pb = _named(pb, _OF_PREFERENCES, names)
     _check_enum("notification_level", pb.notification_level, read_state_pb2.NotificationLevel.values())
     _check_enum("presence_visibility", pb.presence_visibility, preferences_pb2.PresenceVisibility.values())
     _check_enum("status.state", pb.status.state, preferences_pb2.StatusState.values())
@@ -48,6 +51,7 @@ def read_conversation_preferences(
 ) -> tuple[ConversationPreferences, frozenset[str]]:
     """Reads new preferences of a conversation and which of them count. Raises InvalidField."""
     names = _read_mask(mask, _OF_CONVERSATION)
+    pb = _named(pb, _OF_CONVERSATION, names)
     _check_enum("notification_level", pb.notification_level, read_state_pb2.NotificationLevel.values())
     _check_time("mute_end_time", pb.mute_end_time)
     return conversation_preferences_from_pb(pb), names
@@ -66,6 +70,13 @@ def _read_mask(mask: FieldMask, known: Mapping[str, str]) -> frozenset[str]:
     if not paths or any(path not in known for path in paths):
         raise InvalidField("update_mask", f'"{_ALL}", or some of {", ".join(known)}')
     return frozenset(known[path] for path in paths)
+
+
+def _named(pb: M, known: Mapping[str, str], names: frozenset[str]) -> M:
+    """Returns the named fields alone: the others are not asked for, so nothing about them is wrong."""
+    named = type(pb)()
+    FieldMask(paths=[path for path, name in known.items() if name in names]).MergeMessage(pb, named)
+    return named
 
 
 def _check_enum(field: str, number: int, known: Sequence[int]) -> None:

@@ -168,6 +168,25 @@ async def test_unread_mark_counts_one_in_the_badge_and_ends_with_reading() -> No
         assert (await node.markers.counters(BOB)).badge_count == 0
 
 
+def test_what_was_read_before_a_mark_as_unread_does_not_end_it() -> None:
+    """Reading waits for the end of its window; who then marks the conversation as unread wants that to last."""
+
+    async def run() -> tuple[ReadState, Marked, Marked]:
+        cluster = AppCluster()
+        async with cluster.node(window_s=2.0) as node:
+            await group_with(node, BOB, messages=3)
+            await node.markers.mark_read(BOB, read(1))
+            reading = asyncio.create_task(node.markers.mark_read(BOB, read(3)))
+            await asyncio.sleep(0.1)
+            unread = await node.markers.mark_unread(BOB, GROUP)
+            return await read_state(node, BOB), await reading, unread
+
+    state, read_answer, unread_answer = run_in_virtual_time(run())
+
+    assert state.marker.message_number == read_answer.marker.message_number == 3
+    assert state.unread_mark_position == unread_answer.unread_mark_position > 0
+
+
 def test_reading_on_costs_one_event_per_window_and_everybody_is_answered() -> None:
     """C33: 100 calls of one user within two seconds are two events."""
 

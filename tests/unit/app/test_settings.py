@@ -103,7 +103,10 @@ HOURS = QuietHours(weekdays=(1,), start_minute=0, duration_minutes=1)
         Preferences(status=Status(text="x" * 101)),
         Preferences(status=Status(text="a\nb")),
         Preferences(status=Status(emoji="x" * 17)),
+        Preferences(status=Status(text="a\u202eb")),
         Preferences(status=Status(emoji="a b")),
+        Preferences(status=Status(emoji="\u2066")),
+        Preferences(do_not_disturb=DoNotDisturbSchedule(time_zone="localtime")),
     ],
 )
 async def test_preferences_that_break_their_rules_are_refused(preferences: Preferences) -> None:
@@ -117,7 +120,7 @@ async def test_preferences_at_their_bounds_are_taken() -> None:
         time_zone="Europe/Vienna",
         hours=(QuietHours(weekdays=(1, 7), start_minute=1439, duration_minutes=1440),) * 14,
     )
-    wanted = Preferences(do_not_disturb=schedule, status=Status(text="x" * 100, emoji="x" * 16))
+    wanted = Preferences(do_not_disturb=schedule, status=Status(text="می‌خواهم" + "x" * 92, emoji="🏴󠁧󠁢󠁷󠁬󠁳󠁿👩‍🚀" + "x" * 6))
     async with settings_on(AppCluster()) as (_, settings, _):
         assert (await settings.update_preferences(ALICE, wanted, ["do_not_disturb", "status"]))[0] == wanted
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterable
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 import uuid_utils
 
@@ -13,7 +13,7 @@ from hubbub_client.chat.commands import Commands
 from hubbub_client.chat.room import Echoed, Item, Line, ReadByAll, Ready, Receipt, Room, There, Typing, Unread
 from hubbub_client.client import HubbubClient
 from hubbub_client.entities import mentions_of
-from hubbub_client.errors import CallFailed, HubbubError, first_error
+from hubbub_client.errors import CallFailed, HubbubError
 from hubbub_client.kept import Counters
 
 _UNANSWERED_MAX: Final = 500  # lines of input beyond this wait in the pipe
@@ -29,17 +29,12 @@ class JsonLines:
         self._room_to_send = asyncio.Semaphore(_UNANSWERED_MAX)
 
     async def run(self) -> None:
-        """Runs until the source ends. What cannot be mended is told as `stopped` and raised, in a group."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                reader = tasks.create_task(self._show())
-                await self._ready.wait()
-                await self._send_all()
-                reader.cancel()
-        except* HubbubError as group:
-            error = first_error(group)
-            self._write(type="stopped", error=type(error).__name__, message=str(error))
-            raise
+        """Runs until the source ends. What cannot be mended is raised, in a group: see `stopped_line`."""
+        async with asyncio.TaskGroup() as tasks:
+            reader = tasks.create_task(self._show())
+            await self._ready.wait()
+            await self._send_all()
+            reader.cancel()
 
     async def _show(self) -> None:
         async for item in self._room.read():
@@ -119,7 +114,7 @@ class JsonLines:
     async def _handle(self, line: str) -> None:
         client_message_id = ""
         try:
-            command = json.loads(line)
+            command = _read_line(line)
             if "typing" in command:
                 self._type(active=bool(command["typing"]))
                 return
@@ -127,8 +122,8 @@ class JsonLines:
                 done = await self._commands.run(str(command["command"]))
                 self._write(type="done", command=command["command"], lines=list(done))
                 return
-            client_message_id = str(command.get("client_message_id") or uuid_utils.uuid7())
-            text = str(command["text"])
+            client_message_id = command.get("client_message_id") or str(uuid_utils.uuid7())
+            text = command["text"]
             self._write(type="pending", client_message_id=client_message_id, text=text)
             sent = await self._client.send(
                 self._room.conversation_id,
@@ -137,8 +132,8 @@ class JsonLines:
                 client_message_id=client_message_id,
                 timeout_s=None,
             )
-        except (ValueError, KeyError, AttributeError) as error:
-            self._fail(client_message_id, "BAD_LINE", f"{type(error).__name__}: {error}")
+        except ValueError as error:
+            self._fail(client_message_id, "BAD_LINE", str(error))
         except CallFailed as error:
             self._fail(client_message_id, error.reason or error.code.name, str(error))
         else:
@@ -163,6 +158,29 @@ class JsonLines:
     def _write(self, **fields: object) -> None:
         self._sink.write(json.dumps(fields, ensure_ascii=False) + "\n")
         self._sink.flush()
+
+
+def stopped_line(error: HubbubError) -> str:
+    """Returns the last line of a chat that cannot go on."""
+    return json.dumps({"type": "stopped", "error": type(error).__name__, "message": str(error)}, ensure_ascii=False)
+
+
+def _read_line(line: str) -> dict[str, Any]:
+    """Reads a line of the input.
+
+    Raises:
+        ValueError: it is none of those that README.md describes.
+    """
+    try:
+        command = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"no JSON: {error}") from error
+    if not isinstance(command, dict) or not {"text", "command", "typing"} & command.keys():
+        raise ValueError("a line is an object with text, command or typing")
+    for name in ("text", "command", "client_message_id"):
+        if not isinstance(command.get(name, ""), str):
+            raise ValueError(f"{name} is a string")
+    return command
 
 
 def _counters_fields(counters: Counters) -> dict[str, object]:

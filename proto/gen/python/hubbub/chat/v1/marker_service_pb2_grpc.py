@@ -125,7 +125,8 @@ class MarkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListReaders(self, request, context):
-        """Tells who of the other members has read a message, its sender left out. Members. COUNT_ONLY: the number alone. OFF:
+        """Tells who of the other members has marked a message, or a later one, as read, its sender left out: who sent something after it
+        without that is not named, though they have read it for read_floor_number. Members. COUNT_ONLY: the number alone. OFF:
         CONVERSATION_STATE. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, MESSAGE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

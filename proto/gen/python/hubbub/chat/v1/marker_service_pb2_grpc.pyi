@@ -42,7 +42,8 @@ class MarkerServiceStub:
     CONVERSATION_STATE. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
     """
     ListReaders: _aio.UnaryUnaryMultiCallable[_marker_service_pb2.ListReadersRequest, _marker_service_pb2.ListReadersResponse]
-    """Tells who of the other members has read a message, its sender left out. Members. COUNT_ONLY: the number alone. OFF:
+    """Tells who of the other members has marked a message, or a later one, as read, its sender left out: who sent something after it
+    without that is not named, though they have read it for read_floor_number. Members. COUNT_ONLY: the number alone. OFF:
     CONVERSATION_STATE. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, MESSAGE_NOT_FOUND.
     """
     GetCounters: _aio.UnaryUnaryMultiCallable[_marker_service_pb2.GetCountersRequest, _marker_service_pb2.GetCountersResponse]
@@ -113,7 +114,8 @@ class MarkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _marker_service_pb2.ListReadersRequest,
         context: _aio.ServicerContext[_marker_service_pb2.ListReadersRequest, _abc.Awaitable[_marker_service_pb2.ListReadersResponse]],
     ) -> _abc.Awaitable[_marker_service_pb2.ListReadersResponse]:
-        """Tells who of the other members has read a message, its sender left out. Members. COUNT_ONLY: the number alone. OFF:
+        """Tells who of the other members has marked a message, or a later one, as read, its sender left out: who sent something after it
+        without that is not named, though they have read it for read_floor_number. Members. COUNT_ONLY: the number alone. OFF:
         CONVERSATION_STATE. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND, MESSAGE_NOT_FOUND.
         """
 

@@ -304,7 +304,9 @@ class Link(_message.Message):
 
     URL_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """Required. http, https or mailto; at most 2,048 bytes, all of a message together at most 8 KiB. No white space or controls."""
+    """Required. http, https or mailto; at most 2,048 bytes, all of a message together at most 8 KiB. No white space, control
+    or direction characters.
+    """
     def __init__(
         self,
         *,

@@ -315,9 +315,9 @@ class ManualPresence(_message.Message):
     state: Global___ManualState.ValueType
     """State."""
     text: _builtins.str
-    """Optional. At most 100 code points, no control characters."""
+    """Optional. At most 100 code points, no control or direction characters."""
     emoji: _builtins.str
-    """Optional. One emoji: at most 16 code points."""
+    """Optional. One emoji: at most 16 code points, none of them such a character or a space."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Optional. When all of it ends; unset: never."""
@@ -510,7 +510,7 @@ Global___GetPresenceSummaryRequest: _TypeAlias = GetPresenceSummaryRequest  # no
 
 @_typing.final
 class GetPresenceSummaryResponse(_message.Message):
-    """How many are there, up to 10 s old."""
+    """How many are there, up to 10 s old of more than 100 members."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

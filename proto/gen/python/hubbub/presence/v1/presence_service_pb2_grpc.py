@@ -29,8 +29,8 @@ class PresenceServiceStub:
     """Tells presence. Needs an access token as metadata "authorization: Bearer …". Of a user whom the caller may not see (their setting
     everyone, contacts = who share a conversation, nobody; the caller's own setting: who hides sees as little as they show; either has
     blocked the other) the answer is that of an id of nobody: OFFLINE, never seen. Of one who is invisible it is that of a user who
-    signed out when they became so, byte for byte. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING,
-    INTERNAL.
+    signed out when they became so, byte for byte. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED,
+    BACKEND_UNAVAILABLE, NODE_DRAINING, INTERNAL.
     """
 
     def __init__(self, channel):
@@ -75,8 +75,8 @@ class PresenceServiceServicer:
     """Tells presence. Needs an access token as metadata "authorization: Bearer …". Of a user whom the caller may not see (their setting
     everyone, contacts = who share a conversation, nobody; the caller's own setting: who hides sees as little as they show; either has
     blocked the other) the answer is that of an id of nobody: OFFLINE, never seen. Of one who is invisible it is that of a user who
-    signed out when they became so, byte for byte. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING,
-    INTERNAL.
+    signed out when they became so, byte for byte. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED,
+    BACKEND_UNAVAILABLE, NODE_DRAINING, INTERNAL.
     """
 
     def Watch(self, request_iterator, context):
@@ -124,7 +124,8 @@ class PresenceServiceServicer:
 
     def GetPresenceSummary(self, request, context):
         """Counts who is there in a conversation, however large; to be polled, once in 30 s at most. Members. Who shows their presence to
-        nobody is not counted, and hears of none. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
+        nobody is not counted, and hears of none. Of up to 100 members those are counted whom the caller may see, of more all, also who
+        blocked the caller. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,8 +176,8 @@ class PresenceService:
     """Tells presence. Needs an access token as metadata "authorization: Bearer …". Of a user whom the caller may not see (their setting
     everyone, contacts = who share a conversation, nobody; the caller's own setting: who hides sees as little as they show; either has
     blocked the other) the answer is that of an id of nobody: OFFLINE, never seen. Of one who is invisible it is that of a user who
-    signed out when they became so, byte for byte. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING,
-    INTERNAL.
+    signed out when they became so, byte for byte. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED,
+    BACKEND_UNAVAILABLE, NODE_DRAINING, INTERNAL.
     """
 
     @staticmethod

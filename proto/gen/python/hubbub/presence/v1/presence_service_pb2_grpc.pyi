@@ -16,8 +16,8 @@ class PresenceServiceStub:
     """Tells presence. Needs an access token as metadata "authorization: Bearer …". Of a user whom the caller may not see (their setting
     everyone, contacts = who share a conversation, nobody; the caller's own setting: who hides sees as little as they show; either has
     blocked the other) the answer is that of an id of nobody: OFFLINE, never seen. Of one who is invisible it is that of a user who
-    signed out when they became so, byte for byte. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING,
-    INTERNAL.
+    signed out when they became so, byte for byte. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED,
+    BACKEND_UNAVAILABLE, NODE_DRAINING, INTERNAL.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -44,15 +44,16 @@ class PresenceServiceStub:
     """Lists the presence of several users. Errors: INVALID_FIELD."""
     GetPresenceSummary: _aio.UnaryUnaryMultiCallable[_presence_service_pb2.GetPresenceSummaryRequest, _presence_service_pb2.GetPresenceSummaryResponse]
     """Counts who is there in a conversation, however large; to be polled, once in 30 s at most. Members. Who shows their presence to
-    nobody is not counted, and hears of none. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
+    nobody is not counted, and hears of none. Of up to 100 members those are counted whom the caller may see, of more all, also who
+    blocked the caller. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
     """
 
 class PresenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Tells presence. Needs an access token as metadata "authorization: Bearer …". Of a user whom the caller may not see (their setting
     everyone, contacts = who share a conversation, nobody; the caller's own setting: who hides sees as little as they show; either has
     blocked the other) the answer is that of an id of nobody: OFFLINE, never seen. Of one who is invisible it is that of a user who
-    signed out when they became so, byte for byte. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED, BACKEND_UNAVAILABLE, NODE_DRAINING,
-    INTERNAL.
+    signed out when they became so, byte for byte. Every call may fail with INVALID_CREDENTIALS, TOKEN_EXPIRED, RATE_LIMITED,
+    BACKEND_UNAVAILABLE, NODE_DRAINING, INTERNAL.
     """
 
     @_abc_1.abstractmethod
@@ -113,7 +114,8 @@ class PresenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_presence_service_pb2.GetPresenceSummaryRequest, _abc.Awaitable[_presence_service_pb2.GetPresenceSummaryResponse]],
     ) -> _abc.Awaitable[_presence_service_pb2.GetPresenceSummaryResponse]:
         """Counts who is there in a conversation, however large; to be polled, once in 30 s at most. Members. Who shows their presence to
-        nobody is not counted, and hears of none. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
+        nobody is not counted, and hears of none. Of up to 100 members those are counted whom the caller may see, of more all, also who
+        blocked the caller. Errors: INVALID_FIELD, CONVERSATION_NOT_FOUND.
         """
 
 def add_PresenceServiceServicer_to_server(servicer: PresenceServiceServicer, server: _aio.Server) -> None: ...

@@ -100,9 +100,9 @@ class Status(_message.Message):
     state: Global___StatusState.ValueType
     """State."""
     text: _builtins.str
-    """Optional. At most 100 code points, no control characters."""
+    """Optional. At most 100 code points, no control or direction characters."""
     emoji: _builtins.str
-    """Optional. One emoji: at most 16 code points."""
+    """Optional. One emoji: at most 16 code points, none of them such a character or a space."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Optional. When state, text and emoji end; unset: never."""

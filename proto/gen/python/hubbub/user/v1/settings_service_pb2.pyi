@@ -75,7 +75,7 @@ class UpdatePreferencesRequest(_message.Message):
     @_builtins.property
     def preferences(self) -> _preferences_pb2.Preferences:
         """Required. The new values; a named message or enum that is unset goes back to what it was before the
-        first change, a named bool that is unset is false.
+        first change, a named bool that is unset is false. What is not named is not looked at.
         """
 
     @_builtins.property
