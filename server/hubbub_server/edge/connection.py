@@ -40,6 +40,7 @@ from hubbub_server.edge.http2 import (
 from hubbub_server.edge.limits import Allowance, EdgeLimits
 from hubbub_server.edge.stream import EdgeStream
 from hubbub_server.obs import metrics
+from hubbub_server.rpc.call import Call, Proceed
 
 _FILL_BYTES: Final = 256 * 1024
 """So much is handed over in one turn of the loop, and a little more; the next turn goes on."""
@@ -60,6 +61,9 @@ class Host(Protocol):
 
     def serve(self, stream: EdgeStream, path: str) -> bool:
         """Starts the task of a call; False: there is no such method."""
+
+    def finish(self, stream: EdgeStream, call: Call, behave: Proceed) -> None:
+        """Starts the task of the end of a call that went on without one."""
 
     def admit(self, connection: "EdgeConnection") -> bool:
         """Counts a new connection; False: there are too many."""
@@ -340,6 +344,10 @@ class EdgeConnection(asyncio.Protocol):
         """See Carrier."""
         self._ended.add(stream)
         self.schedule()
+
+    def finish(self, stream: EdgeStream, call: Call, behave: Proceed) -> None:
+        """See Carrier."""
+        self._host.finish(stream, call, behave)
 
     def schedule(self) -> None:
         """See Carrier."""

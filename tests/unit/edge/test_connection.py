@@ -16,6 +16,7 @@ from hubbub_server.edge.connection import EdgeConnection
 from hubbub_server.edge.grpc_messages import prefixed
 from hubbub_server.edge.limits import STRANGERS, EdgeLimits, Rate
 from hubbub_server.edge.stream import EdgeStream
+from hubbub_server.rpc.call import Call, Proceed
 from tests.support.h2_peer import H2Peer, Pipe, grpc_headers
 
 pytestmark = pytest.mark.asyncio
@@ -45,6 +46,9 @@ class Bench:
         self.streams.append(stream)
         self._tasks.append(asyncio.create_task(self._run(stream)))
         return True
+
+    def finish(self, stream: EdgeStream, call: Call, behave: Proceed) -> None:
+        self._tasks.append(asyncio.create_task(stream.serve(lambda _: behave(), is_rest=True)))
 
     async def _run(self, stream: EdgeStream) -> None:
         async def behave(stream: EdgeStream) -> None:

@@ -53,7 +53,8 @@ class Live:
         self.said = 0
 
     async def _serve(self, stream: EdgeStream) -> None:
-        await stream.pump(cast("Call", None), self.stream, takes_frames=False)
+        call = Call(method="/t.T/Call", is_stream=True, context=stream, pump=stream.pump, metadata={}, request_id="r1")
+        await stream.pump(call, self.stream, takes_frames=False)
 
     def answer(self) -> None:
         """Queues an answer, as the node does: the stream is woken."""
