@@ -70,7 +70,7 @@ class PeerBreach(Exception):
 def _configuration_of(limits: EdgeLimits) -> Configuration:
     return Configuration(
         auto_window_update=False,
-        max_deflate_dynamic_table_size=limits.header_table_bytes,
+        max_deflate_dynamic_table_size=0,  # what we send is short, and most connections have one stream
         max_outbound_ack=_MAX_OUTBOUND_ACKS,
         max_settings=_MAX_SETTINGS,
         max_continuations=_MAX_CONTINUATIONS,
@@ -91,7 +91,6 @@ class Http2:
         self._connection = Connection(Role.SERVER, _configuration_of(limits))
         self._connection.initiate_connection(
             {
-                Setting.HEADER_TABLE_SIZE: limits.header_table_bytes,
                 Setting.MAX_CONCURRENT_STREAMS: limits.max_streams,
                 Setting.INITIAL_WINDOW_SIZE: limits.window_bytes,
                 Setting.MAX_HEADER_LIST_SIZE: limits.header_max_bytes,

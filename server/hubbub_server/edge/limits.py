@@ -28,8 +28,6 @@ class EdgeLimits:
     """Decoded header fields of a request, 32 bytes counted for each field besides."""
     header_max_fields: int
     """Header fields of a request."""
-    header_table_bytes: int
-    """Headers that each side remembers to send them short the next time: of use where there is a next time."""
     calls: Rate
     """Streams that the peer opens, whatever becomes of them."""
     resets: Rate
@@ -70,7 +68,6 @@ TRUSTED_PROXY: Final = EdgeLimits(
     max_streams=1_000,
     header_max_bytes=64 * 1024,
     header_max_fields=256,
-    header_table_bytes=4 * 1024,
     calls=Rate(burst=50_000, per_s=20_000),
     resets=Rate(burst=20_000, per_s=5_000),
     glitches=Rate(burst=20_000, per_s=5_000),
@@ -83,7 +80,6 @@ STRANGERS: Final = EdgeLimits(
     max_streams=100,
     header_max_bytes=16 * 1024,
     header_max_fields=64,
-    header_table_bytes=0,
     calls=Rate(burst=1_000, per_s=200),
     resets=Rate(burst=200, per_s=20),
     glitches=Rate(burst=200, per_s=20),

@@ -40,6 +40,11 @@ class Bench:
         peer = H2Peer(**windows)
         return peer, Pipe(EdgeConnection(self, self.limits, needs_alpn=False), peer)
 
+    @property
+    def running(self) -> int:
+        """Number of tasks that have not ended."""
+        return sum(not task.done() for task in self._tasks)
+
     def serve(self, stream: EdgeStream, path: str) -> bool:
         if path != "/t.T/Call":
             return False
