@@ -6,7 +6,7 @@ Echo answers each message with itself, Much answers each with more than a window
 import asyncio
 import sys
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from hubbub_server.adapters.crypto.jose_token_signer import JoseTokenSigner
 from hubbub_server.app.streams import Streams
 from hubbub_server.edge.connection import EdgeConnection
 from hubbub_server.edge.stream import EdgeStream
+from hubbub_server.rpc.call import Call, Proceed
 from hubbub_server.rpc.server import RpcServer
 from hubbub_server.rpc.streaming_calls import StreamingCalls
 from tests.support.node import NodeCluster
@@ -61,10 +62,17 @@ class House:
             return False
         if path in (ECHO, MUCH):
             self.own[stream.stream_id] = path
-        task = asyncio.create_task(stream.serve(behaviour))
+        self._run(stream.serve(behaviour))
+        return True
+
+    def finish(self, stream: EdgeStream, call: Call, behave: Proceed) -> None:
+        """See Host."""
+        self._run(stream.serve(lambda _: self._calls.finish(call, behave), is_rest=True))
+
+    def _run(self, serving: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(serving)
         self._running.add(task)
         task.add_done_callback(self._forget_call)
-        return True
 
     def _find(self, path: str) -> Callable[[EdgeStream], Awaitable[None]] | None:
         if path in (ECHO, MUCH):

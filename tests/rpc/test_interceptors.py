@@ -25,8 +25,7 @@ from hubbub_server.rpc.call import current_call
 from hubbub_server.rpc.interceptors.auth import Authentication
 from hubbub_server.rpc.interceptors.conformance import Conformance
 from hubbub_server.rpc.interceptors.deadline import Deadline
-from hubbub_server.rpc.interceptors.errors import Errors
-from hubbub_server.rpc.interceptors.layered import Layer, LayeredInterceptor, Layers
+from hubbub_server.rpc.interceptors.layered import LayeredInterceptor, Layers
 from hubbub_server.rpc.interceptors.limits import Limits
 from hubbub_server.rpc.interceptors.request_log import RequestLog
 from tests.support.fakes.clock import FakeIds
@@ -94,15 +93,13 @@ def _authenticate(token: str) -> Caller:
 @asynccontextmanager
 async def _edge(*, max_unary: int = 10, max_streams: int = 10, unary_max_s: float = 10.0) -> AsyncIterator[_Edge]:
     edge = _Edge()
-    layers: list[Layer] = [
-        RequestLog(node_id="n1"),
-        Conformance(edge.breaches.append),
-        Errors(),
-        Limits(max_unary=max_unary, max_streams=max_streams),
-        Authentication(_authenticate),
-        Deadline(max_s=unary_max_s),
-    ]
-    server = grpc.aio.server(interceptors=[LayeredInterceptor(Layers(layers, ids=FakeIds()))])
+    layers = Layers(
+        outer=[RequestLog(node_id="n1"), Conformance(edge.breaches.append)],
+        inner=[Limits(max_unary=max_unary, max_streams=max_streams), Authentication(_authenticate)],
+        deadline=Deadline(max_s=unary_max_s),
+        ids=FakeIds(),
+    )
+    server = grpc.aio.server(interceptors=[LayeredInterceptor(layers)])
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Unary": grpc.unary_unary_rpc_method_handler(edge.unary, request_deserializer=bytes),
         "Stream": grpc.stream_stream_rpc_method_handler(edge.stream),

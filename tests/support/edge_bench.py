@@ -9,6 +9,7 @@ import grpc.aio
 from hubbub_server.edge.connection import EdgeConnection
 from hubbub_server.edge.limits import STRANGERS, EdgeLimits
 from hubbub_server.edge.stream import EdgeStream
+from hubbub_server.rpc.call import Call, Proceed
 from tests.support.h2_peer import H2Peer, Pipe, grpc_headers
 
 CALL = grpc_headers("/t.T/Call")
@@ -47,6 +48,11 @@ class Bench:
         peer = H2Peer(**windows)
         return peer, Pipe(EdgeConnection(self, self.limits, needs_alpn=False), peer)
 
+    @property
+    def running(self) -> int:
+        """Number of tasks that have not ended."""
+        return sum(not task.done() for task in self._tasks)
+
     def serve(self, stream: EdgeStream, path: str) -> bool:
         """Begins a call; False: there is no such method."""
         if path != "/t.T/Call":
@@ -54,6 +60,10 @@ class Bench:
         self.streams.append(stream)
         self._tasks.append(asyncio.create_task(self._run(stream)))
         return True
+
+    def finish(self, stream: EdgeStream, call: Call, behave: Proceed) -> None:
+        """Runs what is left of a call."""
+        self._tasks.append(asyncio.create_task(stream.serve(lambda _: behave(), is_rest=True)))
 
     async def _run(self, stream: EdgeStream) -> None:
         async def behave(stream: EdgeStream) -> None:

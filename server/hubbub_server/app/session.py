@@ -141,7 +141,7 @@ class Session:
         self._out = SendQueue()
         self._pending_heads: list[TopicHead] = []
         self._changed_heads: dict[TopicId, TopicHead] = {}
-        self._unanswered: set[str] = set()
+        self._unanswered: dict[str, None] = {}  # an empty set takes 216 bytes, an empty dict 64
         self._hand_over: Callable[[Events], bool] = _takes_nothing
         self._is_half_closed = False
         self._started_s = now_s
@@ -226,7 +226,7 @@ class Session:
         if error is not None:
             self._push(Rejected(request_id=request_id[:REQUEST_ID_MAX_CHARACTERS], error=error))
             return ()
-        self._unanswered.add(request_id)
+        self._unanswered[request_id] = None
         match command.payload:
             case Reauthenticate(access_token=access_token):
                 return (CheckToken(request_id=request_id, access_token=access_token),)
@@ -335,7 +335,7 @@ class Session:
         self._answered(request_id)
 
     def _answered(self, request_id: str) -> None:
-        self._unanswered.discard(request_id)
+        self._unanswered.pop(request_id, None)
         if self._is_half_closed and not self._unanswered:
             self._end(None)
 

@@ -40,6 +40,7 @@ from hubbub_server.edge.http2 import (
 from hubbub_server.edge.limits import Allowance, EdgeLimits
 from hubbub_server.edge.stream import EdgeStream
 from hubbub_server.obs import metrics
+from hubbub_server.rpc.call import Call, Proceed
 
 _FILL_BYTES: Final = 256 * 1024
 """So much is handed over in one turn of the loop, and a little more; the next turn goes on."""
@@ -60,6 +61,9 @@ class Host(Protocol):
 
     def serve(self, stream: EdgeStream, path: str) -> bool:
         """Starts the task of a call; False: there is no such method."""
+
+    def finish(self, stream: EdgeStream, call: Call, behave: Proceed) -> None:
+        """Starts the task of the end of a call that went on without one."""
 
     def admit(self, connection: "EdgeConnection") -> bool:
         """Counts a new connection; False: there are too many."""
@@ -115,7 +119,7 @@ class EdgeConnection(asyncio.Protocol):
         self._streams: dict[int, EdgeStream] = {}
         self._marked: dict[EdgeStream, None] = {}
         self._parked: dict[EdgeStream, None] = {}
-        self._ended: set[EdgeStream] = set()
+        self._ended: dict[EdgeStream, None] = {}  # an empty set takes 216 bytes
         self._refused_at_s: dict[int, float] = {}
         self._is_quiet = True
         self._is_scheduled = False
@@ -268,7 +272,7 @@ class EdgeConnection(asyncio.Protocol):
             return
         self._marked.pop(stream, None)
         self._parked.pop(stream, None)
-        self._ended.discard(stream)
+        self._ended.pop(stream, None)
         stream.take_gone()
         if not self._streams:
             self._unused_since_s = self._loop.time()
@@ -338,8 +342,12 @@ class EdgeConnection(asyncio.Protocol):
 
     def stream_ended(self, stream: EdgeStream) -> None:
         """See Carrier."""
-        self._ended.add(stream)
+        self._ended[stream] = None
         self.schedule()
+
+    def finish(self, stream: EdgeStream, call: Call, behave: Proceed) -> None:
+        """See Carrier."""
+        self._host.finish(stream, call, behave)
 
     def schedule(self) -> None:
         """See Carrier."""
@@ -408,9 +416,9 @@ class EdgeConnection(asyncio.Protocol):
         """Resets streams that are over for us and open for their clients; True: there is something to write."""
         if not self._ended:
             return False
-        done = {stream for stream in self._ended if stream.is_sent()}
-        self._ended -= done
+        done = [stream for stream in self._ended if stream.is_sent()]
         for stream in done:
+            del self._ended[stream]
             if not stream.is_peer_done:
                 self._http2.reset(stream.stream_id, ErrorCode.NO_ERROR)
         return bool(done)

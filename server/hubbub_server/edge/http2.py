@@ -8,6 +8,7 @@ ConnectionClosed instead. Receive windows are ours to open (`consume`): what nob
 
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Final
 
 from ngh2 import (
@@ -65,6 +66,21 @@ class PeerBreach(Exception):
     """The peer broke a bound or the protocol itself; the connection is over and nothing can be told."""
 
 
+@lru_cache
+def _configuration_of(limits: EdgeLimits) -> Configuration:
+    return Configuration(
+        auto_window_update=False,
+        max_deflate_dynamic_table_size=0,  # what we send is short, and most connections have one stream
+        max_outbound_ack=_MAX_OUTBOUND_ACKS,
+        max_settings=_MAX_SETTINGS,
+        max_continuations=_MAX_CONTINUATIONS,
+        stream_reset_rate_limit=(limits.resets.burst, limits.resets.per_s),
+        glitch_rate_limit=(limits.glitches.burst, limits.glitches.per_s),
+        max_inbound_header_list_size=limits.header_max_bytes,
+        max_inbound_header_count=limits.header_max_fields,
+    )
+
+
 class Http2:
     """The server's side of one connection."""
 
@@ -72,19 +88,7 @@ class Http2:
 
     def __init__(self, limits: EdgeLimits) -> None:
         """Takes the bounds; the settings are the first output."""
-        self._connection = Connection(
-            Role.SERVER,
-            Configuration(
-                auto_window_update=False,
-                max_outbound_ack=_MAX_OUTBOUND_ACKS,
-                max_settings=_MAX_SETTINGS,
-                max_continuations=_MAX_CONTINUATIONS,
-                stream_reset_rate_limit=(limits.resets.burst, limits.resets.per_s),
-                glitch_rate_limit=(limits.glitches.burst, limits.glitches.per_s),
-                max_inbound_header_list_size=limits.header_max_bytes,
-                max_inbound_header_count=limits.header_max_fields,
-            ),
-        )
+        self._connection = Connection(Role.SERVER, _configuration_of(limits))
         self._connection.initiate_connection(
             {
                 Setting.MAX_CONCURRENT_STREAMS: limits.max_streams,

@@ -97,7 +97,7 @@ class Allowance:
     def __init__(self, rate: Rate, now_s: float) -> None:
         """Begins full."""
         self._rate = rate
-        self._tokens = float(rate.burst)
+        self._tokens: float = rate.burst
         self._filled_at_s = now_s
 
     def takes(self, count: int, now_s: float) -> bool:
@@ -109,4 +109,4 @@ class Allowance:
 
     def gives(self, count: float) -> None:
         """Gives some back, up to the burst."""
-        self._tokens = min(float(self._rate.burst), self._tokens + count)
+        self._tokens = min(self._rate.burst, self._tokens + count)

@@ -16,6 +16,7 @@ from hubbub_server.edge.connection import EdgeConnection
 from hubbub_server.edge.limits import EdgeLimits
 from hubbub_server.edge.stream import EdgeStream
 from hubbub_server.obs import metrics
+from hubbub_server.rpc.call import Call, Proceed
 from hubbub_server.rpc.streaming_calls import StreamingCalls, StreamingMethod, read_only_request
 
 _TICK_S: Final = 1.0
@@ -154,6 +155,10 @@ class StreamEdge:
         task = self._group.create_task(stream.serve(behaviour))
         self._calls_running.add(task)
         task.add_done_callback(self._calls_running.discard)
+
+    def finish(self, stream: EdgeStream, call: Call, behave: Proceed) -> None:
+        """See Host. Such a task waits for nobody, and `stop` does not cancel it: it forgets the stream."""
+        self._group.create_task(stream.serve(lambda _: self._calls.finish(call, behave), is_rest=True))
 
     def _serve_method(self, method: StreamingMethod) -> Callable[[EdgeStream], Awaitable[None]]:
         async def serve(stream: EdgeStream) -> None:

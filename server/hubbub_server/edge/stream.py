@@ -1,9 +1,11 @@
 """One call on the stream edge: the context that layers and servicers see, over one stream of HTTP/2.
 
 Theory of operation. The connection tells what came (`take_data`, `take_end`, `take_gone`), all in one thread and
-without awaits. A task of its own serves the call; of a live stream it only waits for the end: frames of the client go
-to the LiveStream where they arrive, and when that has something to send, the stream is marked and the connection asks
-it to `fill` before it writes. Events that nothing waits before are handed over in their delivery, without that detour.
+without awaits. A task of its own serves the call. When that is a live stream, the task is over as soon as it runs,
+since a task that waits inside of all layers takes more memory than everything else here; a second one serves its end.
+Between them, frames of the client go to the LiveStream where they arrive, and when that has something to send, the
+stream is marked and the connection asks it to `fill` before it writes. Events that nothing waits before are handed over
+in their delivery, without that detour.
 What is handed to HTTP/2 is bounded by a credit, which is renewed only when nothing of this stream waits there, so that
 a client which does not read fills the bounded queue of its session and nothing else.
 How a call ends: `_status` is set once (the first one counts), then come the trailers behind everything that was handed
@@ -16,8 +18,8 @@ open their window again when half of it is used, and would not do so for one tha
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache, partial
 from typing import Any, Final, NoReturn, Protocol
 
 import grpc
@@ -26,7 +28,6 @@ import structlog
 
 from hubbub_server.app.frames import Events
 from hubbub_server.domain.errors import HubbubError, ProtocolBreach
-from hubbub_server.domain.ids import UserId
 from hubbub_server.edge.grpc_messages import (
     RESPONSE_HEADERS,
     BadMessages,
@@ -37,7 +38,7 @@ from hubbub_server.edge.grpc_messages import (
 )
 from hubbub_server.edge.http2 import ErrorCode, Http2
 from hubbub_server.edge.limits import EdgeLimits
-from hubbub_server.rpc.call import Call
+from hubbub_server.rpc.call import Call, Proceed
 from hubbub_server.rpc.pumped import PumpedStream, ReadFrame
 from hubbub_server.rpc.stream_pump import raise_end_error
 from hubbub_server.wire.frames import encode_frame, encode_messages, read_connect_request
@@ -48,6 +49,7 @@ _AROUND_BYTES: Final = 64
 """More than what is around the frames of a message."""
 _WHOLE_PART: Final = 4
 """A message of so small a part of the window waits until all of it may be sent."""
+_NO_METADATA: Final[Mapping[str, str]] = {}
 
 # A record goes to many streams one after the other: what is sent of it is made once.
 _prefixed_record = lru_cache(maxsize=16)(lambda body: prefixed(encode_frame(body)))
@@ -76,29 +78,34 @@ class Carrier(Protocol):
     def schedule(self) -> None:
         """Writes when this turn of the loop is over."""
 
+    def finish(self, stream: "EdgeStream", call: Call, behave: Proceed) -> None:
+        """Starts the task that serves the end of a call that went on without one."""
+
 
 class EdgeStream:
     """Implements CallContext and Pump."""
 
     __slots__ = (
+        "_call",
         "_changed",
         "_connection",
         "_credit_bytes",
         "_deadline_s",
         "_has_headers",
-        "_head",
         "_http2",
         "_inbox",
         "_is_behind",
         "_is_gone",
         "_limits",
         "_live",
-        "_live_ended",
         "_loop",
         "_message_began_s",
+        "_metadata",
+        "_path",
+        "_read",
         "_reader",
         "_status",
-        "_take_message",
+        "_takes_frames",
         "_task",
         "_timer",
         "_unread_bytes",
@@ -124,7 +131,8 @@ class EdgeStream:
         """When the trailers were handed over, on the loop's clock."""
         self._connection = connection
         self._http2 = http2
-        self._head = head
+        self._path = head.path
+        self._metadata = head.metadata
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._reader = MessageReader(limits.message_max_bytes)
@@ -132,11 +140,12 @@ class EdgeStream:
         self._written_at_s: float | None = None
         self._inbox: list[bytes] = []
         self._unread_bytes = 0
-        self._take_message: Callable[[bytes], None] | None = None
+        self._call: Call | None = None
         self._live: PumpedStream | None = None
+        self._read: ReadFrame = read_connect_request
+        self._takes_frames = False
         self._unsent: list[bytes] = []
         self._credit_bytes = 0
-        self._live_ended: asyncio.Future[None] | None = None
         self._changed: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_gone = False
@@ -147,11 +156,14 @@ class EdgeStream:
 
     # ---- from the connection
 
-    async def serve(self, behaviour: Serve) -> None:
-        """Serves the call to its end. Never raises, but for a cancellation that is not the call's own."""
+    async def serve(self, behaviour: Serve, *, is_rest: bool = False) -> None:
+        """Serves the call to its end, or until it goes on without a task; `is_rest`: from there to the end.
+
+        Never raises, but for a cancellation that is not the call's own.
+        """
         self._task = asyncio.current_task()
         try:
-            if not self._is_gone and self._status is None:
+            if is_rest or not (self._is_gone or self._status is not None):
                 await behaviour(self)
             status: _Status = (grpc.StatusCode.OK, "", ())
         except grpc.aio.AbortError:
@@ -162,9 +174,11 @@ class EdgeStream:
                 self._end(status)
                 raise
         except Exception:
-            log.exception("call failed outside of its layers", rpc=self._head.path)
+            log.exception("call failed outside of its layers", rpc=self._path)
             status = (grpc.StatusCode.INTERNAL, "internal error", ())
-        self._end(status)
+        self._task = None
+        if self._live is None:
+            self._end(status)
 
     def take_data(self, data: bytes) -> None:
         """Takes body bytes of the client."""
@@ -182,11 +196,9 @@ class EdgeStream:
             self._message_began_s = None
         elif messages or self._message_began_s is None:
             self._message_began_s = self._loop.time()
-        if self._take_message is not None:
-            for message in messages:
-                self._take_message(message)
-        else:
-            self._inbox.extend(messages)
+        self._inbox.extend(messages)
+        if self._live is not None and self._call is not None and self._takes_frames:
+            self._take_frames(self._call, self._live)
         if not self._inbox:
             self._open_window()
         self._note_change()
@@ -201,7 +213,7 @@ class EdgeStream:
         self.is_peer_done = True
         if self._reader.is_inside:
             self.fail(grpc.StatusCode.INTERNAL, "the last message is incomplete")
-        elif self._live is not None and self._take_message is not None:
+        elif self._live is not None and self._takes_frames:
             self._live.half_close()
         self._note_change()
 
@@ -213,8 +225,12 @@ class EdgeStream:
         self._credit_bytes = 0
         self._stop_timer()
         self._open_window()
-        if self._status is None and self._task is not None:
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._task is not None:
             self._task.cancel()
+        self._finish_live()
 
     def fill(self) -> int:
         """Hands over what waits, as far as the window and the credit go; returns how many bytes.
@@ -234,7 +250,7 @@ class EdgeStream:
             frames = live.take_frames(self._credit_bytes - _AROUND_BYTES)
             if not frames:
                 if live.is_ended:
-                    self._note_live_end()
+                    self._finish_live()
                 return 0
             self._unsent.extend(map(prefixed, encode_messages(frames)))
         handed_bytes = self._hand_over()
@@ -313,8 +329,7 @@ class EdgeStream:
         """Ends the call with a status that is the transport's own."""
         if self._status is None:
             self._end((code, text, ()))
-            if self._task is not None:
-                self._task.cancel()
+            self._cancel()
 
     def fail_unknown(self) -> None:
         """Ends the call of a method that is not served here."""
@@ -354,7 +369,7 @@ class EdgeStream:
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """See CallContext."""
-        return self._head.metadata
+        return self._metadata
 
     def time_remaining(self) -> float | None:
         """See CallContext."""
@@ -413,35 +428,34 @@ class EdgeStream:
     async def pump(
         self, call: Call, live: PumpedStream, *, takes_frames: bool, read: ReadFrame = read_connect_request
     ) -> None:
-        """See Pump. Frames pass without this task, which waits for the end."""
-        ended = self._live_ended = self._loop.create_future()
-        self._live = live
+        """See Pump. The call goes on without this task; what only its beginning needed is let go."""
+        self._call, self._live = call, live
+        self._metadata, self._path = (), call.method
+        call.metadata = _NO_METADATA
         try:
             live.on_abort(self._give_up)
             if takes_frames:
-                self._hear(live, call.authenticated.user_id, read)
+                self._read, self._takes_frames = read, True
+                self._take_frames(call, live)
+                self._open_window()
+                if self.is_peer_done:
+                    live.half_close()
             live.on_output(self._note_output, self._hand_over_now)
-            await ended
-        finally:
+            call.goes_on = True
+        except BaseException:
             self._live = None
             await live.aclose()
-        raise_end_error(live)
+            raise
 
-    def _hear(self, live: PumpedStream, user_id: UserId, read: ReadFrame) -> None:
-        def take(message: bytes) -> None:
+    def _take_frames(self, call: Call, live: PumpedStream) -> None:
+        messages, self._inbox = self._inbox, []
+        for message in messages:
             try:
-                frame = read(message, user_id)
+                frame = self._read(message, call.authenticated.user_id)
             except HubbubError as error:
                 live.break_off(error)
             else:
                 live.receive(frame)
-
-        while self._inbox:
-            take(self._inbox.pop(0))
-        self._take_message = take
-        self._open_window()
-        if self.is_peer_done:
-            live.half_close()
 
     def _note_output(self) -> None:
         self._connection.mark(self)
@@ -455,8 +469,18 @@ class EdgeStream:
         if not self.is_sent():
             self._http2.reset(self.stream_id, ErrorCode.ENHANCE_YOUR_CALM)
             self._connection.schedule()
-        self._note_live_end()
+        self._finish_live()
 
-    def _note_live_end(self) -> None:
-        if self._live_ended is not None and not self._live_ended.done():
-            self._live_ended.set_result(None)
+    def _finish_live(self) -> None:
+        """Lets a task serve the end of a live stream, for whatever reason it came."""
+        live, self._live = self._live, None
+        call, self._call = self._call, None
+        if live is not None and call is not None:
+            self._connection.finish(self, call, partial(self._end_live, call, live))
+
+    async def _end_live(self, call: Call, live: PumpedStream) -> None:
+        await live.aclose()
+        if self._is_gone or self._status is not None:
+            call.error = asyncio.CancelledError()  # as of a task that waited
+        else:
+            raise_end_error(live)

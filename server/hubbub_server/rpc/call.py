@@ -1,7 +1,7 @@
 """One RPC while it is served: what interceptors learn about it and servicers use."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol
@@ -15,6 +15,8 @@ from hubbub_server.rpc.pumped import PumpedStream, ReadFrame
 from hubbub_server.wire.frames import read_connect_request
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
+Proceed = Callable[[], Awaitable[Any]]
+"""Serves a call, or a part of it, and returns its answer (None for streams)."""
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _CANCELLATION_WITHIN_S: Final = 5.0
 _CANCELLATION_AFTER_S: Final = 0.05
@@ -51,12 +53,19 @@ class Pump(Protocol):
     async def __call__(
         self, call: "Call", live: PumpedStream, *, takes_frames: bool, read: ReadFrame = read_connect_request
     ) -> None:
-        """Returns at the end of the stream or raises the error that it ends with; closes it in any case."""
+        """Returns at the end of the stream or raises the error that it ends with; closes it in any case.
+
+        A transport that needs no task for a stream returns at once instead, and says `goes_on`: so it must be the last
+        thing that an RPC does.
+        """
 
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """An RPC. `metadata` holds the text values; `caller` is None before authentication and on open services."""
+    """An RPC. `metadata` holds the text values; `caller` is None before authentication and on open services.
+
+    One that `goes_on` is not over when its behaviour is: its transport finishes it (`Layers.finish`).
+    """
 
     method: str
     is_stream: bool
@@ -68,6 +77,11 @@ class Call:
     session_id: str = ""
     conversation_id: str = ""
     error: BaseException | None = None
+    goes_on: bool = False
+    began_s: float = 0.0
+    """On the monotonic clock."""
+    entered: int = 0
+    """How many inner layers have let it in."""
 
     @property
     def authenticated(self) -> Caller:

@@ -34,7 +34,6 @@ from hubbub_server.ports.clock import Clock, IdSource
 from hubbub_server.rpc.interceptors.auth import Authentication
 from hubbub_server.rpc.interceptors.conformance import Conformance
 from hubbub_server.rpc.interceptors.deadline import UNARY_MAX_S, Deadline
-from hubbub_server.rpc.interceptors.errors import Errors
 from hubbub_server.rpc.interceptors.layered import Layer, LayeredInterceptor, Layers
 from hubbub_server.rpc.interceptors.limits import MAX_STREAMS, MAX_UNARY, Limits
 from hubbub_server.rpc.interceptors.request_log import RequestLog
@@ -117,21 +116,23 @@ class RpcServer:
         status that breaks the error contract.
         """
         limits = limits or ServerLimits()
-        layers: list[Layer] = [RequestLog(node_id=node_id)]
+        outer: list[Layer] = [RequestLog(node_id=node_id)]
         if report_breach is not None:
-            layers.append(Conformance(report_breach))
-        layers += [
-            Errors(),
-            Limits(max_unary=limits.max_unary, max_streams=limits.max_streams),
-            Authentication(use_cases.authenticate.authenticate),
-            Deadline(max_s=limits.unary_max_s),
-        ]
+            outer.append(Conformance(report_breach))
         self._use_cases = use_cases
         self._clock = clock
         self._client_silence_s = limits.client_silence_s
         self._is_ready = is_ready
         self._with_reflection = with_reflection
-        self._layers = Layers(layers, ids=ids)
+        self._layers = Layers(
+            outer=outer,
+            inner=[
+                Limits(max_unary=limits.max_unary, max_streams=limits.max_streams),
+                Authentication(use_cases.authenticate.authenticate),
+            ],
+            deadline=Deadline(max_s=limits.unary_max_s),
+            ids=ids,
+        )
         self._health = HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._group = asyncio.TaskGroup()

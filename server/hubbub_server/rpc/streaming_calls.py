@@ -11,7 +11,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from hubbub_server.domain.errors import DeadlinePassed, InvalidField
-from hubbub_server.rpc.call import Call, CallContext, Pump
+from hubbub_server.rpc.call import Call, CallContext, Proceed, Pump
 from hubbub_server.rpc.interceptors.layered import Layers
 from hubbub_server.wire.requests import read_request
 
@@ -51,13 +51,17 @@ class StreamingCalls:
         return self._methods.get(path)
 
     async def serve(self, method: StreamingMethod, context: CallContext, pump: Pump) -> None:
-        """Serves one call to its end.
+        """Serves one call to its end, or until it goes on without this task: then its transport lets it `finish`.
 
         Raises:
             grpc.aio.AbortError: it ended with a status, which was given to the context.
         """
         call = self._layers.call(method.path, context, is_stream=True, pump=pump)
         await self._layers.serve(call, partial(_behave, method, call))
+
+    async def finish(self, call: Call, behave: Proceed) -> None:
+        """Serves the rest of a call that went on; raises as `serve` does."""
+        await self._layers.finish(call, behave)
 
 
 def _method_of(servicer: object, method: MethodDescriptor) -> StreamingMethod:

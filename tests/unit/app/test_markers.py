@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from hubbub_server.app.read_states import ReadState
 from hubbub_server.domain.commands import (
     ChangeConversationPreferences,
     ChangePreferences,

@@ -30,9 +30,14 @@ class Node:
 
     def __init__(self) -> None:
         self.topics: dict[str, ActiveTopic] = {}
+        self.typing = self
+        self.forgotten: list[LiveStream] = []
+
+    def session_ended(self, session_id: str) -> None:
+        pass
 
     def forget(self, stream: LiveStream) -> None:
-        pass
+        self.forgotten.append(stream)
 
 
 class Live:
@@ -40,7 +45,7 @@ class Live:
 
     def __init__(self, bench: Bench, *, beside: "Live | None" = None, ack_window: int = 0, **windows: int) -> None:
         """`beside` has the connection to use."""
-        node = Node()
+        self.node = node = Node()
         self.session = with_window(ack_window)
         self.stream = LiveStream(self.session, cast("StreamResume", node), cast("Owner", node))
         bench.behaviour = self._serve
@@ -51,7 +56,8 @@ class Live:
         self.said = 0
 
     async def _serve(self, stream: EdgeStream) -> None:
-        await stream.pump(cast("Call", None), self.stream, takes_frames=False)
+        call = Call(method="/t.T/Call", is_stream=True, context=stream, pump=stream.pump, metadata={}, request_id="r1")
+        await stream.pump(call, self.stream, takes_frames=False)
 
     def answer(self) -> None:
         """Queues an answer, as the node does: the stream is woken."""
@@ -93,6 +99,31 @@ async def test_events_that_nothing_waits_before_pass_the_queue_by(bench: Bench) 
     await pipe.move()
     assert live.heard() == [1, 2, 3]
     assert len(pipe.writes) == writes + 1
+
+
+async def test_a_stream_has_no_task_while_it_lasts(bench: Bench) -> None:
+    live = Live(bench)
+    await opened(live)
+    assert bench.running == 0
+    assert live.node.forgotten == []
+
+
+async def test_a_stream_whose_client_went_is_forgotten(bench: Bench) -> None:
+    live = Live(bench)
+    pipe = await opened(live)
+    live.peer.h2.reset_stream(live.call)
+    await pipe.move()
+    assert live.node.forgotten == [live.stream]
+    assert bench.running == 0
+
+
+async def test_a_stream_that_ends_has_its_status_and_is_forgotten(bench: Bench) -> None:
+    live = Live(bench)
+    pipe = await opened(live)
+    live.stream.half_close()
+    await pipe.move()
+    assert live.peer.trailers[live.call] == {"grpc-status": "0"}
+    assert live.node.forgotten == [live.stream]
 
 
 async def test_events_behind_an_answer_come_after_it(bench: Bench) -> None:

@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import Final
 
 from hubbub_server.app.authenticate import Caller
 from hubbub_server.domain.errors import BadCredentials, InvalidField
 from hubbub_server.rpc.call import Call
-from hubbub_server.rpc.interceptors.layered import Proceed
 
 OPEN_SERVICES: Final = ("/hubbub.auth.v1.AuthService/", "/grpc.health.v1.Health/", "/grpc.reflection.")
 SESSION_ID_KEY: Final = "hubbub-session-id"
@@ -27,7 +26,7 @@ class Authentication:
         self._authenticate = authenticate
         self._open_services = tuple(open_services)
 
-    async def around(self, call: Call, proceed: Proceed) -> Any:
+    def enter(self, call: Call) -> None:
         """Implements Layer. Raises BadCredentials, CredentialsExpired, and InvalidField for a malformed session id."""
         if not call.method.startswith(self._open_services):
             scheme, _, token = call.metadata.get("authorization", "").partition(" ")
@@ -37,4 +36,6 @@ class Authentication:
             call.session_id = call.metadata.get(SESSION_ID_KEY, "")
             if call.session_id and not _SESSION_ID.match(call.session_id):
                 raise InvalidField(SESSION_ID_KEY, "the session_id of a Welcome")
-        return await proceed()
+
+    def leave(self, call: Call) -> None:
+        """Implements Layer."""

@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from hubbub_server.rpc.call import DETAILS_KEY, Call
-from hubbub_server.rpc.interceptors.layered import OURS, Proceed
+from hubbub_server.rpc.interceptors.layered import OURS
 
 
 class Conformance:
@@ -18,19 +17,13 @@ class Conformance:
         """`report` gets one sentence for each breach; a test fails when it got any."""
         self._report = report
 
-    async def around(self, call: Call, proceed: Proceed) -> Any:
+    def enter(self, call: Call) -> None:
         """Implements Layer."""
-        try:
-            answer = await proceed()
-        except asyncio.CancelledError:
-            raise  # nobody hears of it, or the transport says why in words of its own
-        except BaseException:
-            self._check(call)
-            raise
-        self._check(call)
-        return answer
 
-    def _check(self, call: Call) -> None:
+    def leave(self, call: Call) -> None:
+        """Implements Layer."""
+        if isinstance(call.error, asyncio.CancelledError):
+            return  # nobody hears of it, or the transport says why in words of its own
         code: grpc.StatusCode | None = call.context.code()  # the stubs forget None
         if code in (None, grpc.StatusCode.OK) or not call.method.startswith(OURS):
             return

@@ -4,8 +4,7 @@ import asyncio
 from typing import Any, Final
 
 from hubbub_server.domain.errors import DeadlinePassed
-from hubbub_server.rpc.call import Call
-from hubbub_server.rpc.interceptors.layered import Proceed
+from hubbub_server.rpc.call import Call, Proceed
 
 UNARY_MAX_S: Final = 10.0
 _KEPT_FOR_THE_ANSWER: Final = 0.1  # of the client's time, so that our status arrives before its own
@@ -18,16 +17,16 @@ class Deadline:
         """`max_s` is also the time of clients that set no deadline."""
         self._max_s = max_s
 
-    async def around(self, call: Call, proceed: Proceed) -> Any:
-        """Implements Layer. Raises DeadlinePassed."""
+    async def bound(self, call: Call, behave: Proceed) -> Any:
+        """Serves a call by `behave`. Raises DeadlinePassed."""
         if call.is_stream:
-            return await proceed()
+            return await behave()
         remaining_s = call.time_remaining_s()
         limit_s = self._max_s if remaining_s is None else min(self._max_s, remaining_s * (1 - _KEPT_FOR_THE_ANSWER))
         scope = asyncio.timeout(limit_s)
         try:
             async with scope:
-                return await proceed()
+                return await behave()
         except TimeoutError as exc:
             if scope.expired():
                 raise DeadlinePassed("the time of the call ran out") from exc

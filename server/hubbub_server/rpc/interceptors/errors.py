@@ -1,14 +1,12 @@
 """Turns what was raised into the one status of the RPC."""
 
 import asyncio
-from typing import Any
 
 import grpc.aio
 import structlog
 
 from hubbub_server.domain.errors import HubbubError
 from hubbub_server.rpc.call import Call
-from hubbub_server.rpc.interceptors.layered import Proceed
 from hubbub_server.wire.status import is_told, status_of
 
 log = structlog.get_logger()
@@ -18,32 +16,30 @@ class StrayCancellation(Exception):
     """Something inside was cancelled while the RPC itself was not. A fault of ours."""
 
 
-class Errors:
+async def tell(call: Call, error: BaseException) -> None:
     """Ends a failed RPC with its status. What callers may not know is logged with its stack and told as INTERNAL.
 
-    A cancelled RPC (the client is gone, or the server stops) raises CancelledError on, as grpc.aio needs it. A
-    CancelledError that nobody meant for this RPC would leave the client without any answer; it becomes INTERNAL.
+    Raises:
+        CancelledError: the RPC was cancelled (the client is gone, or the server stops): grpc.aio needs it. One that
+            nobody meant for this RPC would leave the client without any answer; it becomes INTERNAL.
+        grpc.aio.AbortError: the status is on its way.
     """
-
-    async def around(self, call: Call, proceed: Proceed) -> Any:
-        """Implements Layer."""
-        try:
-            return await proceed()
-        except grpc.aio.AbortError:
-            raise  # a status is on its way already
-        except asyncio.CancelledError as exc:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                call.error = exc
-                raise
-            error: BaseException = StrayCancellation("a CancelledError leaked")
-            error.__cause__ = exc
-        except Exception as exc:
-            error = _cause_of(exc)
-        call.error = error
-        if not is_told(error):
-            log.error("rpc failed", rpc=call.method, request_id=call.request_id, exc_info=error)
-        await call.abort(status_of(error, request_id=call.request_id))
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            call.error = error
+            raise error
+        stray = StrayCancellation("a CancelledError leaked")
+        stray.__cause__ = error
+        error = stray
+    elif isinstance(error, ExceptionGroup):
+        error = _cause_of(error)
+    call.error = error
+    if not is_told(error):
+        log.error("rpc failed", rpc=call.method, request_id=call.request_id, exc_info=error)
+    await call.abort(status_of(error, request_id=call.request_id))
 
 
 def _cause_of(error: Exception) -> Exception:

@@ -6,6 +6,7 @@ inside the layers, so that a bad one gets a proper answer; streams of ours read 
 `Call.write`).
 """
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -15,11 +16,12 @@ import grpc
 import grpc.aio
 
 from hubbub_server.ports.clock import IdSource
-from hubbub_server.rpc.call import Call, CallContext, Pump, serve_as_current
+from hubbub_server.rpc.call import Call, CallContext, Proceed, Pump, serve_as_current
+from hubbub_server.rpc.interceptors.deadline import Deadline
+from hubbub_server.rpc.interceptors.errors import tell
 from hubbub_server.rpc.stream_pump import pump
 from hubbub_server.wire.requests import read_request
 
-Proceed = Callable[[], Awaitable[Any]]
 _Behaviour = Callable[[Any, Any], Any]
 
 OURS: Final = "/hubbub."
@@ -34,18 +36,27 @@ _MAKERS: Final[dict[tuple[bool, bool], Callable[..., "grpc.RpcMethodHandler[Any,
 
 
 class Layer(Protocol):
-    """Something around every RPC."""
+    """Something around every RPC: two functions and no coroutine, so that a stream that goes on costs nothing here."""
 
-    async def around(self, call: Call, proceed: Proceed) -> Any:
-        """Serves the call by `proceed()`, once, and returns its answer (None for streams), or raises."""
+    def enter(self, call: Call) -> None:
+        """The call begins. Inner layers raise what it is refused with."""
+
+    def leave(self, call: Call) -> None:
+        """A call that was let in is over; `call.error` says what it failed with."""
 
 
 class Layers:
-    """Puts layers around calls of any transport. The first layer is the outermost."""
+    """Puts layers around calls of any transport. The first layer is the outermost.
 
-    def __init__(self, layers: Sequence[Layer], *, ids: IdSource) -> None:
+    Around all is an `outer` one, which hears of every call, and how it ended for the client. Inside of it a failure
+    becomes the call's status, then come the `inner` ones, and innermost the deadline.
+    """
+
+    def __init__(self, *, outer: Sequence[Layer], inner: Sequence[Layer], deadline: Deadline, ids: IdSource) -> None:
         """`ids` names RPCs whose proxy did not."""
-        self._layers = tuple(layers)
+        self._outer = tuple(outer)
+        self._inner = tuple(inner)
+        self._deadline = deadline
         self._ids = ids
 
     def call(self, method: str, context: CallContext, *, is_stream: bool, pump: Pump) -> Call:
@@ -65,10 +76,35 @@ class Layers:
     async def serve(self, call: Call, behave: Proceed) -> Any:
         """Serves a call by `behave` with all layers around it, as the current call of this task."""
         serve_as_current(call)
-        proceed = behave
-        for layer in reversed(self._layers):
-            proceed = partial(layer.around, call, proceed)
-        return await proceed()
+        for layer in self._outer:
+            layer.enter(call)
+        return await self._serve_part(call, partial(self._enter, call, behave))
+
+    async def finish(self, call: Call, behave: Proceed) -> None:
+        """Serves the rest of a call that went on after `serve`."""
+        call.goes_on = False
+        await self._serve_part(call, behave)
+
+    async def _enter(self, call: Call, behave: Proceed) -> Any:
+        for layer in self._inner:
+            layer.enter(call)
+            call.entered += 1
+        return await self._deadline.bound(call, behave)
+
+    async def _serve_part(self, call: Call, behave: Proceed) -> Any:
+        try:
+            return await behave()
+        except (Exception, asyncio.CancelledError) as error:
+            self._leave(call, self._inner[: call.entered])
+            call.entered = 0
+            await tell(call, error)
+        finally:
+            self._leave(call, (*self._outer, *self._inner[: call.entered]))
+
+    def _leave(self, call: Call, layers: Sequence[Layer]) -> None:
+        if not call.goes_on:
+            for layer in reversed(layers):
+                layer.leave(call)
 
 
 class LayeredInterceptor(grpc.aio.ServerInterceptor):

@@ -1,11 +1,11 @@
 """Bounds how many RPCs are served at once."""
 
 import random
-from typing import Any, Final
+from typing import Final
 
 from hubbub_server.domain.errors import Unavailable
 from hubbub_server.rpc.call import Call
-from hubbub_server.rpc.interceptors.layered import OURS, Proceed
+from hubbub_server.rpc.interceptors.layered import OURS
 
 MAX_UNARY: Final = 1_000
 MAX_STREAMS: Final = 20_000
@@ -22,15 +22,16 @@ class Limits:
         """Bounds are inclusive."""
         self._free = {False: max_unary, True: max_streams}
 
-    async def around(self, call: Call, proceed: Proceed) -> Any:
+    def enter(self, call: Call) -> None:
         """Implements Layer. Raises Unavailable. Health and reflection are always served."""
         if not call.method.startswith(OURS):
-            return await proceed()
+            return
         if self._free[call.is_stream] < 1:
             retry_after_s = random.uniform(0.5, _RETRY_SPREAD_S)  # not all of them again in the same second
             raise Unavailable("this node serves as many calls as it can", retry_after_s=retry_after_s)
         self._free[call.is_stream] -= 1
-        try:
-            return await proceed()
-        finally:
+
+    def leave(self, call: Call) -> None:
+        """Implements Layer."""
+        if call.method.startswith(OURS):
             self._free[call.is_stream] += 1

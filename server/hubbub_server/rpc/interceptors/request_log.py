@@ -2,14 +2,13 @@
 
 import asyncio
 import time
-from typing import Any, Final
+from typing import Final
 
 import grpc
 import structlog
 
 from hubbub_server.obs import metrics
 from hubbub_server.rpc.call import Call
-from hubbub_server.rpc.interceptors.layered import Proceed
 from hubbub_server.wire.status import reason_of
 
 log = structlog.get_logger()
@@ -26,15 +25,13 @@ class RequestLog:
         """`node_id` names this node in every line."""
         self._node_id = node_id
 
-    async def around(self, call: Call, proceed: Proceed) -> Any:
+    def enter(self, call: Call) -> None:
         """Implements Layer."""
-        start_s = time.monotonic()
-        try:
-            return await proceed()
-        finally:
-            self._write(call, time.monotonic() - start_s)
+        call.began_s = time.monotonic()
 
-    def _write(self, call: Call, duration_s: float) -> None:
+    def leave(self, call: Call) -> None:
+        """Implements Layer."""
+        duration_s = time.monotonic() - call.began_s
         code = _code_of(call)
         metrics.rpcs.labels(method=call.method, code=code.name).inc()
         usual = log.debug if call.method.startswith(_PROBES) else log.info
