@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from hubbub_server.app.frames import CaughtUp, Reset
+from hubbub_server.app.frames import CaughtUp, Gap, Reset
 from hubbub_server.domain.commands import CreateGroup
 from hubbub_server.domain.cursor import Cursor
 from hubbub_server.domain.errors import OutcomeUnknown
@@ -32,6 +32,22 @@ async def test_conversation_goes_on_above_what_the_store_has() -> None:
         assert [type(frame) for frame in frames] == [Reset, CaughtUp]
         frames = [f async for f in one.sync.serve(BOB, [Cursor(topic_id=GROUP, epoch=2, position=8)])]
         assert [type(frame) for frame in frames] == [CaughtUp]
+
+
+async def test_cursor_below_the_first_event_of_its_epoch_gets_a_gap() -> None:
+    """G4: a joining of before is told in the new epoch; what the store has from there on is of the old one."""
+    cluster = AppCluster()
+    async with cluster.node() as node:
+        await create_group(node, BOB)
+        await node.send(send(ALICE, 1))
+        await cluster.project()
+        cluster.server.recreate(node.hub.topic(GROUP).shard)
+        await node.send(send(ALICE, 2))
+        gap, caught_up = [f async for f in node.sync.serve(BOB, [Cursor(topic_id=GROUP, epoch=2, position=1)])]
+        assert isinstance(gap, Gap)
+        assert [message.message_number for message in gap.newest_messages] == [1, 2]
+        assert gap.head.cursor == Cursor(topic_id=GROUP, epoch=2, position=5)
+        assert caught_up == CaughtUp(heads=(gap.head,))
 
 
 @pytest.mark.parametrize("fault", [AppendFault.NEVER, AppendFault.LATE])
