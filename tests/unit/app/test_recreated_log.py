@@ -4,13 +4,16 @@ import asyncio
 
 import pytest
 
-from hubbub_server.app.frames import CaughtUp, Gap, Reset
+from hubbub_server.app.effects import MembershipEffects
+from hubbub_server.app.frames import CaughtUp, Gap, Heads, Reset
 from hubbub_server.domain.commands import CreateGroup
-from hubbub_server.domain.cursor import Cursor
+from hubbub_server.domain.conversation import ConversationState
+from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import OutcomeUnknown
-from tests.support.app_node import ALICE, BOB, GROUP, AppCluster, create_group, send, until
+from tests.support.app_node import ALICE, BOB, GROUP, AppCluster, AppNode, create_group, remove, send, until
 from tests.support.fakes.topic_log import AppendFault
 from tests.unit.app.test_active_topic import ResetListener
+from tests.unit.app.test_stream_promises import open_stream, streams_of
 
 pytestmark = pytest.mark.asyncio
 
@@ -94,3 +97,30 @@ async def test_listener_that_comes_during_a_reload_sees_the_loaded_state() -> No
         await node.hub.subscribe(GROUP, ResetListener())
         assert BOB in topic.state.members  # type: ignore[union-attr]
         assert topic.is_loaded
+
+
+async def test_stream_covers_a_conversation_whose_leaving_was_lost_with_the_log() -> None:
+    """G4: the user's own topic names it again, and no event tells of that."""
+    cluster = AppCluster()
+    async with cluster.node() as node, streams_of(node, cluster) as streams:
+        await create_group(node, BOB)
+        await spread(node)
+        await cluster.project()
+        stream = await open_stream(streams, BOB)
+        await node.submit(remove(BOB))
+        await spread(node)
+        for topic_id in (GROUP, BOB):
+            cluster.server.recreate(node.hub.topic(topic_id).shard)
+        named: list[TopicHead] = []
+        async with asyncio.timeout(5.0):
+            while GROUP not in {head.cursor.topic_id for head in named}:
+                frames = await stream.next_frames()
+                named += [head for frame in frames if isinstance(frame, Heads) for head in frame.heads]
+        await stream.aclose()
+
+
+async def spread(node: AppNode) -> None:
+    """Tells Bob's topic where he stands in the group."""
+    state = (await node.hub.at_head(GROUP)).state
+    assert isinstance(state, ConversationState)
+    await MembershipEffects(node.hub).spread(state, [BOB])
