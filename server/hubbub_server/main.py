@@ -127,7 +127,12 @@ async def _node(settings: Settings, life: Life) -> None:
             sync=Sync(hub=hub, reader=reader),
             markers=markers,
             mentions=OwnMentions(
-                hub=hub, reader=reader, read_states=read_states, directory=core.directory, id_key=id_key
+                hub=hub,
+                reader=reader,
+                read_states=read_states,
+                directory=core.directory,
+                letters=core.letters,
+                id_key=id_key,
             ),
             settings=UserSettings(
                 hub=hub,

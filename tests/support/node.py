@@ -53,6 +53,7 @@ from hubbub_server.wire.record_codec import ProtoRecordCodec
 from hubbub_server.wire.signal_codec import ProtoSignalCodec
 from tests.support.fakes.accounts import FakeAccountStore, FakeDeviceSessionStore
 from tests.support.fakes.clock import FakeClock, FakeIds
+from tests.support.fakes.dead_letters import FakeDeadLetters
 from tests.support.fakes.node_registry import FakeNodeRegistry, FakeRegistryServer
 from tests.support.fakes.presence_registry import FakePresenceRegistry, FakePresenceServer
 from tests.support.fakes.signal_bus import FakeSignalServer
@@ -275,7 +276,12 @@ class NodeCluster:
                     sync=Sync(hub=hub, reader=reader),
                     markers=markers,
                     mentions=OwnMentions(
-                        hub=hub, reader=reader, read_states=read_states, directory=self.store, id_key=ID_KEY
+                        hub=hub,
+                        reader=reader,
+                        read_states=read_states,
+                        directory=self.store,
+                        letters=FakeDeadLetters(),
+                        id_key=ID_KEY,
                     ),
                     settings=UserSettings(
                         hub=hub,

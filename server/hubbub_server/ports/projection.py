@@ -209,6 +209,10 @@ class ProjectionBatch:
     shard: ShardRow
 
 
+PROJECTOR_ROLE: Final = "projector"
+"""Of the workers that write here; what is dead for it is in the log and not in the store."""
+
+
 class Projection(Protocol):
     """Writes read models. Raises StoreUnavailable: nothing or a part was written, and writing it again is right."""
 
