@@ -94,6 +94,7 @@ async def _open_parts(
             log=core.log, messages=core.messages, events=core.events, markers=core.markers, codec=core.codec
         ),
         directory=core.directory,
+        letters=core.letters,
         accounts=accounts,
         authenticate=await _open_authenticate(stack, settings.auth, core, accounts),
         signals=signals,

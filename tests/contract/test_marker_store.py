@@ -124,6 +124,23 @@ def timed(*rows: MentionRow) -> list[TimedMention]:
     ]
 
 
+async def test_mentions_of_years_come_by_time_page_by_page(store: OpenStore) -> None:
+    """Many of one day and none of months between them, whatever a store does to keep its partitions small."""
+    day_ms = 24 * 3_600_000
+    days = [0, 0, 0, 29, 30, 30, 31, 400, 400, 20_000, 20_001]
+    rows = [mention_row(ROOM, ALICE, n, time_ms=day * day_ms + n) for n, day in enumerate(days, start=1)]
+    await store.projection.apply(ProjectionBatch(mentions=rows, shard=shard_row()))
+    expected = timed(*reversed(rows))
+
+    for limit in (1, 2, 3, 1_000):
+        found: list[TimedMention] = []
+        while page := await store.markers.read_mentions_by_time(
+            ALICE, before=found[-1] if found else None, limit=limit
+        ):
+            found += page
+        assert found == expected, limit
+
+
 async def test_mentions_of_a_user_come_by_time_over_all_conversations(store: OpenStore) -> None:
     """Of one time by conversation and number; those of everybody are found under their conversation."""
     ordered = [

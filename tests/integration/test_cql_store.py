@@ -142,7 +142,8 @@ async def test_every_cell_on_the_server_carries_the_place_of_its_event(
         "conversations": {"": 6, "applied_": 9, "settings_": 5, "block": 12, "receipts_": 14},
         "user_topics": {"": 8, "applied_": 10},
         "mentions": {"": 4},
-        "mentions_by_time": {"": 4},
+        "timed_mentions": {"": 4},
+        "timed_mention_buckets": {},
         "readers": {"": 13},
         "deliveries": {"": 15},
         "applied_shards": {"": 11},
@@ -152,7 +153,7 @@ async def test_every_cell_on_the_server_carries_the_place_of_its_event(
         session.execute, "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s", (KEYSPACE,)
     )
 
-    assert {name for (name,) in tables} == {*positions, "schema_versions"}
+    assert {name for (name,) in tables} == {*positions, "schema_versions", "mentions_by_time"}  # the last: no writes
     for table, by_prefix in positions.items():
         for column, times in (await write_times(session, table)).items():
             named = f"settings_{column}" if table == "conversations" and column in settings_columns else column
@@ -162,6 +163,34 @@ async def test_every_cell_on_the_server_carries_the_place_of_its_event(
             assert times == {expected}, f"{table}.{column}"
     versions = await write_times(session, "schema_versions")
     assert versions == {"statement": {timestamp_of(1, n) for n in range(1, len(schema.MIGRATIONS) + 1)}}
+
+
+async def test_mentions_of_before_there_were_buckets_are_found(store: OpenStore, server: CassandraServer) -> None:
+    """Among the others, by time; one that was projected again since is found once."""
+    session = server.admin()
+    before = (
+        "INSERT INTO mentions_by_time (target, commit_time_ms, conversation_id, message_number, epoch, position,"
+        " sender_id) VALUES (%s, %s, %s, %s, 1, %s, %s) USING TIMESTAMP %s"
+    )
+    for number in (1, 2):
+        row = (str(ALICE), number, str(ROOM), number, number, SENDER, timestamp_of(1, number))
+        await asyncio.to_thread(session.execute, before, row)
+    rows = [mention_row(ROOM, ALICE, number) for number in (2, 3)]
+    await store.projection.apply(ProjectionBatch(mentions=rows, shard=shard_row()))
+
+    found = await store.markers.read_mentions_by_time(ALICE, before=None, limit=9)
+    assert [mention.message_number for mention in found] == [3, 2, 1]
+    assert await store.markers.read_mentions_by_time(ALICE, before=found[1], limit=9) == found[2:]
+
+
+async def test_mentions_by_time_lie_in_partitions_of_thirty_days(store: OpenStore, server: CassandraServer) -> None:
+    rows = [mention_row(ROOM, ALICE, day, time_ms=day * 24 * 3_600_000) for day in range(1, 91)]
+    await store.projection.apply(ProjectionBatch(mentions=rows, shard=shard_row()))
+
+    counts = await asyncio.to_thread(
+        server.admin().execute, "SELECT count(*) FROM timed_mentions GROUP BY target, bucket"
+    )
+    assert sorted(count for (count,) in counts) == [1, 29, 30, 30]
 
 
 async def test_change_without_its_creation_is_no_message(store: OpenStore, server: CassandraServer) -> None:

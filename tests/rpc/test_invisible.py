@@ -244,6 +244,8 @@ class Ears:
         self.told: dict[str, dict[str, int]] = {"Watch": {}, "presence Subscribe": {}}
         self.events = {"Connect": 0, "chat Subscribe": 0}
         self.typing = {"Connect": 0, "chat Subscribe": 0}
+        self.is_over = False
+        """Bob is back and reads: how far all have read is told every 5 s, of what the store has by then."""
         self._stage, self._client, self._watched = stage, client, watched
 
     async def open(self, group: asyncio.TaskGroup) -> list[Any]:
@@ -288,7 +290,8 @@ class Ears:
         for event in frame.events:
             note(f"{where} event", event)
         for signal in frame.signals:
-            note(f"{where} signal", signal)
+            if not (self.is_over and signal.HasField("read_floor")):
+                note(f"{where} signal", signal)
             self.typing[where] += signal.user_id == self._stage.id_of("carol") and signal.HasField("typing")
         self.events[where] += len(frame.events)
         if frame.WhichOneof("control") not in (None, "heartbeat"):
@@ -362,6 +365,7 @@ async def transcript(
         await ears.until_told(bob_id, ONLINE)
         await play.step(0)
 
+        await bob.type_in_chat()
         if is_invisible:
             await set_presence(made, pb.ManualPresence(state=pb.MANUAL_STATE_INVISIBLE, text="away"))
         else:
@@ -383,6 +387,7 @@ async def set_presence(made: Stage, manual: pb.ManualPresence) -> None:
 
 async def come_back(made: Stage, bob: UnseenUser, ears: Ears, *, is_invisible: bool) -> None:
     """Bob is there again, and reads what came meanwhile."""
+    ears.is_over = True
     if is_invisible:
         await bob.act("open chat")
         await set_presence(made, pb.ManualPresence(text="back"))

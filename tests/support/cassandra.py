@@ -29,6 +29,7 @@ _READY_TIMEOUT_S: Final = 180.0
 
 _TABLES: Final = (
     *("events", "messages", "message_ids", "conversations", "user_topics", "mentions", "mentions_by_time"),
+    *("timed_mentions", "timed_mention_buckets"),
     *("readers", "deliveries", "applied_shards"),
 )
 

@@ -3,7 +3,7 @@
 The live stream gives events of each topic in order, of several topics in any order; Sync is the server's own.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from hubbub.chat.v1 import chat_service_pb2, frame_pb2
@@ -30,6 +30,9 @@ from tests.support.fakes.accounts import FakeAccountStore
 
 _ROUNDS_MAX = 200
 
+Answer = Callable[[CounterBoard], None]
+"""Gives a board what was read."""
+
 
 class CountingDevice:
     """The engine and the counters of one device."""
@@ -45,7 +48,7 @@ class CountingDevice:
         self._engine = SyncEngine(user_id, boards=boards)
         self._is_open = False
         self._sent: dict[TopicId, int] = {}
-        self._answer: Callable[[], Awaitable[None]] | None = None
+        self._answer: Answer | None = None
 
     # ---- the stream
 
@@ -121,36 +124,7 @@ class CountingDevice:
         wanted = self.board.next_read()
         if wanted is None:
             return False
-        conversations = Conversations(
-            hub=node.hub,
-            reader=node.reader,
-            read_states=node.read_states,
-            effects=MembershipEffects(node.hub),
-            accounts=FakeAccountStore(),
-            id_key=b"k" * 32,
-        )
-        match wanted:
-            case Read.ALL:
-                views, _ = await conversations.list(self._user_id, page_size=200, page_token="")
-
-                async def answer() -> None:
-                    blocked = (await node.read_states.own(self._user_id)).blocked
-                    self.board.receive_all(list(map(view_to_pb, views)), blocked)
-            case Read.COUNTERS:
-                counters = _counters_to_pb(await node.markers.counters(self._user_id))
-
-                async def answer() -> None:
-                    self.board.receive_counters(counters)
-            case conversation_id:
-                try:
-                    view = view_to_pb(await conversations.get(self._user_id, conversation_id))
-                except ConversationNotFound:
-                    view = None
-
-                async def answer() -> None:
-                    self.board.receive_view(conversation_id, view)
-
-        self._answer = answer
+        self._answer = await read(wanted, self._user_id, node)
         return True
 
     async def take_answer(self, *, is_lost: bool = False) -> bool:
@@ -161,7 +135,7 @@ class CountingDevice:
         if is_lost:
             self.board.give_up()
         else:
-            await answer()
+            answer(self.board)
         return True
 
     # ---- what it shows
@@ -186,6 +160,38 @@ class CountingDevice:
     async def _relist(self, node: AppNode) -> None:
         joined = (await node.read_states.own(self._user_id)).joined()
         self._engine.relist(model.Cursor(m.conversation_id, m.epoch, m.position - 1) for m in joined)
+
+
+def conversations_of(node: AppNode) -> Conversations:
+    """Returns the use cases of ConversationService, to read by."""
+    return Conversations(
+        hub=node.hub,
+        reader=node.reader,
+        read_states=node.read_states,
+        effects=MembershipEffects(node.hub),
+        accounts=FakeAccountStore(),
+        id_key=b"k" * 32,
+    )
+
+
+async def read(wanted: Read | str, user_id: UserId, node: AppNode) -> Answer:
+    """Reads what a board wants, as of now; raises as the server does."""
+    conversations = conversations_of(node)
+    match wanted:
+        case Read.ALL:
+            views, _ = await conversations.list(user_id, page_size=200, page_token="")
+            blocked = (await node.read_states.own(user_id)).blocked
+            pbs = list(map(view_to_pb, views))
+            return lambda board: board.receive_all(pbs, blocked)
+        case Read.COUNTERS:
+            counters = _counters_to_pb(await node.markers.counters(user_id))
+            return lambda board: board.receive_counters(counters)
+        case conversation_id:
+            try:
+                view = view_to_pb(await conversations.get(user_id, conversation_id))
+            except ConversationNotFound:
+                view = None
+            return lambda board: board.receive_view(conversation_id, view)
 
 
 def _head_at(log: list[Event], event: Event) -> conversation_pb2.TopicHead:

@@ -149,6 +149,13 @@ class UnseenUser:
         """On a stream that is closed then, which would end the typing."""
         await self._in_band(frame_pb2.Command(request_id=str(uuid.uuid4()), set_typing=self._typing(active=True)))
 
+    async def type_in_chat(self) -> None:
+        """On a stream that stays open, so that being invisible or its end is what ends the typing."""
+        live = self._chats[-1]
+        command = frame_pb2.Command(request_id=str(uuid.uuid4()), set_typing=self._typing(active=True))
+        await live.command(command)
+        await live.answer(command.request_id)
+
     async def _in_band(self, command: frame_pb2.Command) -> None:
         live = await LiveClient.connect(self._client)
         await live.command(command)

@@ -44,6 +44,7 @@ from hubbub_server.wire.record_codec import ProtoRecordCodec
 from hubbub_server.wire.signal_codec import ProtoSignalCodec
 from tests.support.fakes.accounts import FakeAccountStore, FakeDeviceSessionStore
 from tests.support.fakes.clock import FakeClock, FakeIds
+from tests.support.fakes.dead_letters import FakeDeadLetters
 from tests.support.fakes.node_registry import FakeNodeRegistry, FakeRegistryServer
 from tests.support.fakes.presence_registry import FakePresenceRegistry, FakePresenceServer
 from tests.support.fakes.signal_bus import FakeSignalServer
@@ -217,6 +218,7 @@ class NodeCluster:
                 hub=hub,
                 reader=TopicReader(log=log, messages=self.store, events=self.store, markers=self.store, codec=CODEC),
                 directory=self.store,
+                letters=FakeDeadLetters(),
                 accounts=self.accounts,
                 authenticate=authenticate,
                 signals=signals,

@@ -261,7 +261,10 @@ class CounterBoard:
     def _join(self, conversation_id: str, epoch: int, position: int) -> None:
         count = self._counts.get(conversation_id)
         if count is not None and (count.place.epoch, count.join_position) >= (epoch, position):
-            return  # a read brought this membership, or a later one
+            # A read brought this membership, or a later one; perhaps before the own topic told of it, which forgets
+            # what the user kept of the one before.
+            count.is_stale = count.needs_view = True
+            return
         self._counts[conversation_id] = ConversationCount(
             Place(epoch, position - 1), join_position=position, is_new=True, is_stale=True, needs_view=True
         )

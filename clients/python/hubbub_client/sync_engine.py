@@ -211,6 +211,11 @@ class SyncEngine:
             case "topic_ended":
                 # The removal before it ends a topic. Without that one, something was lost or this is of old.
                 self._doubt(frame.topic_ended.topic_id)
+            case "reset":
+                # The log was made anew. Sync says the same, and what of it is to be had; no heartbeat names it again.
+                self.boards.hear_head(frame.reset.head)
+                self._hear_head(frame.reset.head)
+                self._doubt(frame.reset.head.cursor.topic_id)
             case _:
                 pass
         self._conclude()

@@ -424,7 +424,14 @@ class LiveStream:
                 metrics.dropped_signals.labels(reason="slow").inc()
 
     def on_reset(self, topic: ActiveTopic) -> None:
-        """Tells that the log was recreated, or that the user is no member in the new one."""
+        """Tells that the log was recreated, or that the user is no member in the new one.
+
+        The user's own topic may name conversations now that it did not before, and no event will tell of them.
+        """
+        if isinstance(topic.state, UserTopicState):
+            for membership in topic.state.joined():
+                if membership.conversation_id not in self._topics:
+                    self._spawn(self._cover_new(membership.conversation_id, membership.position))
         if topic.topic_id != self._session.caller.user_id and not _is_member(topic, self._session.caller.user_id):
             topic.unsubscribe(self)
             self._topics.pop(topic.topic_id, None)

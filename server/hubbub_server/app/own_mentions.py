@@ -1,11 +1,12 @@
 """Lists messages that mention somebody, in all their conversations, newest first.
 
 The store finds them by time: those of the user, and for each conversation those of all its members. What it does not
-have yet is in the log of the few topics whose newest record is above the floor of their shard. That is looked at first,
-so what is projected meanwhile is found twice, never not at all.
+have yet is in the log of the few topics whose newest record is above the floor of their shard, or that are dead for the
+projector: the floor passes them, and their records wait. That is looked at first, the floors before the dead, so what
+is projected or dies meanwhile is found twice, never not at all.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,8 +21,10 @@ from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.limits import PAGE_MAX_BYTES
 from hubbub_server.domain.user_topic import UserTopicState
+from hubbub_server.ports.dead_letters import DeadLetters
 from hubbub_server.ports.marker_store import TimedMention
 from hubbub_server.ports.message_store import StoredMessage
+from hubbub_server.ports.projection import PROJECTOR_ROLE
 from hubbub_server.ports.topic_directory import TopicDirectory
 
 _AT_ONCE: Final = 16
@@ -68,6 +71,7 @@ class OwnMentions:
         reader: TopicReader,
         read_states: ReadStates,
         directory: TopicDirectory,
+        letters: DeadLetters,
         id_key: bytes,
     ) -> None:
         """`id_key` as in Conversations."""
@@ -75,6 +79,7 @@ class OwnMentions:
         self._reader = reader
         self._read_states = read_states
         self._directory = directory
+        self._letters = letters
         self._page_tokens = PageTokens(id_key)
 
     async def list(self, caller_id: UserId, *, page_size: int, page_token: str) -> tuple[Sequence[OwnMention], str]:
@@ -133,9 +138,19 @@ class OwnMentions:
         """Returns the topics with records that may not be in the store yet."""
         waiting = [topic for topic in topics if topic.moved_at]
         shards = sorted({topic.shard for topic in waiting})
-        rows = dict(zip(shards, [await self._directory.read_shard(shard) for shard in shards], strict=True))
-        floors = {shard: (row.epoch, row.sequence) if row else (0, 0) for shard, row in rows.items()}
-        return [topic for topic in waiting if (topic.state.epoch, topic.moved_at) > floors[topic.shard]]
+
+        async def read(shard: int) -> tuple[tuple[int, int], Collection[TopicId]]:
+            row = await self._directory.read_shard(shard)
+            dead = await self._letters.topics(role=PROJECTOR_ROLE, shard=shard)
+            return (row.epoch, row.sequence) if row else (0, 0), dead
+
+        found = dict(zip(shards, await side_by_side(read, shards, at_once=_AT_ONCE), strict=True))
+        behind = []
+        for topic in waiting:
+            floor, dead = found[topic.shard]
+            if (topic.state.epoch, topic.moved_at) > floor or topic.topic_id in dead:
+                behind.append(topic)
+        return behind
 
     async def _find(
         self, rooms: _Rooms, before: TimedMention | None, size: int

@@ -5,11 +5,12 @@ removal.
 """
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 
 from hubbub_server.app.active_topic import ActiveTopic
 from hubbub_server.app.frames import CaughtUp, Gap, Outgoing, Rejected, Reset, TopicEnded
 from hubbub_server.app.topic_hub import TopicHub
-from hubbub_server.app.topic_reader import TopicReader
+from hubbub_server.app.topic_reader import OlderEpoch, TopicReader
 from hubbub_server.domain.conversation import ConversationState
 from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import ConversationNotFound, HubbubError, InvalidField
@@ -58,8 +59,9 @@ class Sync:
                 raise ConversationNotFound
             is_served = cursor.epoch == state.epoch and 0 <= left_at - cursor.position <= SYNC_MAX_EVENTS
             if is_served:
-                async for frame in self._reader.events(topic, cursor.position, left_at):
-                    yield frame
+                with suppress(OlderEpoch):
+                    async for frame in self._reader.events(topic, cursor.position, left_at):
+                        yield frame
             yield TopicEnded(topic_id=cursor.topic_id)
             return
         head = state.head
@@ -68,8 +70,12 @@ class Sync:
         elif head.cursor.position - cursor.position > SYNC_MAX_EVENTS:
             yield await self._gap(topic, cursor, head)
         else:
-            async for frame in self._reader.events(topic, cursor.position, head.cursor.position):
-                yield frame
+            try:
+                async for frame in self._reader.events(topic, cursor.position, head.cursor.position):
+                    yield frame
+            except OlderEpoch:
+                # The user's topic told in this epoch of a joining of before: such a cursor lies below its first event.
+                yield await self._gap(topic, cursor, head)
         heads.append(head)
 
     async def _gap(self, topic: ActiveTopic, cursor: Cursor, head: TopicHead) -> Gap:

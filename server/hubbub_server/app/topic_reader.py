@@ -24,6 +24,10 @@ _LOG_READ_BYTES: Final = 512 * 1024
 _JOIN_MAX_BYTES: Final = 128 * 1024
 
 
+class OlderEpoch(Exception):
+    """Events that were asked for are of an epoch before the topic's: they are no part of what a cursor of now means."""
+
+
 class TopicReader:
     """Reads ranges of a topic that is at its head."""
 
@@ -185,13 +189,14 @@ class TopicReader:
 
         Raises:
             LogUnavailable, StoreUnavailable: they cannot be had now; what was yielded before is right.
+            OlderEpoch: the first of them are of a log that was lost; nothing was yielded.
         """
-        sequence, tail = topic.sequence, list(topic.tail())
+        sequence, tail, epoch = topic.sequence, list(topic.tail()), topic.state.epoch
         position = after_position
         store_error: StoreUnavailable | None = None
         if not _covers(tail, position) and position < last_position:
             try:
-                async for events in self._stored_events(topic, position, last_position):
+                async for events in self._stored_events(topic, epoch, position, last_position):
                     position += events.count
                     yield events
             except StoreUnavailable as error:
@@ -211,10 +216,14 @@ class TopicReader:
         if position < last_position:
             raise store_error or LogUnavailable("events are neither in the store nor in the log")
 
-    async def _stored_events(self, topic: ActiveTopic, position: int, last_position: int) -> AsyncIterator[Events]:
+    async def _stored_events(
+        self, topic: ActiveTopic, epoch: int, position: int, last_position: int
+    ) -> AsyncIterator[Events]:
         rows = await self._events.read_after(
             topic.topic_id, after_position=position, limit=min(SYNC_MAX_EVENTS, last_position - position)
         )
+        if rows and rows[0].epoch < epoch:
+            raise OlderEpoch
         framed: list[bytes] = []
         size_bytes = 0
         for row in rows:

@@ -9,15 +9,23 @@ forget a start by themselves after 7 s, twice the interval and a second: one rep
 What ends without a stop: a message of the user (the receivers see it), a removal (they see it too), the end of the
 stream that told of it (a stop is told here), the death of a node (nothing is told, it runs out). A start that was still
 being checked when the user's message was submitted is over too.
+
+Who becomes invisible, or shares their typing no more, is somebody who left: stops are told at once by the nodes that
+told starts. For as long as a start may be shown, its node therefore listens to the user's own topic, where that is said
+by whatever node. What the user chose is asked at the head of that topic: a node may hear late.
 """
 
+import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
+from hubbub_server.app.active_topic import ActiveTopic, Delivery
 from hubbub_server.app.as_member import member_at_head
 from hubbub_server.app.conversation_signals import ConversationSignals
+from hubbub_server.app.frames import Signals
 from hubbub_server.app.throttle import Throttle
 from hubbub_server.app.topic_hub import TopicHub
 from hubbub_server.domain.ids import ConversationId, UserId, is_conversation_id
@@ -29,6 +37,8 @@ from hubbub_server.ports.clock import Clock
 TRIES_BURST: Final = 20
 TRIES_PER_S: Final = 10.0
 _REMEMBERED_MAX: Final = 50_000
+_LISTENED_S: Final = TYPING_EXPIRES_S + 10.0
+"""What a start may be shown for, and what it may take to find out what its user chose."""
 _NEVER_S: Final = float("-inf")
 
 _Place = tuple[UserId, ConversationId]
@@ -48,6 +58,29 @@ class _Told:
     started_s: float = _NEVER_S
     stopped_s: float = _NEVER_S
     touched_s: float = _NEVER_S
+
+
+class _Typist:
+    """Somebody of whom a start may be shown. Implements Subscriber of their own topic."""
+
+    __slots__ = ("_hide", "conversation_ids", "leaving", "user_id")
+
+    def __init__(self, user_id: UserId, hide: Callable[["_Typist", ActiveTopic], None]) -> None:
+        self.user_id = user_id
+        self.conversation_ids: set[ConversationId] = set()
+        self.leaving: asyncio.TimerHandle | None = None
+        self._hide = hide
+
+    def on_delivery(self, topic: ActiveTopic, delivery: Delivery) -> None:
+        """See Subscriber."""
+        self._hide(self, topic)
+
+    def on_reset(self, topic: ActiveTopic) -> None:
+        """See Subscriber."""
+        self._hide(self, topic)
+
+    def on_signal(self, frame: Signals, is_for: Callable[[UserId], bool]) -> None:
+        """See Subscriber. Users' own topics have no signals."""
 
 
 class TypingSignals:
@@ -71,6 +104,7 @@ class TypingSignals:
         self._told: OrderedDict[_Place, _Told] = OrderedDict()
         """The one that was touched longest ago comes first."""
         self._by_session: dict[str, set[_Place]] = {}
+        self._typists: dict[UserId, _Typist] = {}
 
     def said(self, user_id: UserId, conversation_id: str) -> int:
         """Returns the place of something that is said now among all that is said here: what ends it comes later."""
@@ -93,19 +127,48 @@ class TypingSignals:
         self._tries.take(caller_id)
         said_at = said_at or self.said(caller_id, conversation_id)
         _, state = await member_at_head(self._hub, caller_id, conversation_id)
-        if len(state.members) > self._max_members or not await self._shows_typing(caller_id):
+        if len(state.members) > self._max_members:
             return
+        if typing.active and not await self._listen(caller_id):  # first: what is chosen after the look at it is heard
+            return
+        own = await self._hub.at_head(caller_id)
         place = (caller_id, state.conversation_id)
-        if self._is_news(place, typing, session_id, said_at):
+        if self._is_shown(own) and self._is_news(place, typing, session_id, said_at):
+            if (typist := self._typists.get(caller_id)) is not None and typing.active:
+                typist.conversation_ids.add(state.conversation_id)
             self._tell(place, typing)
 
-    async def _shows_typing(self, user_id: UserId) -> bool:
-        """Tells what the user chose: as this node hears it, or, where it does not, as of the log's head."""
-        own = self._hub.loaded(user_id)
-        if own is None or not own.subscribers:
-            own = await self._hub.at_head(user_id)
+    def _is_shown(self, own: ActiveTopic) -> bool:
         assert isinstance(own.state, UserTopicState)  # noqa: S101  # by the form of the id
         return own.state.preferences.shows_typing(self._clock.now_ms())
+
+    async def _listen(self, user_id: UserId) -> bool:
+        """Listens to a user's own topic for as long as a start of now may be shown; False: to too many already."""
+        typist = self._typists.get(user_id)
+        if typist is None:
+            if len(self._typists) >= _REMEMBERED_MAX:
+                return False
+            typist = self._typists[user_id] = _Typist(user_id, self._hide)
+        try:
+            await self._hub.subscribe(user_id, typist)
+        finally:
+            self._typists[user_id] = typist
+            if typist.leaving is not None:
+                typist.leaving.cancel()
+            typist.leaving = asyncio.get_running_loop().call_later(_LISTENED_S, self._leave, typist)
+        return True
+
+    def _leave(self, typist: _Typist) -> None:
+        if self._typists.get(typist.user_id) is typist:
+            del self._typists[typist.user_id]
+        self._hub.topic(typist.user_id).unsubscribe(typist)
+
+    def _hide(self, typist: _Typist, own: ActiveTopic) -> None:
+        """The user's own topic says something: perhaps that nobody is to know that they type."""
+        if not self._is_shown(own):
+            conversation_ids, typist.conversation_ids = typist.conversation_ids, set()
+            for conversation_id in conversation_ids:
+                self._end_shown((typist.user_id, conversation_id))
 
     def message_submitted(self, user_id: UserId, conversation_id: ConversationId) -> None:
         """The user's message is on its way, which ends the typing for all who will see it."""
@@ -115,12 +178,17 @@ class TypingSignals:
     def session_ended(self, session_id: str) -> None:
         """A stream is closed: what it told is over."""
         for place in self._by_session.pop(session_id, ()):
-            told = self._told[place]
-            told.session_id = ""
-            is_shown = told.is_active and self._clock.monotonic_s() - told.started_s < TYPING_EXPIRES_S
-            self._end(told)
-            if is_shown:
-                self._tell(place, Typing(making=told.making, active=False))
+            self._told[place].session_id = ""
+            self._end_shown(place)
+
+    def _end_shown(self, place: _Place) -> None:
+        """Ends what was told of a user in a conversation: with a stop, if it may be shown."""
+        if (told := self._told.get(place)) is None:
+            return
+        is_shown = told.is_active and self._clock.monotonic_s() - told.started_s < TYPING_EXPIRES_S
+        self._end(told)
+        if is_shown:
+            self._tell(place, Typing(making=told.making, active=False))
 
     def _end(self, told: _Told) -> None:
         told.is_active, told.ended_at, told.stopped_s = False, next(self._order), self._clock.monotonic_s()

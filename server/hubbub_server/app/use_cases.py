@@ -24,6 +24,7 @@ from hubbub_server.domain.frozen import dataclass
 from hubbub_server.domain.limits import GROUP_MAX_MEMBERS, TYPING_MAX_MEMBERS
 from hubbub_server.ports.accounts import AccountStore
 from hubbub_server.ports.clock import Clock, IdSource
+from hubbub_server.ports.dead_letters import DeadLetters
 from hubbub_server.ports.topic_directory import TopicDirectory
 
 
@@ -34,6 +35,7 @@ class NodeParts:
     hub: TopicHub
     reader: TopicReader
     directory: TopicDirectory
+    letters: DeadLetters
     accounts: AccountStore
     authenticate: Authenticate
     signals: ConversationSignals
@@ -114,7 +116,14 @@ async def open_use_cases(stack: AsyncExitStack, node: NodeParts, bounds: NodeBou
         history=ReadHistory(hub=hub, reader=reader, directory=node.directory),
         sync=Sync(hub=hub, reader=reader),
         markers=markers,
-        mentions=OwnMentions(hub=hub, reader=reader, read_states=read_states, directory=node.directory, id_key=id_key),
+        mentions=OwnMentions(
+            hub=hub,
+            reader=reader,
+            read_states=read_states,
+            directory=node.directory,
+            letters=node.letters,
+            id_key=id_key,
+        ),
         settings=UserSettings(
             hub=hub,
             read_states=read_states,

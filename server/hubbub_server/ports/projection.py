@@ -209,6 +209,10 @@ class ProjectionBatch:
     shard: ShardRow
 
 
+PROJECTOR_ROLE: Final = "projector"
+"""Of the workers that write here; what is dead for it is in the log and not in the store."""
+
+
 class StoreSetBack(Exception):
     """The store has less of a shard than it had: it is an older copy, and what it lacks must not be hidden."""
 

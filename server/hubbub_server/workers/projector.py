@@ -8,7 +8,7 @@ import structlog
 
 from hubbub_server.app.project import project
 from hubbub_server.domain.errors import StoreUnavailable
-from hubbub_server.ports.projection import Projection, ProjectionBatch, ShardRow, StoreSetBack
+from hubbub_server.ports.projection import PROJECTOR_ROLE, Projection, ProjectionBatch, ShardRow, StoreSetBack
 from hubbub_server.ports.record_codec import RecordCodec
 from hubbub_server.ports.topic_log import LogRecord
 from hubbub_server.workers.backoff import Backoff
@@ -25,7 +25,7 @@ class Projector:
     first record, once; it halts if the log has not all of it any more.
     """
 
-    role = "projector"
+    role = PROJECTOR_ROLE
 
     def __init__(self, shard: int, *, projection: Projection, codec: RecordCodec, backoff: Backoff) -> None:
         self._shard = shard

@@ -7,13 +7,16 @@ from dataclasses import replace
 import pytest
 
 from hubbub_server.app.own_mentions import OwnMentions
+from hubbub_server.app.project import project
 from hubbub_server.domain.commands import AddMembers, CreateGroup, RecordMembership, RemoveMember, SetBlock
 from hubbub_server.domain.conversation import ConversationState
-from hubbub_server.domain.errors import InvalidField, StoreUnavailable
+from hubbub_server.domain.errors import InvalidField, LogUnavailable, StoreUnavailable
 from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.limits import TEXT_MAX_CODE_POINTS
 from hubbub_server.domain.message import EntityKind, TextContent
-from tests.support.app_node import ALICE, BOB, CAROL, AppCluster, AppNode
+from hubbub_server.ports.projection import PROJECTOR_ROLE
+from tests.support.app_node import ALICE, BOB, CAROL, CODEC, AppCluster, AppNode
+from tests.support.fakes.dead_letters import FakeDeadLetters
 from tests.support.marker_steps import EVERYBODY_HEARS, mention, of
 
 pytestmark = pytest.mark.asyncio
@@ -24,7 +27,9 @@ Place = tuple[int, int]
 
 
 @asynccontextmanager
-async def mentions_on(cluster: AppCluster) -> AsyncIterator[tuple[AppNode, OwnMentions]]:
+async def mentions_on(
+    cluster: AppCluster, letters: FakeDeadLetters | None = None
+) -> AsyncIterator[tuple[AppNode, OwnMentions]]:
     async with cluster.node() as node:
         yield (
             node,
@@ -33,6 +38,7 @@ async def mentions_on(cluster: AppCluster) -> AsyncIterator[tuple[AppNode, OwnMe
                 reader=node.reader,
                 read_states=node.read_states,
                 directory=cluster.store,
+                letters=letters or FakeDeadLetters(),
                 id_key=b"k" * 32,
             ),
         )
@@ -196,6 +202,52 @@ async def test_rejoining_shows_again_what_was_said_before() -> None:
         joined = RecordMembership(conversation_id=ROOMS[0], epoch=1, position=position, joined=True)
         await node.submit(joined, topic_id=BOB)
         assert await everything(mentions, BOB) == [(0, 1)]
+
+
+async def put_aside(cluster: AppCluster, letters: FakeDeadLetters, room: ConversationId, after_number: int) -> None:
+    """Does what a projector does that cannot handle the messages of a room from here on."""
+    for shard, records in enumerate(cluster.server.records):
+        dead = [
+            record
+            for record in records
+            if record.facts.topic_id == room and record.facts.last_message_number > after_number
+        ]
+        number = 0
+        for record in dead:
+            number = await letters.add(record, role=PROJECTOR_ROLE, shard=shard, reason="poison", after=number)
+        if living := [record for record in records if record not in dead]:
+            await cluster.store.apply(project(CODEC, shard, living))
+
+
+async def test_mentions_of_a_topic_that_is_dead_for_the_projector_are_there() -> None:
+    """The floor of the shard has passed it, and the store does not have them."""
+    cluster, letters = AppCluster(), FakeDeadLetters()
+    async with mentions_on(cluster, letters) as (node, _), mentions_on(cluster, letters) as (_, elsewhere):
+        await make_rooms(node, 2)
+        talk = Talk(cluster, node)
+        for room, kind in ((0, of(BOB)), (0, of(BOB)), (1, of(BOB)), (0, of(BOB)), (0, EVERYBODY_HEARS), (1, of(BOB))):
+            await talk.say(room, kind)
+        await put_aside(cluster, letters, ROOMS[0], after_number=1)
+
+        found = [place for page in await pages(elsewhere, BOB, 2) for place in page]
+        assert found == [(1, 2), (0, 4), (0, 3), (1, 1), (0, 2), (0, 1)]
+
+
+async def test_nothing_is_listed_while_a_conversation_cannot_be_read() -> None:
+    """Rather than as if there were no mentions in it: its record is poison for this node too, or nobody knows."""
+    cluster, letters = AppCluster(), FakeDeadLetters()
+    async with mentions_on(cluster, letters) as (node, mentions), mentions_on(cluster, letters) as (_, elsewhere):
+        await make_rooms(node, 2)
+        talk = Talk(cluster, node)
+        await talk.say(0, of(BOB))
+        letters.is_unavailable = True
+        with pytest.raises(LogUnavailable):
+            await mentions.list(BOB, page_size=0, page_token="")
+        letters.is_unavailable = False
+        log = cluster.server.by_topic[ROOMS[0]]
+        log[-1] = replace(log[-1], body=b"\xff")
+        with pytest.raises(LogUnavailable):
+            await elsewhere.list(BOB, page_size=0, page_token="")
 
 
 async def test_page_ends_at_256_kib() -> None:

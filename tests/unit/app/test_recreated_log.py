@@ -4,12 +4,15 @@ import asyncio
 
 import pytest
 
-from hubbub_server.app.frames import CaughtUp, Reset
+from hubbub_server.app.effects import MembershipEffects
+from hubbub_server.app.frames import CaughtUp, Gap, Heads, Reset
 from hubbub_server.domain.commands import CreateGroup
-from hubbub_server.domain.cursor import Cursor
+from hubbub_server.domain.conversation import ConversationState
+from hubbub_server.domain.cursor import Cursor, TopicHead
 from hubbub_server.domain.errors import OutcomeUnknown
-from tests.support.app_node import ALICE, BOB, GROUP, AppCluster, create_group, send, until
+from tests.support.app_node import ALICE, BOB, GROUP, AppCluster, AppNode, create_group, remove, send, until
 from tests.support.fakes.topic_log import AppendFault
+from tests.support.open_streams import open_stream, streams_of
 from tests.unit.app.test_active_topic import ResetListener
 
 pytestmark = pytest.mark.asyncio
@@ -32,6 +35,22 @@ async def test_conversation_goes_on_above_what_the_store_has() -> None:
         assert [type(frame) for frame in frames] == [Reset, CaughtUp]
         frames = [f async for f in one.sync.serve(BOB, [Cursor(topic_id=GROUP, epoch=2, position=8)])]
         assert [type(frame) for frame in frames] == [CaughtUp]
+
+
+async def test_cursor_below_the_first_event_of_its_epoch_gets_a_gap() -> None:
+    """G4: a joining of before is told in the new epoch; what the store has from there on is of the old one."""
+    cluster = AppCluster()
+    async with cluster.node() as node:
+        await create_group(node, BOB)
+        await node.send(send(ALICE, 1))
+        await cluster.project()
+        cluster.server.recreate(node.hub.topic(GROUP).shard)
+        await node.send(send(ALICE, 2))
+        gap, caught_up = [f async for f in node.sync.serve(BOB, [Cursor(topic_id=GROUP, epoch=2, position=1)])]
+        assert isinstance(gap, Gap)
+        assert [message.message_number for message in gap.newest_messages] == [1, 2]
+        assert gap.head.cursor == Cursor(topic_id=GROUP, epoch=2, position=5)
+        assert caught_up == CaughtUp(heads=(gap.head,))
 
 
 @pytest.mark.parametrize("fault", [AppendFault.NEVER, AppendFault.LATE])
@@ -78,3 +97,30 @@ async def test_listener_that_comes_during_a_reload_sees_the_loaded_state() -> No
         await node.hub.subscribe(GROUP, ResetListener())
         assert BOB in topic.state.members  # type: ignore[union-attr]
         assert topic.is_loaded
+
+
+async def test_stream_covers_a_conversation_whose_leaving_was_lost_with_the_log() -> None:
+    """G4: the user's own topic names it again, and no event tells of that."""
+    cluster = AppCluster()
+    async with cluster.node() as node, streams_of(node, cluster) as streams:
+        await create_group(node, BOB)
+        await spread(node)
+        await cluster.project()
+        stream = await open_stream(streams, BOB)
+        await node.submit(remove(BOB))
+        await spread(node)
+        for topic_id in (GROUP, BOB):
+            cluster.server.recreate(node.hub.topic(topic_id).shard)
+        named: list[TopicHead] = []
+        async with asyncio.timeout(5.0):
+            while GROUP not in {head.cursor.topic_id for head in named}:
+                frames = await stream.next_frames()
+                named += [head for frame in frames if isinstance(frame, Heads) for head in frame.heads]
+        await stream.aclose()
+
+
+async def spread(node: AppNode) -> None:
+    """Tells Bob's topic where he stands in the group."""
+    state = (await node.hub.at_head(GROUP)).state
+    assert isinstance(state, ConversationState)
+    await MembershipEffects(node.hub).spread(state, [BOB])

@@ -20,6 +20,7 @@ from hubbub_server.domain.ids import ConversationId, TopicId, UserId
 from hubbub_server.domain.limits import TYPING_EXPIRES_S, TYPING_INTERVAL_S, TYPING_MAX_MEMBERS
 from hubbub_server.domain.preferences import Preferences, Status, StatusState
 from hubbub_server.domain.signals import ReadMarker, Signal, Typing
+from hubbub_server.domain.user_topic import UserTopicState
 from tests.support.app_node import (
     ALICE,
     BOB,
@@ -35,6 +36,7 @@ from tests.support.app_node import (
     settle,
     until,
 )
+from tests.support.fakes.topic_log import LiveFault
 from tests.support.open_streams import open_stream, streams_of
 
 WRITING, RECORDING = 1, 2
@@ -314,6 +316,74 @@ async def test_who_is_invisible_is_heard_by_nobody() -> None:
         here.cluster.clock.advance(60.0)
         await here.types()
         assert here.heard == [ON]
+
+
+INVISIBLE = ChangePreferences(
+    preferences=Preferences(status=Status(state=StatusState.INVISIBLE)), names=frozenset({"status"})
+)
+SILENT = ChangePreferences(preferences=Preferences(sends_typing=False), names=frozenset({"sends_typing"}))
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("hiding", [INVISIBLE, SILENT])
+@pytest.mark.parametrize("session_id", ["s1", ""])
+async def test_who_begins_to_hide_is_shown_no_longer(hiding: ChangePreferences, session_id: str) -> None:
+    """At once, as by the end of the stream, whatever node is told of it, whether a stream or a call said it."""
+    async with stage() as here:
+        await here.types(session_id=session_id)
+        await here.two.submit(hiding, topic_id=ALICE)
+        await until(lambda: len(here.bob.signals) == 2)
+        here.one.typing.session_ended(session_id)
+        await here.types(OFF, session_id=session_id)
+
+        assert here.heard == [ON, OFF]
+
+
+@pytest.mark.asyncio
+async def test_each_device_of_who_begins_to_hide_is_shown_no_longer() -> None:
+    """On two nodes, in two conversations: as many stops as by the ends of both streams."""
+    async with stage() as here:
+        other = ConversationId(TopicId("cother"))
+        await here.one.submit(CreateGroup(creator_id=ALICE, title="other", user_ids=(BOB,)), topic_id=other)
+        bob = await here.two.listen(other, user_id=BOB)
+        await here.one.typing.set(ALICE, GROUP, ON, session_id="s1")
+        await here.two.typing.set(ALICE, other, ON, session_id="s2")
+        await here.one.submit(INVISIBLE, topic_id=ALICE)
+        await until(lambda: len(bob.signals) == len(here.bob.signals) == 2)
+
+        assert here.heard == [signal.kind for signal in bob.signals] == [ON, OFF]
+
+
+@pytest.mark.asyncio
+async def test_what_has_ended_is_not_ended_by_hiding() -> None:
+    async with stage() as here:
+        await here.types()
+        await here.types(OFF)
+        await here.two.submit(INVISIBLE, topic_id=ALICE)
+        await until(lambda: not shows_typing(here.one))
+        await settle()
+
+        assert here.heard == [ON, OFF]
+
+
+def shows_typing(node: AppNode) -> bool:
+    """Tells what a node has heard of Alice's choice."""
+    own = node.hub.topic(ALICE).state
+    assert isinstance(own, UserTopicState)
+    return own.preferences.shows_typing(0)
+
+
+@pytest.mark.asyncio
+async def test_who_hides_is_heard_by_nobody_though_their_node_did_not_hear_of_it() -> None:
+    """The live record was lost, as it may be."""
+    async with stage() as here:
+        await here.one.listen(ALICE)
+        here.one.log.live_faults.append(LiveFault.LOST)
+        await here.two.submit(INVISIBLE, topic_id=ALICE)
+        assert shows_typing(here.one)
+        await here.types()
+
+        assert here.heard == []
 
 
 @pytest.mark.asyncio

@@ -111,7 +111,8 @@ class ModelServer:
         """The log was lost: it goes on above everything stored, in a new epoch."""
         log = self.logs[topic_id]
         log.epoch, log.base, log.events = log.epoch + 1, log.position + 5, []
-        self.changed.add(topic_id)
+        if self.is_open and log.is_member:
+            self.live.setdefault(topic_id, deque()).append(frame_pb2.ServerFrame(reset=frame_pb2.Reset(head=log.head)))
 
     # ---- the stream
 

@@ -247,3 +247,14 @@ def test_news_are_told_once(board: CounterBoard) -> None:
     told = board.take(NOW)
     assert told is not None
     assert (told.counters.is_exact, told.conversation_ids) == (False, frozenset())
+
+
+def test_join_that_the_own_topic_tells_after_a_read_brought_it_is_read_again(board: CounterBoard) -> None:
+    """Found by the machine of lost logs: it ends what the user kept of the membership before, which the read had."""
+    base(board)
+    joined = event_pb2.ConversationJoined(conversation_id=ROOM, join_position=2, epoch=1)
+    board.receive_event(event_pb2.Event(topic_id=ME, epoch=1, position=2, conversation_joined=joined))
+    assert numbers(board) == (5, 0, False)
+    assert board.next_read() == ROOM
+    board.receive_view(ROOM, view(5, read_to=3))
+    assert numbers(board) == (2, 0, True)

@@ -100,6 +100,19 @@ def test_what_was_heard_during_a_request_is_asked_for_after_it() -> None:
     assert engine.next_request() == [Cursor("c1", 1, 1)]
 
 
+def test_a_log_that_was_made_anew_is_asked_for_when_the_stream_says_so() -> None:
+    """C19: also where its head is the one that this client has, or below; no heartbeat says it again."""
+    engine = new_engine()
+    engine.receive_live(said("c1", 1, 2))
+    assert taken(engine) == [("c1", 1), ("c1", 2)]
+
+    engine.receive_live(frame_pb2.ServerFrame(reset=frame_pb2.Reset(head=head("c1", 1, epoch=2))))
+    engine.receive_live(heartbeat(resume_token="a token that covers the new log"))
+
+    assert engine.resume_token == ""
+    assert engine.next_request() == [Cursor("c1", 1, 2)]
+
+
 def test_a_head_that_the_log_does_not_confirm_is_forgotten() -> None:
     """C18, C22."""
     engine = new_engine()

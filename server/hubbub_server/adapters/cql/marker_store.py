@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from hubbub_server.adapters.cql.schema import mention_bucket_of
-from hubbub_server.adapters.cql.session import CqlSession
+from hubbub_server.adapters.cql.schema import mention_bucket_of, time_bucket_of
+from hubbub_server.adapters.cql.session import CqlSession, Row
 from hubbub_server.domain.ids import ConversationId, UserId
 from hubbub_server.ports.marker_store import Mention, MentionPage, TimedMention
 from hubbub_server.ports.projection import EVERYBODY
@@ -15,7 +15,13 @@ _MENTIONS: Final = """
     SELECT message_number, sender_id FROM mentions
     WHERE conversation_id = ? AND user_id = ? AND bucket = ? AND message_number > ? AND message_number < ? LIMIT ?"""
 
+_BUCKETS: Final = "SELECT bucket FROM timed_mention_buckets WHERE target = ? AND bucket <= ?"
+
 _BY_TIME: Final = """
+    SELECT commit_time_ms, conversation_id, message_number, sender_id FROM timed_mentions
+    WHERE target = ? AND bucket = ? AND (commit_time_ms, conversation_id, message_number) < (?, ?, ?) LIMIT ?"""
+
+_BY_TIME_BEFORE_BUCKETS: Final = """
     SELECT commit_time_ms, conversation_id, message_number, sender_id FROM mentions_by_time
     WHERE target = ? AND (commit_time_ms, conversation_id, message_number) < (?, ?, ?) LIMIT ?"""
 
@@ -23,10 +29,13 @@ _READERS: Final = "SELECT user_id, message_number FROM readers WHERE conversatio
 
 _DELIVERIES: Final = "SELECT user_id, message_number FROM deliveries WHERE conversation_id = ?"
 
-SELECTS: Final = (_APPLIED_NUMBER, _MENTIONS, _BY_TIME, _READERS, _DELIVERIES)
+SELECTS: Final = (
+    *(_APPLIED_NUMBER, _MENTIONS, _BUCKETS, _BY_TIME, _BY_TIME_BEFORE_BUCKETS),
+    *(_READERS, _DELIVERIES),
+)
 
-_NEVER: Final = (2**63 - 1, "", 0)
-"""After every mention."""
+_NEVER: Final = (2**53, "", 0)
+"""After every mention; its bucket is an int, too."""
 
 
 class CqlMarkerStore:
@@ -58,14 +67,21 @@ class CqlMarkerStore:
     async def read_mentions_by_time(
         self, target: UserId | ConversationId, *, before: TimedMention | None, limit: int
     ) -> Sequence[TimedMention]:
-        """Reads the newest mentions before one, newest first."""
+        """Reads the newest mentions before one, newest first, bucket by bucket."""
         if not 1 <= limit <= 1_000:
             raise ValueError(f"limit {limit} is not in 1 to 1,000")
         end = (before.commit_time_ms, before.conversation_id, before.message_number) if before else _NEVER
-        return [
+        rows: list[Row] = []
+        for (bucket,) in await self._session.read(_BUCKETS, target, time_bucket_of(end[0])):
+            rows += await self._session.read(_BY_TIME, target, bucket, *end, limit - len(rows))
+            if len(rows) == limit:
+                break
+        rows += await self._session.read(_BY_TIME_BEFORE_BUCKETS, target, *end, limit)
+        found = {
             TimedMention(commit_time_ms=time_ms, conversation_id=room, message_number=number, sender_id=sender_id)
-            for time_ms, room, number, sender_id in await self._session.read(_BY_TIME, target, *end, limit)
-        ]
+            for time_ms, room, number, sender_id in rows
+        }
+        return sorted(found, reverse=True)[:limit]
 
     async def read_readers(self, conversation_id: ConversationId) -> Mapping[UserId, int]:
         """Reads how far users have read."""

@@ -8,7 +8,7 @@ confirmed before the next begins, so a floor is never ahead of its rows, whereve
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from hubbub_server.adapters.cql.schema import bucket_of, id_slot, mention_bucket_of
+from hubbub_server.adapters.cql.schema import bucket_of, id_slot, mention_bucket_of, time_bucket_of
 from hubbub_server.adapters.cql.session import CqlSession
 from hubbub_server.adapters.cql.side_by_side import side_by_side
 from hubbub_server.adapters.cql.timestamps import Insert, Write
@@ -51,9 +51,10 @@ _MENTION: Final = Insert.into(
     "mentions", "conversation_id", "user_id", "bucket", "message_number", "epoch", "position", "sender_id"
 )
 _TIMED_MENTION: Final = Insert.into(
-    "mentions_by_time",
-    *("target", "commit_time_ms", "conversation_id", "message_number", "epoch", "position", "sender_id"),
+    "timed_mentions",
+    *("target", "bucket", "commit_time_ms", "conversation_id", "message_number", "epoch", "position", "sender_id"),
 )
+_MENTION_BUCKET: Final = Insert.into("timed_mention_buckets", "target", "bucket")
 _READER: Final = Insert.into("readers", "conversation_id", "user_id", "epoch", "position", "message_number")
 _DELIVERY: Final = Insert.into("deliveries", "conversation_id", "user_id", "epoch", "position", "message_number")
 _SHARD: Final = Insert.into("applied_shards", "shard", "epoch", "sequence")
@@ -90,7 +91,7 @@ _USER_FLOOR: Final = _Floor("user_topics", "user_id")
 SELECTS: Final = (READ_SHARD,)
 INSERTS: Final = (
     *(_EVENT, _MESSAGE, _MESSAGE_ID, _SETTINGS, _RECEIPTS_LIMIT, _MEMBER, _MEMBERSHIP, _SHARD),
-    *(_MARK, _BLOCK, _ENTRY, _MENTION, _TIMED_MENTION, _READER, _DELIVERY),
+    *(_MARK, _BLOCK, _ENTRY, _MENTION, _TIMED_MENTION, _MENTION_BUCKET, _READER, _DELIVERY),
     *(_CONVERSATION_FLOOR.place, _CONVERSATION_FLOOR.id_floor, _CONVERSATION_FLOOR.unknown_event),
     *(_USER_FLOOR.place, _USER_FLOOR.id_floor, _USER_FLOOR.unknown_event),
 )
@@ -154,12 +155,15 @@ def _rows(batch: ProjectionBatch) -> _Grouped:
                 *(mention.epoch, mention.position, mention.sender_id),
             )
         )
-        grouped.setdefault(("mentions_by_time", mention.target, 0), []).append(
+        bucket = time_bucket_of(mention.commit_time_ms)
+        grouped.setdefault(("timed_mentions", mention.target, bucket), []).append(
             _TIMED_MENTION.at(
-                *(mention.epoch, mention.position, mention.target, mention.commit_time_ms, mention.conversation_id),
-                *(number, mention.epoch, mention.position, mention.sender_id),
+                *(mention.epoch, mention.position, mention.target, bucket, mention.commit_time_ms),
+                *(mention.conversation_id, number, mention.epoch, mention.position, mention.sender_id),
             )
         )
+        # A key and nothing else: that many events of many topics write it cannot be told.
+        grouped[("timed_mention_buckets", mention.target, bucket)] = [_MENTION_BUCKET.merged(mention.target, bucket)]
     for table, insert, rows in (("readers", _READER, batch.readers), ("deliveries", _DELIVERY, batch.deliveries)):
         for reader in rows:
             epoch, position = reader.epoch, reader.position

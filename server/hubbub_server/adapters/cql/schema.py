@@ -2,8 +2,8 @@
 
 Partitions are read as a whole or by key, and are bounded: events and messages in buckets of 4,096 by position and by
 number (never empty, as both are dense), client ids in slots by hash, members and memberships by topic. Mentions are
-sparse: in buckets of 65,536 by number, of which some are empty. Mentions by time are not bounded: newest first, nobody
-reads far.
+sparse: in buckets of 65,536 by number, of which some are empty. Mentions by time are in buckets of 30 days, and each
+target has a row for each of them that is not empty, so nobody looks through years without any.
 
 A topic's applied floor is static in the partition of its members (a conversation) or memberships (a user's topic).
 Whatever belongs to its state is written together with its floor as one mutation of that partition, which replicas apply
@@ -28,6 +28,7 @@ from hubbub_server.domain.errors import StoreUnavailable
 
 ROWS_PER_BUCKET: Final = 4_096
 MENTIONED_PER_BUCKET: Final = 65_536
+MENTION_BUCKET_MS: Final = 30 * 24 * 3_600_000
 _ID_SLOTS: Final = 64
 _DDL_TIMEOUT_S: Final = 30.0
 _COLUMN_IS_THERE: Final = ("already exists", "conflicts with an existing column")
@@ -87,7 +88,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     f"""CREATE TABLE IF NOT EXISTS readers (
     conversation_id text, user_id text, epoch bigint, position bigint, message_number bigint,
     PRIMARY KEY (conversation_id, user_id)) WITH {_LEVELED}""",
-    # target: a user, or a conversation whose members all are meant. Not in buckets: a row is 0.1 KB and needs a message
+    # not written any more: one partition a target. What is there is read; timed_mentions has what came since
     f"""CREATE TABLE IF NOT EXISTS mentions_by_time (
     target text, commit_time_ms bigint, conversation_id text, message_number bigint, epoch bigint, position bigint,
     sender_id text, PRIMARY KEY (target, commit_time_ms, conversation_id, message_number))
@@ -98,6 +99,16 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     f"""CREATE TABLE IF NOT EXISTS deliveries (
     conversation_id text, user_id text, epoch bigint, position bigint, message_number bigint,
     PRIMARY KEY (conversation_id, user_id)) WITH {_LEVELED}""",
+    # target: a user, or a conversation whose members all are meant
+    f"""CREATE TABLE IF NOT EXISTS timed_mentions (
+    target text, bucket int, commit_time_ms bigint, conversation_id text, message_number bigint, epoch bigint,
+    position bigint, sender_id text,
+    PRIMARY KEY ((target, bucket), commit_time_ms, conversation_id, message_number))
+    WITH CLUSTERING ORDER BY (commit_time_ms DESC, conversation_id DESC, message_number DESC) AND {_LEVELED}""",
+    # which buckets of timed_mentions are not empty: twelve rows a year
+    f"""CREATE TABLE IF NOT EXISTS timed_mention_buckets (
+    target text, bucket int, PRIMARY KEY (target, bucket))
+    WITH CLUSTERING ORDER BY (bucket DESC) AND {_LEVELED}""",
 )
 
 
@@ -109,6 +120,11 @@ def bucket_of(number: int) -> int:
 def mention_bucket_of(number: int) -> int:
     """Returns the bucket of a message number among mentions."""
     return number // MENTIONED_PER_BUCKET
+
+
+def time_bucket_of(commit_time_ms: int) -> int:
+    """Returns the bucket of a time among mentions by time. Fixed for ever: stored rows depend on it."""
+    return commit_time_ms // MENTION_BUCKET_MS
 
 
 def id_slot(client_message_id: str) -> int:

@@ -593,8 +593,9 @@ Global___CaughtUp: _TypeAlias = CaughtUp  # noqa: Y015
 
 @_typing.final
 class Gap(_message.Message):
-    """Events are left out. The client takes `head` as its cursor, keeps newest_messages, and treats everything else that it holds of
-    this topic (older messages, settings, members) as stale: read again before use, unless change_position shows it is current.
+    """Events are left out: too many are missing, or the cursor lies before the first one of its epoch. The client takes `head` as its
+    cursor, keeps newest_messages, and treats everything else that it holds of this topic (older messages, settings, members) as
+    stale: read again before use, unless change_position shows it is current.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -926,7 +927,9 @@ class SetTypingRequest(_message.Message):
     kind: Global___TypingKind.ValueType
     """Optional. What is made; unspecified counts as TEXT. One that the server does not know is passed on as it is."""
     active: _builtins.bool
-    """True: goes on. False: stopped. Sending a message stops it too, as do leaving and the end of the stream that it came by."""
+    """True: goes on. False: stopped. Sending a message stops it too, as do leaving, the end of the stream that it came by, and the
+    user's becoming invisible or taking back sends_typing.
+    """
     def __init__(
         self,
         *,

@@ -150,7 +150,8 @@ class MarkerServiceServicer:
 
     def ListMyMentions(self, request, context):
         """Lists messages that mention the caller in all conversations that they are a member of, newest first, read or not, without the
-        caller's own and those of users whom the caller blocked. Errors: INVALID_FIELD (page_size, page_token).
+        caller's own and those of users whom the caller blocked. None is left out: where one of the conversations cannot be read now, the
+        answer is BACKEND_UNAVAILABLE. Errors: INVALID_FIELD (page_size, page_token).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

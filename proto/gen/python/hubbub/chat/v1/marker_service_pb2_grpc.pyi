@@ -54,7 +54,8 @@ class MarkerServiceStub:
     """
     ListMyMentions: _aio.UnaryUnaryMultiCallable[_marker_service_pb2.ListMyMentionsRequest, _marker_service_pb2.ListMyMentionsResponse]
     """Lists messages that mention the caller in all conversations that they are a member of, newest first, read or not, without the
-    caller's own and those of users whom the caller blocked. Errors: INVALID_FIELD (page_size, page_token).
+    caller's own and those of users whom the caller blocked. None is left out: where one of the conversations cannot be read now, the
+    answer is BACKEND_UNAVAILABLE. Errors: INVALID_FIELD (page_size, page_token).
     """
 
 class MarkerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -144,7 +145,8 @@ class MarkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_marker_service_pb2.ListMyMentionsRequest, _abc.Awaitable[_marker_service_pb2.ListMyMentionsResponse]],
     ) -> _abc.Awaitable[_marker_service_pb2.ListMyMentionsResponse]:
         """Lists messages that mention the caller in all conversations that they are a member of, newest first, read or not, without the
-        caller's own and those of users whom the caller blocked. Errors: INVALID_FIELD (page_size, page_token).
+        caller's own and those of users whom the caller blocked. None is left out: where one of the conversations cannot be read now, the
+        answer is BACKEND_UNAVAILABLE. Errors: INVALID_FIELD (page_size, page_token).
         """
 
 def add_MarkerServiceServicer_to_server(servicer: MarkerServiceServicer, server: _aio.Server) -> None: ...
